@@ -1,0 +1,68 @@
+"""Which Elasticsearch development and tests use: a given one, one in a container, or the embedded node."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from app.embedded.elasticsearch import VERSION, Node, NodeError, answers
+
+IMAGE = f"elasticsearch:{VERSION}"
+
+
+class NoContainerEngine(RuntimeError):  # it reads better as what is the case
+    """A container was asked for, but nothing here can run one."""
+
+
+@contextlib.contextmanager
+def elasticsearch_for_development() -> Iterator[str]:
+    """The URL of an Elasticsearch, which is stopped at the end if it was started for this.
+
+    `RECALL_ELASTICSEARCH_URL` (its first URL) goes before `RECALL_ELASTICSEARCH=container`; else it is the
+    embedded node.
+    """
+    given = os.environ.get("RECALL_ELASTICSEARCH_URL", "").split(",")[0].strip()
+    kind = os.environ.get("RECALL_ELASTICSEARCH") or "embedded"
+    if given:
+        yield given
+    elif kind == "container":
+        with _container() as url:
+            yield url
+    elif kind == "embedded":
+        with Node.start() as node:
+            yield node.url
+    else:
+        raise ValueError(f"RECALL_ELASTICSEARCH must be 'container' or 'embedded', not {kind!r}")
+
+
+@contextlib.contextmanager
+def _container(timeout: float = 180.0) -> Iterator[str]:
+    try:
+        from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415
+        from testcontainers.core.container import DockerContainer  # noqa: PLC0415  # only who asks for it needs it
+    except ImportError as error:
+        raise NoContainerEngine(f"testcontainers is not installed ({error})") from error
+    try:
+        container = DockerContainer(IMAGE)
+        container.get_docker_client().client.ping()
+    except (DockerException, OSError) as error:
+        raise NoContainerEngine(f"no container engine answers: {error}") from error
+    settings = {
+        "discovery.type": "single-node",
+        "xpack.security.enabled": "false",
+        "action.auto_create_index": "false",
+        "cluster.routing.allocation.disk.threshold_enabled": "false",
+        "ingest.geoip.downloader.enabled": "false",
+        "ES_JAVA_OPTS": "-Xms512m -Xmx512m",
+    }
+    for name, value in settings.items():
+        container.with_env(name, value)
+    with container.with_exposed_ports(9200):
+        url = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(9200)}"
+        deadline = time.monotonic() + timeout
+        while not answers(url):
+            if time.monotonic() > deadline:
+                log = b"".join(container.get_logs()).decode(errors="replace").splitlines()
+                raise NodeError(f"{IMAGE} was not ready in {timeout:g} s:\n" + "\n".join(log[-40:]))
+            time.sleep(0.2)
+        yield url

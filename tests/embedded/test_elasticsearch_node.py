@@ -1,0 +1,270 @@
+"""The embedded Elasticsearch: the real distribution, real processes, real signals."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.embedded import choose, elasticsearch
+from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
+from app.embedded.elasticsearch import DistributionError, Node, NodeError
+
+HOLDER = """
+import signal
+from app.embedded.elasticsearch import Node
+node = Node.start()
+print(node.pid, node.folder, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with Node.start() as running:
+        yield running
+
+
+@pytest.fixture
+def documents(node: Node) -> Iterator[Path]:
+    # Not tmp_path: when root runs the tests, Elasticsearch is another user, who cannot get there.
+    with tempfile.TemporaryDirectory(dir=node.folder.parent) as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder) / "documents"
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "recall"
+
+
+def test_a_node_answers(node: Node) -> None:
+    assert call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1
+
+
+def test_a_node_does_not_make_indices_by_itself(node: Node) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        call(node, "PUT", "/a-typo/_doc/1", {"some": "thing"})
+    refused.value.close()
+    assert refused.value.code == 404
+
+
+def test_two_nodes_at_once_know_nothing_of_each_other(node: Node) -> None:
+    with Node.start() as other:
+        call(other, "PUT", "/only-here")
+        assert call(node, "GET", "/_cat/indices?format=json") == []
+        assert call(other, "GET", "/_cluster/health")["number_of_nodes"] == 1
+
+
+def test_nodes_can_be_joined_to_a_cluster() -> None:
+    with (
+        Node.start(name="one", initial_masters=["one"]) as one,
+        Node.start(name="two", seed_hosts=[one.transport]),
+    ):
+        wait_until(lambda: call(one, "GET", "/_cluster/health")["number_of_nodes"] == 2)
+
+
+def test_stop_leaves_no_process_and_no_folder() -> None:
+    node = Node.start()
+    pid = node.pid
+    node.stop()
+    assert not exists(pid)
+    assert not node.folder.exists()
+    node.stop()  # again does no harm
+
+
+def test_a_stalled_node_can_be_stopped() -> None:
+    node = Node.start()
+    pid = node.pid
+    node.pause()
+    node.stop()
+    assert not exists(pid)
+
+
+def test_a_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
+    node.pause()
+    try:
+        with pytest.raises(TimeoutError):
+            call(node, "GET", "/_cluster/health", timeout=0.5)
+    finally:
+        node.resume()
+    assert call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_node_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        pid, folder = holder.stdout.readline().split()
+        assert exists(int(pid))
+        holder.send_signal(number)
+        holder.wait()
+        wait_until(lambda: not exists(int(pid)))
+        wait_until(lambda: not Path(folder).exists())
+
+
+def test_documents_survive_a_crash() -> None:
+    with Node.start() as node:
+        call(node, "PUT", "/crash")
+        call(node, "PUT", "/crash/_doc/1", {"some": "thing"})
+        before = node.pid, node.url
+        node.kill()
+        assert not exists(before[0])
+        with pytest.raises(NodeError, match="does not run"):
+            _ = node.pid
+        node.restart()
+        assert (node.pid != before[0], node.url) == (True, before[1])
+        wait_until(lambda: shards_are_there(node, "crash"))
+        assert call(node, "GET", "/crash/_doc/1")["_source"] == {"some": "thing"}
+
+
+def test_a_data_folder_is_kept_for_the_next_node(documents: Path) -> None:
+    with Node.start(data=documents) as node:
+        call(node, "PUT", "/kept")
+        call(node, "PUT", "/kept/_doc/1", {"some": "thing"})
+    with Node.start(data=documents) as node:
+        wait_until(lambda: shards_are_there(node, "kept"))
+        assert call(node, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
+
+
+def test_a_node_that_cannot_start_shows_its_log() -> None:
+    with pytest.raises(NodeError, match="Too small maximum heap"):
+        Node.start(heap="1k")
+
+
+def test_a_node_that_is_too_slow_is_given_up_and_leaves_nothing() -> None:
+    with pytest.raises(NodeError, match="not ready in 0 s"):
+        Node.start(timeout=0)
+
+
+def test_a_taken_port_is_an_error(node: Node) -> None:
+    with pytest.raises(NodeError, match=r"[Aa]ddress already in use"):
+        Node.start(http_port=int(node.url.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize("content", [b"", b"not what was published"])
+def test_a_wrong_checksum_is_refused(content: bytes, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elasticsearch, "_download", lambda archive: archive.write_bytes(content))
+    with pytest.raises(DistributionError, match=r"SHA-256 is .*instead of " + elasticsearch.SHA256):
+        elasticsearch.distribution()
+    assert [path.suffix for path in empty_cache.iterdir()] == [".lock"]
+
+
+def test_a_failed_download_is_told_and_leaves_nothing(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DistributionError, match=r"could not download org\.elasticsearch"):
+        elasticsearch.distribution()
+    assert [path.suffix for path in empty_cache.iterdir()] == [".lock"]
+
+
+def test_two_processes_get_the_distribution_at_once_but_download_it_once(empty_cache: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from app.embedded.elasticsearch import distribution; print(distribution())",
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate() for process in processes]
+    home = empty_cache / f"elasticsearch-{elasticsearch.VERSION}"
+    assert [out.strip() for out, _ in outputs] == [str(home)] * 2
+    assert sum("downloading" in err for _, err in outputs) == 1
+    assert os.access(home / "bin" / "elasticsearch", os.X_OK)
+    assert {path.name for path in empty_cache.iterdir()} == {home.name, f".{home.name}.lock"}
+
+
+def test_a_given_elasticsearch_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECALL_ELASTICSEARCH", "container")
+    monkeypatch.setenv("RECALL_ELASTICSEARCH_URL", "http://one.example:9200, http://two.example:9200")
+    with elasticsearch_for_development() as url:
+        assert url == "http://one.example:9200"
+
+
+@pytest.mark.parametrize("kind", [None, "", "embedded"])
+def test_the_embedded_node_is_used_otherwise(kind: str | None, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_kind(monkeypatch, kind)
+    monkeypatch.setattr(choose.Node, "start", lambda: Lent(node))
+    with elasticsearch_for_development() as url:
+        assert url == node.url
+
+
+def test_another_kind_of_elasticsearch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_kind(monkeypatch, "docker")
+    with pytest.raises(ValueError, match="must be 'container' or 'embedded', not 'docker'"):
+        elasticsearch_for_development().__enter__()
+
+
+# The Docker client leaves its socket open when no engine answers.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_container_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_kind(monkeypatch, "container")
+    try:
+        with elasticsearch_for_development() as url:
+            assert elasticsearch.answers(url)
+        return
+    except NoContainerEngine as error:
+        reason = str(error)
+    gc.collect()  # now, while the warning is ignored
+    pytest.skip(reason)
+
+
+class Lent:
+    """A node that is not stopped by whom it is lent to."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def __enter__(self) -> Node:
+        return self.node
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def choose_kind(monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
+    monkeypatch.delenv("RECALL_ELASTICSEARCH_URL", raising=False)
+    monkeypatch.delenv("RECALL_ELASTICSEARCH", raising=False)
+    if kind is not None:
+        monkeypatch.setenv("RECALL_ELASTICSEARCH", kind)
+
+
+def call(node: Node, method: str, path: str, body: object = None, *, timeout: float = 30.0):
+    request = urllib.request.Request(
+        node.url + path,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        return json.load(response)
+
+
+def shards_are_there(node: Node, index: str) -> bool:
+    return call(node, "GET", f"/_cluster/health/{index}?timeout=0s")["active_primary_shards"] == 1
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
