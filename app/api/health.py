@@ -1,0 +1,23 @@
+"""Liveness, readiness and metrics, without authentication (CONTRACT.md section 3)."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.requests import envelope, services
+
+
+async def live(request: Request) -> Response:
+    """The process answers; it asks nothing else."""
+    return envelope({})
+
+
+async def ready(request: Request) -> Response:
+    """Elasticsearch answers and the aliases exist; raises StoreUnavailable otherwise."""
+    await services(request).recordings.check()
+    return envelope({})
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    return Response(generate_latest(services(request).metrics), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,55 @@
+"""What happens to every request before it is routed."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class EncodedPath:
+    """Routes by the path as it was sent: decoded, an id that holds a slash would become two segments.
+
+    Endpoints decode their own segments (`app.api.requests.path_segment`).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+        await self._app(scope, receive, send)
+
+
+class Metrics:
+    """Counts and times requests by endpoint, method and status."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._seconds = Histogram(
+            "recall_request_seconds",
+            "Time from a request to the end of its answer.",
+            ["endpoint", "method", "status"],
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def send_and_note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        begun = time.perf_counter()
+        try:
+            await self._app(scope, receive, send_and_note_status)
+        finally:
+            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
+            # Methods are the client's to invent, and each would be a time series.
+            method = scope["method"] if status != 405 else "other"
+            self._seconds.labels(endpoint, method, status).observe(time.perf_counter() - begun)

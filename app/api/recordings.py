@@ -1,0 +1,87 @@
+"""`/recordings`: search and read, for the administrator of a contact center (CONTRACT.md sections 3 and 5)."""
+
+from typing import Literal
+from urllib.parse import quote
+
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.requests import api_url, authenticated, envelope, path_segment, query_parameters, services
+from app.errors import RecordingNotFound
+from app.recordings.dates import parse_instant
+from app.recordings.model import Recording
+from app.recordings.render import render
+from app.search.criteria import Page, parse_search
+from app.search.cursor import Cursor
+from app.settings import User
+from app.store.repository import Found
+
+
+class Recordings(HTTPEndpoint):
+    """`GET /recordings?…`"""
+
+    async def get(self, request: Request) -> Response:
+        user = await authenticated(request, "admin")
+        return await search(request, _contact_center(user), for_ops=False)
+
+
+class OneRecording(HTTPEndpoint):
+    """`GET /recordings/{id}`"""
+
+    async def get(self, request: Request) -> Response:
+        user = await authenticated(request, "admin")
+        return await read(request, _contact_center(user), for_ops=False)
+
+
+async def search(request: Request, contact_center: str, *, for_ops: bool) -> Response:
+    """A page of recordings with links to the pages before and after it."""
+    parameters = query_parameters(request)
+    criteria, page = parse_search(parameters)
+    found = await services(request).recordings.search(contact_center, criteria, page)
+    url = api_url(request)
+    content: dict[str, object] = {
+        "recordings": [render(recording, url, for_ops=for_ops) for recording in found.recordings]
+    }
+    here = f"{url}{request.scope['path'].removeprefix('/api/v2')}"
+    for name, (offset, cursor) in page_links(found, page).items():
+        content[name] = _link(here, parameters, offset, cursor)
+    return envelope(content)
+
+
+async def read(request: Request, contact_center: str, *, for_ops: bool) -> Response:
+    """One recording; raises RecordingNotFound."""
+    recording_id = path_segment(request, "id")
+    recording = await services(request).recordings.get(contact_center, recording_id)
+    if recording is None:
+        raise RecordingNotFound(recording_id)
+    return envelope({"recording": render(recording, api_url(request), for_ops=for_ops)})
+
+
+def page_links(found: Found, page: Page) -> dict[str, tuple[int, Cursor | None]]:
+    """The offset and the cursor of `prevUri` and `nextUri`, as far as there are such pages."""
+    links: dict[str, tuple[int, Cursor | None]] = {}
+    recordings = found.recordings
+    if page.offset > 0:
+        offset = max(page.offset - page.limit, 0)
+        links["prevUri"] = (offset, _cursor("before", recordings[0]) if offset and recordings else None)
+    if found.more:
+        links["nextUri"] = (page.offset + len(recordings), _cursor("after", recordings[-1]))
+    return links
+
+
+def _cursor(direction: Literal["after", "before"], recording: Recording) -> Cursor:
+    return Cursor(direction, parse_instant(recording["startTime"]), recording["id"])
+
+
+def _link(here: str, parameters: list[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:
+    """The URL of another page: every parameter as it was but for the place."""
+    kept = [(name, value) for name, value in parameters if name not in {"offset", "cursor"}]
+    place = [("offset", str(offset))] + ([("cursor", cursor.encode())] if cursor else [])
+    query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in [*kept, *place])
+    return f"{here}?{query}"
+
+
+def _contact_center(user: User) -> str:
+    assert user.contact_center is not None  # the configuration allows no admin without one
+    return user.contact_center

@@ -1,0 +1,125 @@
+"""What every endpoint reads from a request, and how it answers."""
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import codec
+from app.auth import require_role
+from app.errors import BodyTooLarge, InvalidParameter, UnsupportedMediaType
+from app.services import Services
+from app.settings import Role, User
+
+MAX_DEPTH = 100
+# Elasticsearch reads no longer number, and none that a client means is.
+MAX_NUMBER_LENGTH = 1_000
+
+
+def services(request: Request) -> Services:
+    """What the process made once for all requests."""
+    found: Services = request.app.state.services
+    return found
+
+
+async def authenticated(request: Request, *roles: Role) -> User:
+    """The user who asks; raises NotAuthenticated, or InsufficientRole without one of the roles."""
+    address = request.client.host if request.client else ""
+    user = await services(request).authenticator.authenticate(request.headers.get("authorization"), address)
+    require_role(user, *roles)
+    return user
+
+
+def envelope(content: dict[str, Any], status: int = 200) -> Response:
+    """A success (CONTRACT.md section 1)."""
+    return Response(codec.encode({"statusCode": 0, **content}), status, media_type="application/json")
+
+
+def path_segment(request: Request, name: str) -> str:
+    """One segment of the path, decoded; raises InvalidParameter when it is not UTF-8."""
+    return _percent_decoded(name, request.path_params[name])
+
+
+def query_parameters(request: Request) -> list[tuple[str, str]]:
+    """Every parameter, decoded, in the order in which they came; raises InvalidParameter when one is not UTF-8."""
+    query = request.scope["query_string"].decode("latin-1")
+    pairs = (pair.partition("=") for pair in query.split("&") if pair)
+    return [(_form_decoded("query", name), _form_decoded(name, value)) for name, _, value in pairs]
+
+
+def api_url(request: Request) -> str:
+    """The absolute URL up to `/api/v2`, as the client reached it or as configured."""
+    base = services(request).settings.public_url or str(request.base_url)
+    return f"{base.rstrip('/')}/api/v2"
+
+
+async def json_body(request: Request) -> Any:
+    """The body as JSON.
+
+    Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter ("body") for what is not JSON in UTF-8 or is
+    nested more than MAX_DEPTH deep.
+    """
+    _check_media_type(request)
+    body = await _body(request, services(request).settings.max_body_bytes)
+    try:
+        value = codec.decode(body)
+    except RecursionError:
+        raise InvalidParameter("body", f"it is nested more than {MAX_DEPTH} levels deep") from None
+    except UnicodeDecodeError:
+        raise InvalidParameter("body", "it is not UTF-8") from None
+    except ValueError:
+        raise InvalidParameter("body", "it is not JSON") from None
+    _check_bounds(value)
+    return value
+
+
+def _percent_decoded(name: str, text: str) -> str:
+    try:
+        return unquote_to_bytes(text.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise InvalidParameter(name, "it is not UTF-8") from None
+
+
+def _form_decoded(name: str, text: str) -> str:
+    return _percent_decoded(name, text.replace("+", " "))
+
+
+def _check_media_type(request: Request) -> None:
+    content_type = request.headers.get("content-type", "application/json")
+    media_type, _, parameters = content_type.lower().partition(";")
+    charset = parameters.replace(" ", "").replace('"', "").partition("charset=")[2].partition(";")[0]
+    if media_type.strip() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+        raise UnsupportedMediaType("The request body must be application/json in UTF-8.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("The request body must not have a Content-Encoding.")
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
+    return bytes(body)
+
+
+def _check_bounds(body: Any) -> None:
+    """Refuses what Elasticsearch could not store."""
+    level, depth = [body], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise InvalidParameter("body", f"it is nested more than {MAX_DEPTH} levels deep")
+        if any(codec.number_length(value) > MAX_NUMBER_LENGTH for value in level):
+            raise InvalidParameter("body", f"it has a number of more than {MAX_NUMBER_LENGTH} characters")
+        level = [child for value in level for child in _children(value)]
+
+
+def _children(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

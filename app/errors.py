@@ -1,0 +1,122 @@
+"""Every error a client can meet: its HTTP status, its `statusCode` and its one sentence (CONTRACT.md section 1)."""
+
+from collections.abc import Mapping
+
+
+class RecallError(Exception):
+    """An answer other than success; `message` goes to the client, so it never quotes another system's words."""
+
+    http_status = 500
+    code = 4
+
+    def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = headers
+
+
+class MissingParameter(RecallError):
+    """A required parameter or attribute is absent: 400, code 1."""
+
+    http_status, code = 400, 1
+
+    def __init__(self, name: str, why: str = "") -> None:
+        super().__init__(f"Parameter '{name}' is missing{': ' if why else ''}{why}")
+
+
+class InvalidParameter(RecallError):
+    """A parameter or attribute (by its path, `mediaFiles[0].startTime`) has a wrong value: 400, code 2."""
+
+    http_status, code = 400, 2
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"Parameter '{name}' is invalid: {why}")
+
+
+class MethodNotAllowed(RecallError):
+    """405, code 2; `allow` lists the methods of the path."""
+
+    http_status, code = 405, 2
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(f"The method is not allowed here; allowed are {allow}.", {"Allow": allow})
+
+
+class BodyTooLarge(RecallError):
+    """413, code 2."""
+
+    http_status, code = 413, 2
+
+    def __init__(self, limit: int) -> None:
+        # The rest of the body is not read, so the connection cannot be used again.
+        super().__init__(f"The request body is larger than {limit} bytes.", {"Connection": "close"})
+
+
+class RecordingTooLarge(RecallError):
+    """Updates have made a recording larger than it can be stored: 413, code 2."""
+
+    http_status, code = 413, 2
+
+    def __init__(self, recording_id: str) -> None:
+        super().__init__(f"Recording [{recording_id}] has become too large to be stored with this update.")
+
+
+class UnsupportedMediaType(RecallError):
+    """415, code 2."""
+
+    http_status, code = 415, 2
+
+
+class NotAuthenticated(RecallError):
+    """No or wrong credentials: 401, code 20, always the same sentence."""
+
+    http_status, code = 401, 20
+
+    def __init__(self, retry_after: int | None = None) -> None:
+        headers = {"WWW-Authenticate": 'Basic realm="Recall", charset="UTF-8"'}
+        if retry_after is not None:
+            headers["Retry-After"] = str(retry_after)
+        super().__init__("Not authenticated.", headers)
+
+
+class InsufficientRole(RecallError):
+    """403, code 5."""
+
+    http_status, code = 403, 5
+
+    def __init__(self) -> None:
+        super().__init__("Insufficient user roles.")
+
+
+class RecordingNotFound(RecallError):
+    """No such recording for this user: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self, recording_id: str) -> None:
+        super().__init__(f"Requested recording [{recording_id}] cannot be found.")
+
+
+class ResourceNotFound(RecallError):
+    """No such path: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self) -> None:
+        super().__init__("Requested resource cannot be found.")
+
+
+class StoreUnavailable(RecallError):
+    """Elasticsearch is away, overloaded, or too slow: 503, code 4. Asking again is safe."""
+
+    http_status, code = 503, 4
+
+    def __init__(self) -> None:
+        super().__init__("The recording store is not available at the moment - please try again.", {"Retry-After": "2"})
+
+
+class InternalError(RecallError):
+    """Anything that should not happen: 500, code 4. The log has the details."""
+
+    def __init__(self) -> None:
+        super().__init__("Internal server error - please contact administrator.")

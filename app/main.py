@@ -1,0 +1,104 @@
+"""The ASGI application: routes, middleware, lifespan."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from elasticsearch import AsyncElasticsearch
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from app.api import health
+from app.api.errors import HANDLERS
+from app.api.middleware import EncodedPath, Metrics
+from app.api.ops import OneOpsRecording, OpsRecordings, PostedRecordings
+from app.api.recordings import OneRecording, Recordings
+from app.auth import Authenticator
+from app.errors import RecallError
+from app.services import Services
+from app.settings import Settings, load_settings
+from app.store.client import connect
+from app.store.indices import SchemaMismatch, create_indices
+from app.store.repository import RecordingRepository
+
+log = logging.getLogger(__name__)
+
+API = "/api/v2"
+CONTACT_CENTER = "/contact-centers/{contact_center}"
+
+ROUTES = [
+    Route(f"{API}/recordings", Recordings),
+    Route(f"{API}/recordings/recordings", Recordings),
+    Route(f"{API}/recordings/{{id}}", OneRecording),
+    Route(f"{API}/ops{CONTACT_CENTER}/recordings", OpsRecordings),
+    Route(f"{API}/ops{CONTACT_CENTER}/recordings/", PostedRecordings),
+    Route(f"{API}/ops{CONTACT_CENTER}/recordings/{{id}}", OneOpsRecording),
+    Route(f"/internal-api{CONTACT_CENTER}/recordings", PostedRecordings),
+    Route(f"/internal-api{CONTACT_CENTER}/recordings/", PostedRecordings),
+    Route("/health/live", health.live),
+    Route("/health/ready", health.ready),
+    Route("/metrics", health.metrics),
+]
+
+_RETRY_INDICES_SECONDS = 2.0
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """The application; without settings it reads them from the environment.
+
+    Raises ConfigurationError, and at start SchemaMismatch.
+    """
+    settings = settings or load_settings()
+    metrics = CollectorRegistry()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with connect(settings) as client:
+            app.state.services = Services(
+                settings, Authenticator(settings.users), RecordingRepository(client, settings), metrics
+            )
+            async with _indices(client, settings):
+                yield
+
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(EncodedPath), Middleware(Metrics, registry=metrics)],
+        exception_handlers=HANDLERS,
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@asynccontextmanager
+async def _indices(client: AsyncElasticsearch, settings: Settings) -> AsyncIterator[None]:
+    """Makes missing indices before the first request, or later when Elasticsearch is not there yet.
+
+    Raises SchemaMismatch.
+    """
+    try:
+        await create_indices(client, settings)
+    except RecallError:
+        log.warning("Elasticsearch is not available yet; the service answers 503 until it is")
+        task = asyncio.create_task(_create_indices_later(client, settings))
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    else:
+        yield
+
+
+async def _create_indices_later(client: AsyncElasticsearch, settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(_RETRY_INDICES_SECONDS)
+        try:
+            await create_indices(client, settings)
+        except RecallError:
+            continue
+        except SchemaMismatch:
+            log.exception("the service cannot work with these indices")
+        return

@@ -1,0 +1,61 @@
+"""When two media files, or two events, are the same, and the address a media file gets (CONTRACT.md section 4)."""
+
+import re
+from collections.abc import Hashable, Mapping
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+from uuid import UUID, uuid5
+
+import msgspec
+
+from app.recordings.dates import parse_instant
+
+# Part of every media address that was ever handed out: it must never change.
+_NAMESPACE = UUID("5f0c7a52-6a0e-5b0d-9a3e-3c1f5f6a7d21")
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})$")
+_UNKNOWN_EXTENSION = "bin"
+# The module mimetypes reads the machine's own tables, and an address must be the same everywhere.
+_SUBTYPE = re.compile(r"[a-z]+/(?:x-)?([a-z0-9]{1,10})")
+
+
+def media_identity(descriptor: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes two media descriptors the same: awsS3 bucket and path, webDAV path."""
+    if descriptor["storage"] == "awsS3":
+        return ("awsS3", descriptor["data"]["bucket"], descriptor["path"])
+    return (descriptor["storage"], descriptor["path"])
+
+
+def event_identity(event: Mapping[str, Any]) -> Hashable:
+    """What makes two events the same: the instant, `event` and `contact.phoneNumber`."""
+    return (parse_instant(event["occurredAt"]), event["event"], event["contact"]["phoneNumber"])
+
+
+def media_uuid(recording_id: str, descriptor: Mapping[str, Any]) -> UUID:
+    """The uuid of a media file: derived, so that it never changes."""
+    name = msgspec.json.encode([recording_id, *media_identity(descriptor)])
+    return uuid5(_NAMESPACE, name.decode())
+
+
+def media_path(recording_id: str, media_file: Mapping[str, Any]) -> str:
+    """`/recordings/{id}/play/{uuid}.{ext}`, percent-encoded."""
+    descriptor = media_file["mediaDescriptor"]
+    name = f"{media_uuid(recording_id, descriptor)}.{_extension(descriptor, media_file.get('type'))}"
+    return f"/recordings/{encode_segment(recording_id)}/play/{name}"
+
+
+def encode_segment(text: str) -> str:
+    """One segment of a URL path; also for `.` and `..`, which clients would otherwise resolve."""
+    return quote(text, safe="") if text not in {".", ".."} else text.replace(".", "%2E")
+
+
+def _extension(descriptor: Mapping[str, Any], media_type: str | None) -> str:
+    path = descriptor["path"]
+    if descriptor["storage"] == "webDAV":
+        path = unquote(urlsplit(path).path)
+    if match := _EXTENSION.search(path.rpartition("/")[2]):
+        return match[1]
+    media_type = (media_type or "").partition(";")[0].strip().lower()
+    if media_type == "audio/mpeg":
+        return "mp3"
+    subtype = _SUBTYPE.fullmatch(media_type)
+    return subtype[1] if subtype else _UNKNOWN_EXTENSION

@@ -1,0 +1,33 @@
+"""How a POST changes a recording (CONTRACT.md section 4, "Updating")."""
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+from app.recordings.identity import event_identity, media_identity
+from app.recordings.model import Recording
+
+
+def merge(stored: Recording | None, posted: Recording) -> Recording:
+    """The recording after `posted` (from `parse_recording`) was applied to `stored`, or created when that is None.
+
+    Merging the same `posted` again changes nothing. Neither argument is changed.
+    """
+    before = stored or {"mediaFiles": [], "eventHistory": []}
+    merged = {**before, **posted}
+    media_files = _later_wins(
+        [*before["mediaFiles"], *posted["mediaFiles"]],
+        lambda media: media_identity(media["mediaDescriptor"]),
+    )
+    merged["mediaFiles"] = media_files
+    merged["eventHistory"] = _later_wins([*before["eventHistory"], *posted["eventHistory"]], event_identity)
+    # Stored dates are UTC and of one width, so their order as text is their order in time.
+    merged["startTime"] = min(media["startTime"] for media in media_files)
+    merged["stopTime"] = max(media["stopTime"] for media in media_files)
+    return merged
+
+
+def _later_wins(
+    entries: Iterable[dict[str, Any]], identity: Callable[[dict[str, Any]], Hashable]
+) -> list[dict[str, Any]]:
+    """One entry for each identity, in the place of the first and with the content of the last."""
+    return list({identity(entry): entry for entry in entries}.values())

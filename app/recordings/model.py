@@ -1,0 +1,172 @@
+"""What a recording is: the rules for what a client posts, and its stored form.
+
+A recording is a JSON object (CONTRACT.md section 4 and the tables of seeds/recording-access.txt). In its stored
+form the dates of media files and events are in UTC, and each media file has its `mediaPath` beside its
+`mediaDescriptor`.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.errors import InvalidParameter, MissingParameter
+from app.recordings.dates import format_instant, parse_instant
+from app.recordings.identity import media_path
+
+Recording = dict[str, Any]
+
+MAX_ID_BYTES = 400
+
+# The service makes these itself, so a client that posts back what it once read changes nothing by them.
+_MADE_BY_SERVICE = ("startTime", "stopTime", "nonDelete")
+_MADE_BY_SERVICE_IN_MEDIA = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc")
+
+
+def parse_recording(body: object) -> Recording:
+    """Checks a posted recording and returns its stored form; attributes without a rule stay as they came.
+
+    Raises MissingParameter or InvalidParameter with the path of the first attribute that breaks a rule.
+    """
+    fields = _Fields(body, "")
+    recording_id = fields.trimmed("id")
+    check_id("id", recording_id)
+    for key in ("callerPhoneNumber", "dialedPhoneNumber", "region"):
+        fields.trimmed(key)
+    recording = {key: value for key, value in fields.attributes.items() if key not in _MADE_BY_SERVICE}
+    recording["mediaFiles"] = [_parse_media_file(recording_id, media) for media in fields.objects("mediaFiles")]
+    recording["eventHistory"] = [_parse_event(event) for event in fields.objects("eventHistory")]
+    return recording
+
+
+def check_id(name: str, value: str) -> None:
+    """Raises InvalidParameter under `name` when an id is not one (CONTRACT.md section 3)."""
+    if not value or value != value.strip():
+        raise InvalidParameter(name, "it must be a non-empty string without leading or trailing white space")
+    if len(value.encode()) > MAX_ID_BYTES:
+        raise InvalidParameter(name, f"it must have at most {MAX_ID_BYTES} UTF-8 bytes")
+
+
+class _Fields:
+    """The attributes of one JSON object, read by rule; an error names the path of the attribute."""
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, dict):
+            raise InvalidParameter(path or "body", "it must be a JSON object")
+        self.attributes: dict[str, Any] = value
+        self._prefix = f"{path}." if path else ""
+
+    def path(self, key: str) -> str:
+        return self._prefix + key
+
+    def invalid(self, key: str, why: str) -> InvalidParameter:
+        return InvalidParameter(self.path(key), why)
+
+    def required(self, key: str) -> Any:
+        if key not in self.attributes:
+            raise MissingParameter(self.path(key))
+        return self.attributes[key]
+
+    def trimmed(self, key: str) -> str:
+        """A required string, not empty, without leading or trailing white space."""
+        value = self.required(key)
+        if not isinstance(value, str) or not value or value != value.strip():
+            raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
+        return value
+
+    def one_of(self, key: str, *allowed: str) -> str:
+        value = self.required(key)
+        if value not in allowed:
+            raise self.invalid(key, f"it must be {' or '.join(allowed)}")
+        return str(value)
+
+    def date(self, key: str) -> str:
+        """A required date, in the form in which dates are returned."""
+        value = self.required(key)
+        if not isinstance(value, str):
+            raise self.invalid(key, "it must be a date, as a string")
+        try:
+            return format_instant(parse_instant(value))
+        except ValueError as error:
+            raise self.invalid(key, str(error)) from None
+
+    def object(self, key: str) -> "_Fields":
+        return _Fields(self.required(key), self.path(key))
+
+    def objects(self, key: str) -> list["_Fields"]:
+        """A required array of objects, not empty."""
+        values = self.required(key)
+        if not isinstance(values, list) or not values:
+            raise self.invalid(key, "it must be a non-empty array of JSON objects")
+        return [_Fields(value, f"{self.path(key)}[{i}]") for i, value in enumerate(values)]
+
+    # Optional attributes may be absent or null.
+
+    def optional_text(self, key: str) -> None:
+        if not isinstance(self.attributes.get(key), str | None):
+            raise self.invalid(key, "it must be a string")
+
+    def optional_map(self, key: str) -> None:
+        if not isinstance(self.attributes.get(key), dict | None):
+            raise self.invalid(key, "it must be a JSON object")
+
+    def optional_array(self, key: str, of: type, described: str) -> None:
+        values = self.attributes.get(key)
+        if values is not None and not (isinstance(values, list) and all(isinstance(v, of) for v in values)):
+            raise self.invalid(key, f"it must be an array of {described}")
+
+
+def _parse_media_file(recording_id: str, fields: _Fields) -> dict[str, Any]:
+    _check_media_descriptor(fields.object("mediaDescriptor"))
+    fields.trimmed("callUUID")
+    for key in ("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7"):
+        fields.optional_text(key)
+    fields.optional_map("parameters")
+    fields.optional_array("masks", dict, "JSON objects")
+    for key in ("certAlias", "partitions", "accessgroup", "accessgroups"):
+        fields.optional_array(key, str, "strings")
+    media = {k: value for k, value in fields.attributes.items() if k not in _MADE_BY_SERVICE_IN_MEDIA}
+    media["startTime"] = fields.date("startTime")
+    media["stopTime"] = fields.date("stopTime")
+    media["mediaPath"] = media_path(recording_id, media)
+    return media
+
+
+def _check_media_descriptor(fields: _Fields) -> None:
+    storage = fields.one_of("storage", "awsS3", "webDAV")
+    path = fields.required("path")
+    if not isinstance(path, str) or not path:
+        raise fields.invalid("path", "it must be a non-empty string")
+    if storage == "webDAV" and not _is_http_url(path):
+        raise fields.invalid("path", "it must be an http or https URL")
+    if storage == "awsS3":
+        fields.object("data").trimmed("bucket")
+    if "storage_version" in fields.attributes:
+        version = fields.attributes["storage_version"]
+        if not isinstance(version, str) or not version:
+            raise fields.invalid("storage_version", "it must be a non-empty string")
+    fields.optional_map("auth")
+    fields.optional_map("data")
+
+
+def _is_http_url(text: str) -> bool:
+    if any(character.isspace() or not character.isprintable() for character in text):
+        return False
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:  # a malformed port or IPv6 address
+        return False
+
+
+def _parse_event(fields: _Fields) -> dict[str, Any]:
+    event = {**fields.attributes, "occurredAt": fields.date("occurredAt")}
+    fields.one_of("event", "Joined", "Left")
+    contact = fields.object("contact")
+    contact.trimmed("phoneNumber")
+    is_user = contact.one_of("type", "User", "External") == "User"
+    for key in ("userName", "firstName", "lastName"):
+        if is_user:
+            contact.trimmed(key)
+        else:
+            contact.optional_text(key)
+    fields.optional_map("data")
+    return event

@@ -1,0 +1,35 @@
+"""What a client may write for a text: characters that stand for themselves, and `*` (CONTRACT.md section 5)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The literal parts between the stars: `a*b` is ("a", "b"), `*` is ("", ""), a text without star one part."""
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Pattern":
+        first, *others = text.split("*")
+        if not others:
+            return cls.literal(text)
+        *inner, last = others
+        return cls((first, *filter(None, inner), last))
+
+    @classmethod
+    def literal(cls, text: str) -> "Pattern":
+        """A pattern in which a star stands for itself too."""
+        return cls((text,))
+
+    @property
+    def is_literal(self) -> bool:
+        return len(self.parts) == 1
+
+    @property
+    def matches_anything(self) -> bool:
+        return self.parts == ("", "")
+
+    @property
+    def has_short_inner_part(self) -> bool:
+        return any(len(part) < 3 for part in self.parts[1:-1])

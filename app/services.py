@@ -1,0 +1,17 @@
+"""What a process makes once and every request uses."""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from app.auth import Authenticator
+from app.settings import Settings
+from app.store.repository import RecordingRepository
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    authenticator: Authenticator
+    recordings: RecordingRepository
+    metrics: CollectorRegistry

@@ -1,0 +1,88 @@
+"""Everything that can be configured, in one place (README.md, "Configuration").
+
+A value comes from the environment (`RECALL_` and the name in upper case), else from the TOML file that
+`RECALL_CONFIG` names, else from the default here. Users and storages come from the file.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+Role = Literal["ops", "admin", "supervisor", "agent"]
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the text says which value, and why."""
+
+
+class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `[[users]]` entry; `password_hash` comes from `scripts/users.py hash`."""
+
+    name: str
+    password_hash: str
+    roles: tuple[Role, ...]
+    contact_center: str | None = None
+    permissions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or ":" in self.name:
+            raise ValueError("a user's name is not empty and holds no colon (RFC 7617)")
+        if set(self.roles) - {"ops"} and not self.contact_center:
+            raise ValueError(f"user {self.name!r} needs a contact_center")
+        if not self.password_hash.startswith("$argon2"):
+            raise ValueError(f"the password_hash of user {self.name!r} is not from `scripts/users.py hash`")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See `README.md` for what each is for. Times are in seconds, sizes in bytes."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    public_url: str | None = None
+    region: str = "default"
+    users: tuple[User, ...] = ()
+    max_body_bytes: int = 1024 * 1024
+    shutdown_seconds: int = 30
+
+    elasticsearch_url: str = "http://127.0.0.1:9200"
+    elasticsearch_username: str | None = None
+    elasticsearch_password: str | None = None
+    elasticsearch_api_key: str | None = None
+    elasticsearch_ca_file: str | None = None
+    elasticsearch_connections: int = 32
+    elasticsearch_timeout: float = 4.0
+    index_prefix: str = "recall"
+    shards: int = 1
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.region or self.region != self.region.strip():
+            raise ValueError("region is a non-empty string without leading or trailing white space")
+        if len({user.name for user in self.users}) < len(self.users):
+            raise ValueError("two users have the same name")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
+            raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
+        if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
+            raise ValueError("public_url is an http or https URL")
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Reads the environment and the file it names. Raises ConfigurationError."""
+    values: dict[str, Any] = {}
+    if file := environment.get("RECALL_CONFIG"):
+        try:
+            values = msgspec.toml.decode(Path(file).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"RECALL_CONFIG={file}: {error}") from error
+    for field in msgspec.structs.fields(Settings):
+        value = environment.get(f"RECALL_{field.name.upper()}")
+        if value and field.name != "users":
+            values[field.name] = value
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except ValueError as error:
+        raise ConfigurationError(f"the configuration cannot be used: {error}") from error

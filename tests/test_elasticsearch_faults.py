@@ -1,0 +1,177 @@
+"""An Elasticsearch that is away, stalls, rejects, or loses an answer (CONTRACT.md section 1, code 4)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import pytest
+
+from app.embedded.elasticsearch import Node
+from app.settings import Settings
+from tests.conftest import StartService
+from tests.support import OPS_PATH, Service, a_recording, assert_error, eventually
+
+MOST_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A node of these tests' own, to do harm to."""
+    with Node.start() as node:
+        yield node
+
+
+@pytest.fixture
+async def fragile(start_service: StartService, node: Node) -> Service:
+    return await start_service(elasticsearch_url=node.url)
+
+
+async def assert_unavailable(service: Service) -> None:
+    """Every kind of request answers 503 in time and says when to come back, in our words."""
+    admin, ops = service.client("admin"), service.client("ops")
+    requests: list[Awaitable[httpx.Response]] = [
+        admin.get("/api/v2/recordings", params={"startTime": "0"}),
+        admin.get("/api/v2/recordings/recording"),
+        ops.get(f"{OPS_PATH}/recording"),
+        ops.post(OPS_PATH, json=a_recording()),
+        ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording()),
+        ops.get("/health/ready"),
+    ]
+    begun = time.monotonic()
+    responses = await asyncio.gather(*requests)
+    assert time.monotonic() - begun < MOST_SECONDS
+    for response in responses:
+        assert_error(response, 503, 4, "The recording store is not available at the moment")
+        assert int(response.headers["retry-after"]) > 0
+    assert (await ops.get("/health/live")).status_code == 200
+
+
+async def assert_recovers(service: Service) -> None:
+    ops = service.client("ops")
+
+    async def is_ready() -> bool:
+        return (await ops.get("/health/ready")).status_code == 200
+
+    await eventually(is_ready)
+    assert (await ops.post(OPS_PATH, json=a_recording())).status_code in {200, 201}
+
+
+async def test_a_killed_node_is_503_and_the_service_recovers_by_itself(fragile: Service, node: Node) -> None:
+    node.kill()
+    await assert_unavailable(fragile)
+    await asyncio.to_thread(node.restart)
+    await assert_recovers(fragile)
+
+
+async def test_a_node_that_stalls_is_503_within_five_seconds(fragile: Service, node: Node) -> None:
+    node.pause()
+    try:
+        await assert_unavailable(fragile)
+    finally:
+        node.resume()
+    await assert_recovers(fragile)
+
+
+async def test_a_service_that_starts_before_elasticsearch_makes_its_indices_later(
+    start_service: StartService, node: Node
+) -> None:
+    node.kill()
+    service = await start_service(elasticsearch_url=node.url)
+    await assert_unavailable(service)
+    await asyncio.to_thread(node.restart)
+    await assert_recovers(service)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_an_elasticsearch_that_rejects_is_503(start_service: StartService, status: int) -> None:
+    async with _rejecting(status) as url:
+        await assert_unavailable(await start_service(elasticsearch_url=url))
+
+
+async def test_missing_indices_are_503_and_never_made_by_a_write(
+    service: Service, elasticsearch: httpx.AsyncClient, settings: Settings
+) -> None:
+    await elasticsearch.indices.delete(index=f"{settings.index_prefix}-recordings-v2-000001")
+    await assert_unavailable(service)
+    assert not await elasticsearch.indices.exists(index=f"{settings.index_prefix}-recordings")
+
+
+async def test_a_create_whose_answer_was_lost_is_still_one_create(
+    start_service: StartService, settings: Settings
+) -> None:
+    lost = []
+
+    def loses(request: bytes) -> bool:
+        """The first answer to a write."""
+        if lost or not request.startswith(b"PUT") or b"/_doc/" not in request:
+            return False
+        lost.append(request)
+        return True
+
+    async with _proxy(settings.elasticsearch_url, loses) as url:
+        service = await start_service(elasticsearch_url=url)
+        ops = service.client("ops")
+        response = await ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording())
+        assert lost
+        assert response.status_code == 201
+        read = await ops.get(f"{OPS_PATH}/recording")
+    assert len(read.json()["recording"]["mediaFiles"]) == 1
+
+
+@asynccontextmanager
+async def _rejecting(status: int) -> AsyncIterator[str]:
+    """An Elasticsearch that refuses everything with its own words."""
+    body = msgspec.json.encode({"error": {"type": "es_rejected_execution_exception", "reason": "queue"}})
+    head = (
+        f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nx-elastic-product: Elasticsearch\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(_content_length(request))
+                is_head = request.startswith(b"HEAD")
+                writer.write(head.encode() + (b"" if is_head else body))
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@asynccontextmanager
+async def _proxy(url: str, loses: Callable[[bytes], bool]) -> AsyncIterator[str]:
+    """Forwards to Elasticsearch, but closes the connection instead of answering the requests that `loses` names."""
+    target = urlsplit(url)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream = await asyncio.open_connection(target.hostname, target.port)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                upstream.write(request + await reader.readexactly(_content_length(request)))
+                answer = await upstream_reader.readuntil(b"\r\n\r\n")
+                if not request.startswith(b"HEAD"):
+                    answer += await upstream_reader.readexactly(_content_length(answer))
+                if loses(request):
+                    break
+                writer.write(answer)
+                await writer.drain()
+        upstream.close()
+        writer.close()
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def _content_length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0

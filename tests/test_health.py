@@ -1,0 +1,109 @@
+"""Liveness, readiness, metrics, and stopping (CONTRACT.md section 3)."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import httpx
+from elasticsearch import AsyncElasticsearch
+
+from app.settings import Settings
+from tests.support import CONTACT_CENTER, OPS_PATH, USERS, Service, a_recording, assert_error, eventually
+
+
+async def test_live_and_ready_need_no_credentials(service: Service) -> None:
+    client = service.client()
+    for path in ("/health/live", "/health/ready"):
+        response = await client.get(path)
+        assert (response.status_code, response.json()) == (200, {"statusCode": 0})
+
+
+async def test_not_ready_without_the_alias(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    await elasticsearch.indices.delete_alias(index="*", name=f"{settings.index_prefix}-recordings")
+    assert_error(await service.client().get("/health/ready"), 503, 4)
+    assert (await service.client().get("/health/live")).status_code == 200
+
+
+async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_asked(
+    service: Service, admin: httpx.AsyncClient
+) -> None:
+    await admin.get("/api/v2/recordings", params={"callerPhoneNumber": "+15550001"})
+    await admin.get("/api/v2/recordings/secret-id")
+    await admin.request("INVENTED", "/api/v2/recordings/secret-id")
+    response = await service.client().get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    counts = re.findall(r"^recall_request_seconds_count\{(.*)\} (.*)$", response.text, re.MULTILINE)
+    assert ('endpoint="Recordings",method="GET",status="200"', "1.0") in counts
+    assert ('endpoint="OneRecording",method="GET",status="404"', "1.0") in counts
+    for secret in ("15550001", "secret-id", "INVENTED"):
+        assert secret not in response.text
+
+
+async def test_a_request_under_way_finishes_when_the_server_is_told_to_stop(
+    settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "recall.toml").write_text(
+        "".join(
+            f'[[users]]\nname = "{user.name}"\npassword_hash = "{user.password_hash}"\nroles = ["ops"]\n'
+            for user in USERS
+            if user.name == "ops"
+        )
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app",
+        env={
+            **os.environ,
+            "RECALL_CONFIG": str(tmp_path / "recall.toml"),
+            "RECALL_PORT": str(port),
+            "RECALL_REGION": settings.region,
+            "RECALL_REPLICAS": "0",
+            "RECALL_INDEX_PREFIX": settings.index_prefix,
+            "RECALL_ELASTICSEARCH_URL": settings.elasticsearch_url,
+        },
+    )
+    auth = httpx.BasicAuth("ops", "ops-password")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", auth=auth, timeout=30, trust_env=False) as ops:
+
+        async def is_ready() -> bool:
+            try:
+                return (await ops.get("/health/ready")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        async def is_stored() -> bool:
+            return (await ops.get(f"{OPS_PATH}/recording")).status_code == 200
+
+        await eventually(is_ready)
+        # Searchable only after the index's next refresh, which is far away until we say so.
+        index = f"{settings.index_prefix}-recordings"
+        await elasticsearch.indices.put_settings(index=index, settings={"index.refresh_interval": "1h"})
+        post = asyncio.create_task(ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording()))
+        await eventually(is_stored)
+        process.send_signal(signal.SIGTERM)
+
+        async def refuses_connections() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return True
+            writer.close()
+            return False
+
+        await eventually(refuses_connections)
+        assert not post.done()
+        await elasticsearch.indices.refresh(index=index)
+        response = await post
+        assert response.status_code == 201
+        assert CONTACT_CENTER in response.json()["uri"]
+        async with asyncio.timeout(10):
+            await process.wait()

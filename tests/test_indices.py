@@ -1,0 +1,111 @@
+"""Indices behind aliases (scripts/create_indices.py, and the service at its start)."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.settings import Settings
+from app.store.indices import SchemaMismatch, create_indices
+
+SCRIPT = "scripts/create_indices.py"
+
+Run = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture
+def run(settings: Settings) -> Run:
+    async def run(*command: str, url: str = settings.elasticsearch_url) -> tuple[int, str]:
+        """The exit status of a Python program and all it printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            env={**os.environ, "RECALL_ELASTICSEARCH_URL": url, "RECALL_INDEX_PREFIX": settings.index_prefix},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return process.returncode or 0, output.decode()
+
+    return run
+
+
+def names(settings: Settings) -> tuple[str, str]:
+    return f"{settings.index_prefix}-recordings", f"{settings.index_prefix}-recordings-v2-000001"
+
+
+async def test_creates_what_is_missing_with_the_given_shards_and_replicas_once(
+    run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    alias, index = names(settings)
+    assert await run(SCRIPT, "--dry-run") == (0, f"would create {index}\n")
+    assert not await elasticsearch.indices.exists(index=index)
+    assert await run(SCRIPT, "--shards", "3", "--replicas", "0") == (0, f"created {index}\n")
+    assert await run(SCRIPT, "--shards", "3", "--replicas", "0") == (0, "everything is there\n")
+    found = (await elasticsearch.indices.get(index=alias, flat_settings=True)).body[index]
+    assert found["settings"]["index.number_of_shards"] == "3"
+    assert found["settings"]["index.number_of_replicas"] == "0"
+    assert found["mappings"]["dynamic"] == "strict"
+
+
+async def test_refuses_an_index_whose_mapping_differs_and_says_where(
+    run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    alias, index = names(settings)
+    await elasticsearch.indices.create(
+        index=index, mappings={"properties": {"id": {"type": "text"}}}, aliases={alias: {}}
+    )
+    status, output = await run(SCRIPT)
+    assert status == 1
+    assert index in output
+    assert "mappings.properties.id.type is 'text' instead of 'keyword'" in output
+    assert "Traceback" not in output
+    status, output = await run("-m", "app")
+    assert status != 0
+    assert "mappings.properties.id.type is 'text' instead of 'keyword'" in output
+
+
+async def test_refuses_an_index_that_has_the_name_of_the_alias(
+    run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    alias, _ = names(settings)
+    await elasticsearch.indices.create(index=alias)
+    status, output = await run(SCRIPT)
+    assert status == 1
+    assert f"the alias {alias} does not exist, but its name" in output
+
+
+async def test_an_elasticsearch_that_is_away_is_a_clear_failure(run: Run) -> None:
+    status, output = await run(SCRIPT, url="http://127.0.0.1:1")
+    assert status == 1
+    assert "Elasticsearch at http://127.0.0.1:1 does not answer" in output
+    assert "Traceback" not in output
+
+
+async def test_many_processes_that_start_at_once_make_one_index(
+    elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    created = await asyncio.gather(*(create_indices(elasticsearch, settings) for _ in range(8)))
+    assert all(names in ([], [f"{settings.index_prefix}-recordings-v2-000001"]) for names in created)
+    assert len(await elasticsearch.indices.get(index=f"{settings.index_prefix}-*")) == 1
+
+
+async def test_an_index_without_its_alias_is_not_taken_for_an_empty_start(
+    elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    alias, index = names(settings)
+    await create_indices(elasticsearch, settings)
+    await elasticsearch.indices.delete_alias(index=index, name=alias)
+    with pytest.raises(SchemaMismatch, match=f"the alias {alias} does not exist"):
+        await create_indices(elasticsearch, settings)
+
+
+async def test_settings_of_the_schema_are_compared_too(elasticsearch: AsyncElasticsearch, settings: Settings) -> None:
+    await create_indices(elasticsearch, settings)
+    await elasticsearch.indices.put_settings(index=names(settings)[0], settings={"index.max_result_window": 10_000})
+    with pytest.raises(SchemaMismatch, match=r"index\.max_result_window is '10000' instead of 10101"):
+        await create_indices(elasticsearch, msgspec.structs.replace(settings, shards=5))

@@ -1,0 +1,197 @@
+"""Pages and the links between them (CONTRACT.md section 5)."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.settings import Settings
+from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, store_many
+
+PATH = "/api/v2/recordings"
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def recording_at(recording_id: str, seconds: int) -> dict[str, Any]:
+    time = (START + timedelta(seconds=seconds)).isoformat()
+    return a_recording(recording_id, mediaFiles=[a_media_file(startTime=time, stopTime=time)])
+
+
+def ids(response: httpx.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [recording["id"] for recording in response.json()["recordings"]]
+
+
+def parameters(uri: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(uri).query)
+
+
+@pytest.fixture
+async def ten(service: Service, elasticsearch: AsyncElasticsearch, settings: Settings) -> list[str]:
+    """The ids of ten recordings, in the order in which they are found."""
+    await store_many(elasticsearch, settings, [recording_at(f"r{i}", seconds=-i) for i in range(10)])
+    return [f"r{i}" for i in range(10)]
+
+
+async def walk(client: httpx.AsyncClient, uri: str, link: str) -> list[list[str]]:
+    """The ids on the page at `uri` and on those that follow by the link."""
+    pages = []
+    while uri:
+        response = await client.get(uri)
+        pages.append(ids(response))
+        uri = response.json().get(link)
+    return pages
+
+
+async def test_newest_start_time_first_then_id(
+    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    times = {"b": 5, "a": 5, "old": 1, "new": 9, "B": 5, "é": 5, "ab": 5}
+    await store_many(elasticsearch, settings, [recording_at(name, time) for name, time in times.items()])
+    assert ids(await admin.get(PATH, params={"startTime": 0})) == ["new", "B", "a", "ab", "b", "é", "old"]
+
+
+async def test_default_page_is_the_first_hundred(
+    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    await store_many(elasticsearch, settings, [recording_at(f"r{i:03}", -i) for i in range(101)])
+    response = await admin.get(PATH, params={"startTime": 0})
+    assert ids(response) == [f"r{i:03}" for i in range(100)]
+    assert ids(await admin.get(response.json()["nextUri"])) == ["r100"]
+
+
+async def test_next_uri_only_if_more_follow(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    page = await admin.get(PATH, params={"startTime": 0, "limit": 9})
+    assert ids(page) == ten[:9]
+    assert "nextUri" in page.json()
+    page = await admin.get(PATH, params={"startTime": 0, "limit": 10})
+    assert ids(page) == ten
+    assert "nextUri" not in page.json()
+
+
+async def test_prev_uri_only_if_offset_is_above_zero(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    assert "prevUri" not in (await admin.get(PATH, params={"startTime": 0, "offset": 0})).json()
+    page = await admin.get(PATH, params={"startTime": 0, "offset": 4, "limit": 2})
+    assert ids(page) == ten[4:6]
+    assert ids(await admin.get(page.json()["prevUri"])) == ten[2:4]
+
+
+async def test_prev_uri_near_the_start_is_the_first_page(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    page = await admin.get(PATH, params={"startTime": 0, "offset": 1, "limit": 4})
+    assert parameters(page.json()["prevUri"])["offset"] == ["0"]
+    assert ids(await admin.get(page.json()["prevUri"])) == ten[:4]
+
+
+async def test_beyond_the_end_is_an_empty_page_with_a_way_back(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    page = await admin.get(PATH, params={"startTime": 0, "offset": 12, "limit": 4})
+    assert ids(page) == []
+    assert "nextUri" not in page.json()
+    assert ids(await admin.get(page.json()["prevUri"])) == ten[8:]
+
+
+async def test_links_are_absolute_and_keep_path_and_parameters(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    """As in the reference document's example of a result in several pages."""
+    page = await admin.get(
+        f"{PATH}/recordings?startTime=2013-05-17T11:45:32.000%2B0100&callerPhoneNumber=%2B1*&userName=D*+AND+Pokh"
+        "&offset=4&limit=2"
+    )
+    assert ids(page) == ten[4:6]
+    for link, offset in (("prevUri", "2"), ("nextUri", "6")):
+        uri = page.json()[link]
+        assert uri.startswith(f"{admin.base_url}{PATH}/recordings?".replace("//api", "/api"))
+        kept = parameters(uri)
+        kept.pop("cursor")
+        assert kept == {
+            "startTime": ["2013-05-17T11:45:32.000+0100"],
+            "callerPhoneNumber": ["+1*"],
+            "userName": ["D* AND Pokh"],
+            "offset": [offset],
+            "limit": ["2"],
+        }
+
+
+async def test_links_of_the_ops_path_lead_ops_on(ops: httpx.AsyncClient, ten: list[str]) -> None:
+    pages = await walk(ops, f"{OPS_PATH}?startTime=0&limit=3", "nextUri")
+    assert [recording_id for page in pages for recording_id in page] == ten
+
+
+async def test_a_date_whose_plus_arrived_as_a_space_is_kept_in_the_links(
+    admin: httpx.AsyncClient, ten: list[str]
+) -> None:
+    pages = await walk(admin, f"{PATH}?startTime=2013-05-17T11:45:32.000+0100&limit=4", "nextUri")
+    assert [recording_id for page in pages for recording_id in page] == ten
+
+
+async def test_a_walk_misses_and_repeats_nothing_that_was_there_while_others_arrive(
+    admin: httpx.AsyncClient,
+    ten: list[str],
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+) -> None:
+    page = await admin.get(PATH, params={"startTime": 0, "limit": 5})
+    await store_many(elasticsearch, settings, [recording_at(f"newer{i}", seconds=1 + i) for i in range(3)])
+    assert ids(await admin.get(page.json()["nextUri"])) == ten[5:]
+
+
+async def test_a_walk_over_25000_sees_each_once_and_back_likewise(
+    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    count = 25_000
+    numbers = list(range(count))
+    random.Random(7).shuffle(numbers)
+    # A third shares one start time.
+    times = {i: 0 if i % 3 == 0 else i - 10_000 for i in range(count)}
+    await store_many(elasticsearch, settings, (recording_at(f"r{i:05}", times[i]) for i in numbers))
+    expected = [f"r{i:05}" for i in sorted(range(count), key=lambda i: (-times[i], i))]
+
+    forward = await walk(admin, f"{PATH}?startTime=0", "nextUri")
+    assert [recording_id for page in forward for recording_id in page] == expected
+
+    last = await admin.get(f"{PATH}?startTime=0&offset=9900")
+    while next_uri := last.json().get("nextUri"):
+        last = await admin.get(next_uri)
+    backward = await walk(admin, str(last.url), "prevUri")
+    assert [recording_id for page in reversed(backward) for recording_id in page] == expected
+
+
+async def test_offsets_up_to_ten_thousand_need_no_cursor(
+    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    await store_many(elasticsearch, settings, (recording_at(f"r{i:05}", -i) for i in range(10_150)))
+    page = await admin.get(PATH, params={"startTime": 0, "offset": 10_000})
+    assert ids(page) == [f"r{i:05}" for i in range(10_000, 10_100)]
+    assert ids(await admin.get(page.json()["nextUri"])) == [f"r{i:05}" for i in range(10_100, 10_150)]
+    refused = await admin.get(PATH, params={"startTime": 0, "offset": 10_001})
+    assert_error(refused, 400, 2, "follow nextUri")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offset", "-1"),
+        ("offset", "1.5"),
+        ("offset", "x"),
+        ("offset", "１"),
+        ("offset", "99999999999999999999"),
+        ("offset", ""),
+        ("limit", "0"),
+        ("limit", "101"),
+        ("limit", "-1"),
+        ("limit", "ten"),
+        ("limit", ""),
+        ("cursor", ""),
+        ("cursor", "x"),
+        ("cursor", "WyJhZnRlciIsMSwieCJd!"),
+        ("cursor", "WyJhZnRlciIsMSwx"),
+        ("cursor", "WyJzaWRld2F5cyIsMSwieCJd"),
+        ("cursor", "WyJhZnRlciIsOTk5OTk5OTk5OTk5OTk5OTk5LCJ4Il0"),
+        ("cursor", "é"),
+    ],
+)
+async def test_a_wrong_place_is_refused_with_its_name(admin: httpx.AsyncClient, name: str, value: str) -> None:
+    response = await admin.get(PATH, params={"startTime": 0, name: value})
+    assert_error(response, 400, 2, f"Parameter '{name}' is invalid: ")

@@ -1,0 +1,199 @@
+"""Query string → criteria → query DSL, without Elasticsearch (CONTRACT.md section 5)."""
+
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidParameter, MissingParameter, RecallError
+from app.search.criteria import Page, parse_search
+from app.search.cursor import Cursor
+from app.search.pattern import Pattern
+from app.search.query import query, search_body
+from app.search.trigrams import mark, tokens_of_part, tokens_of_value
+
+S, E = "\ufdd0", "\ufdd1"
+SPACE = mark(" ")
+
+
+def clause(name: str, value: str) -> Any:
+    """The clause of one parameter, beside the filters that every search has."""
+    criteria, _ = parse_search([(name, value)])
+    contact_center, region, *clauses = query("cc", "eu", criteria)["bool"]["filter"]
+    assert contact_center == {"term": {"contactCenter": "cc"}}
+    assert region == {"term": {"region": "eu"}}
+    assert len(clauses) == 1
+    return clauses[0]
+
+
+def phrase(field: str, *tokens: str) -> dict[str, Any]:
+    return {"match_phrase": {field: " ".join(tokens)}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("callerPhoneNumber", "+1650", {"term": {"callerPhoneNumber": "+1650"}}),
+        ("dialedPhoneNumber", "+1650", {"term": {"dialedPhoneNumber": "+1650"}}),
+        ("startTime", "2013-05-17T11:45:32.5-0800", {"range": {"startTime": {"gt": 1368819932500}}}),
+        ("startTime", "2013-05-17T11:45:32.500 0800", {"range": {"startTime": {"gt": 1368762332500}}}),
+        ("startTime", "2013-05-17", {"range": {"startTime": {"gt": 1368748800000}}}),
+        ("startTime", "0", {"range": {"startTime": {"gt": 0}}}),
+        ("startTime", "1970-01-01T00:00:00.0019Z", {"range": {"startTime": {"gt": 1}}}),
+        ("endTime", "1970-01-01T00:00:00.0011Z", {"range": {"stopTime": {"lt": 2}}}),
+        ("endTime", "-5", {"range": {"stopTime": {"lt": -5}}}),
+        ("userName", "Straße", {"term": {"userNames": "strasse"}}),
+        ("userData", "Tom", {"term": {"userData": "Tom"}}),
+    ],
+)
+def test_each_parameter_becomes_its_clause(name: str, value: str, expected: dict[str, Any]) -> None:
+    assert clause(name, value) == expected
+
+
+def test_words_of_a_user_name_are_alternatives_and_and_binds_tighter() -> None:
+    a, b, c = ({"term": {"userNames": word}} for word in "abc")
+    assert clause("userName", " a AND  b c ") == {
+        "bool": {"should": [{"bool": {"filter": [a, b]}}, c], "minimum_should_match": 1}
+    }
+    assert clause("userName", "a and") == {
+        "bool": {"should": [a, {"term": {"userNames": "and"}}], "minimum_should_match": 1}
+    }
+
+
+def test_user_data_is_any_word_or_the_whole() -> None:
+    assert clause("userData", "tom AND") == {
+        "bool": {
+            "should": [{"term": {"userData": text}} for text in ("tom", "AND", "tom AND")],
+            "minimum_should_match": 1,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", {"exists": {"field": "callerPhoneNumber"}}),
+        ("***", {"exists": {"field": "callerPhoneNumber"}}),
+        ("abcd*", phrase("callerPhoneNumberTrigrams", f"{S}{S}a", f"{S}ab", "abc", "bcd")),
+        ("*abcd", phrase("callerPhoneNumberTrigrams", "abc", "bcd", f"cd{E}")),
+        ("*abcd**", phrase("callerPhoneNumberTrigrams", "abc", "bcd")),
+        ("a*", phrase("callerPhoneNumberTrigrams", f"{S}{S}a")),
+        ("*a", phrase("callerPhoneNumberTrigrams", f"a{E}")),
+        ("*ab*", {"prefix": {"callerPhoneNumberTrigrams": "ab"}}),
+        ("*a b*", phrase("callerPhoneNumberTrigrams", f"a{SPACE}b")),
+    ],
+)
+def test_a_pattern_with_one_part_is_one_phrase(pattern: str, expected: dict[str, Any]) -> None:
+    assert clause("callerPhoneNumber", pattern) == expected
+
+
+def test_parts_around_a_star_are_spans_in_order_within_one_value() -> None:
+    field = "callerPhoneNumberTrigrams"
+    assert clause("callerPhoneNumber", "ab*xyz*")["span_not"] == {
+        "include": {
+            "span_near": {
+                "clauses": [
+                    {
+                        "span_near": {
+                            "clauses": [{"span_term": {field: f"{S}{S}a"}}, {"span_term": {field: f"{S}ab"}}],
+                            "slop": 0,
+                            "in_order": True,
+                        }
+                    },
+                    {"span_gap": {field: 2}},
+                    {"span_term": {field: "xyz"}},
+                ],
+                "slop": 2**31 - 1,
+                "in_order": True,
+            }
+        },
+        "exclude": {"span_term": {field: E}},
+    }
+
+
+def test_a_short_part_between_stars_needs_the_wildcard_in_which_only_the_star_is_special() -> None:
+    assert clause("callerPhoneNumber", "a?\\*b**cde")["bool"]["filter"] == [
+        phrase("callerPhoneNumberTrigrams", f"{S}{S}a", f"{S}a?", "a?\\"),
+        {"prefix": {"callerPhoneNumberTrigrams": "b"}},
+        phrase("callerPhoneNumberTrigrams", "cde", f"de{E}"),
+        {"wildcard": {"callerPhoneNumber": {"value": "a\\?\\\\*b*cde"}}},
+    ]
+
+
+def test_a_value_longer_than_a_keyword_is_found_whole_by_its_trigrams() -> None:
+    assert "match_phrase" in clause("userName", "\u0390" * 3000)  # three characters each when folded
+
+
+def test_tokens_of_a_value_hold_no_white_space_and_end_with_the_mark() -> None:
+    value = "".join(map(chr, range(0x3001)))
+    tokens = tokens_of_value(value).split(" ")
+    assert len(tokens) == len(value) + 3
+    assert tokens[-1] == E
+    java_white_space = "\t\n\v\f\r\x1c\x1d\x1e\x1f \u1680\u2000\u200a\u2028\u2029\u205f\u3000"
+    assert not set("".join(tokens)) & set(java_white_space)
+
+
+def test_reserved_characters_in_a_value_are_not_taken_for_marks() -> None:
+    for text in (S, E, mark(" "), S + "a", "a" + E):
+        assert not set(tokens_of_value(text).split()) & set(tokens_of_part(mark("", at_end=True) + E))
+        assert mark(text) != text
+    marks = {mark(chr(0xFDD0 + i)) for i in range(32)} | {mark(c) for c in " \t\n\u3000"}
+    assert len(marks) == 36
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ([], MissingParameter, "at least one of callerPhoneNumber, dialedPhoneNumber, startTime, endTime"),
+        ([("offset", "1"), ("limit", "5")], MissingParameter, "at least one of"),
+        ([("username", "a")], InvalidParameter, "Parameter 'username' is invalid: it is not known"),
+        ([("userName", "a"), ("userName", "a")], InvalidParameter, "'userName' is invalid: it is given more than once"),
+        ([("userData", "")], InvalidParameter, "'userData' is invalid: it is empty"),
+        ([("userName", "  ")], InvalidParameter, "'userName' is invalid"),
+        ([("userName", "AND")], InvalidParameter, "AND must stand between two words"),
+        ([("userName", "AND a")], InvalidParameter, "AND must stand between two words"),
+        ([("userName", "a AND")], InvalidParameter, "AND must stand between two words"),
+        ([("userName", "a AND AND b")], InvalidParameter, "AND must stand between two words"),
+        ([("startTime", "yesterday")], InvalidParameter, "'startTime' is invalid: it must be a date like"),
+        ([("endTime", "2013-02-30")], InvalidParameter, "'endTime' is invalid: there is no such date"),
+        ([("endTime", "999999999999999")], InvalidParameter, "between the years 1 and 9999"),
+        ([("userData", "x" * 8001)], InvalidParameter, "at most 8000 characters"),
+        ([("userData", "x " * 51)], InvalidParameter, "at most 50 words"),
+        ([("userData", "*" * 51)], InvalidParameter, "at most 50 wildcards"),
+        ([("callerPhoneNumber", "*" * 51)], InvalidParameter, "at most 50 wildcards"),
+        ([("callerPhoneNumber", f"*12*{'x' * 200}")], InvalidParameter, "at most 200 characters"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(
+    parameters: list[tuple[str, str]], error: type[RecallError], message: str
+) -> None:
+    with pytest.raises(error, match=r"^Parameter '") as raised:
+        parse_search(parameters)
+    assert message in raised.value.message
+
+
+def test_a_page_is_asked_for_with_one_more_in_the_order_of_the_index() -> None:
+    criteria, page = parse_search([("startTime", "0"), ("offset", "40"), ("limit", "20")])
+    body = search_body("cc", "eu", criteria, page)
+    assert (body["from"], body["size"]) == (40, 21)
+    assert body["sort"] == ({"startTime": "desc"}, {"id": "asc"})
+    assert body["track_total_hits"] is False
+
+
+def test_a_cursor_takes_the_place_of_the_offset() -> None:
+    criteria, _ = parse_search([("startTime", "0")])
+    before = search_body("cc", "eu", criteria, Page(40, 20, Cursor("before", 5, "x")))
+    assert "from" not in before
+    assert before["search_after"] == [5, "x"]
+    assert before["sort"] == ({"startTime": "asc"}, {"id": "desc"})
+
+
+def test_a_cursor_survives_the_way_through_a_link() -> None:
+    cursor = Cursor("after", -1, "ü/?&")
+    assert Cursor.decode(cursor.encode()) == cursor
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("", ("",)), ("a", ("a",)), ("*", ("", "")), ("a**b*", ("a", "b", "")), ("*a", ("", "a"))]
+)
+def test_a_pattern_is_the_parts_between_its_stars(text: str, parts: tuple[str, ...]) -> None:
+    assert Pattern.parse(text).parts == parts

@@ -1,0 +1,71 @@
+"""Configuration: the environment before the file before the defaults."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import ConfigurationError, Settings, load_settings
+
+USER = """
+[[users]]
+name = "admin"
+password_hash = "$argon2id$x"
+roles = ["admin"]
+contact_center = "cc"
+permissions = []
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "recall.toml"
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert load_settings({}) == Settings()
+
+
+def test_the_environment_goes_before_the_file(file: Path) -> None:
+    file.write_text('region = "eu"\nport = 81\n' + USER)
+    settings = load_settings({"RECALL_CONFIG": str(file), "RECALL_PORT": "82", "RECALL_REGION": ""})
+    assert (settings.region, settings.port) == ("eu", 82)
+    assert settings.users[0].contact_center == "cc"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("region = 5", "region"),
+        ('region = " eu"', "white space"),
+        ("regoin = 'eu'", "regoin"),
+        ("region = ", "recall.toml"),
+        ("index_prefix = 'Recall'", "index_prefix"),
+        ("public_url = 'example.com'", "public_url"),
+        (USER + USER, "same name"),
+        (USER.replace('contact_center = "cc"', ""), "contact_center"),
+        (USER.replace("$argon2id$x", "secret"), "password_hash"),
+        (USER.replace('"admin"]', '"boss"]'), "roles"),
+        (USER.replace('name = "admin"', 'name = "a:b"'), "colon"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings({"RECALL_CONFIG": str(file)})
+
+
+def test_a_mistake_in_the_environment_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="port"):
+        load_settings({"RECALL_PORT": "eighty"})
+
+
+def test_a_file_that_is_missing_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml"):
+        load_settings({"RECALL_CONFIG": "nowhere.toml"})
+
+
+def test_a_secret_in_the_file_is_not_in_the_message(file: Path) -> None:
+    file.write_text(USER.replace("$argon2id$x", "hunter2"))
+    with pytest.raises(ConfigurationError) as error:
+        load_settings({"RECALL_CONFIG": str(file)})
+    assert "hunter2" not in str(error.value)
