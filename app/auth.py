@@ -1,7 +1,6 @@
 """Who is asking: HTTP Basic (RFC 7617), users, roles, contact centers (CONTRACT.md section 2)."""
 
 import asyncio
-import binascii
 import hmac
 import secrets
 import time
@@ -142,7 +141,7 @@ def _parse_basic(authorization: str | None) -> tuple[str, str] | None:
         return None
     try:
         name, colon, password = b64decode(encoded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, not ASCII, not UTF-8
         return None
     return (name, password) if colon else None
 

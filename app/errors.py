@@ -48,8 +48,7 @@ class BodyTooLarge(RecallError):
     http_status, code = 413, 2
 
     def __init__(self, limit: int) -> None:
-        # The rest of the body is not read, so the connection cannot be used again.
-        super().__init__(f"The request body is larger than {limit} bytes.", {"Connection": "close"})
+        super().__init__(f"The request body is larger than {limit} bytes.")
 
 
 class RecordingTooLarge(RecallError):

@@ -22,6 +22,7 @@ class Server(uvicorn.Server):
                 # Queries hold phone numbers and names, which do not belong in a log.
                 access_log=False,
                 server_header=False,
+                ws="none",
                 # Longer than the idle time of the usual load balancers, so that they close connections, not we.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=settings.shutdown_seconds,

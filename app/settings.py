@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.recordings.model import fault_of_id
+
 Role = Literal["ops", "admin", "supervisor", "agent"]
 
 
@@ -33,6 +35,8 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a user's name is not empty and holds no colon (RFC 7617)")
         if set(self.roles) - {"ops"} and not self.contact_center:
             raise ValueError(f"user {self.name!r} needs a contact_center")
+        if self.contact_center is not None and (fault := fault_of_id(self.contact_center)):
+            raise ValueError(f"the contact_center of user {self.name!r} is invalid: {fault}")
         if not self.password_hash.startswith("$argon2"):
             raise ValueError(f"the password_hash of user {self.name!r} is not from `scripts/users.py hash`")
 

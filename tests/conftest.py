@@ -1,6 +1,7 @@
 """Fixtures: one Elasticsearch for the whole run, and the service on indices of the test's own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
-from app.settings import Settings
+from app.settings import Settings, User
 from app.store.client import connect
 from tests.support import REGION, USERS, Service
 
@@ -26,9 +27,9 @@ def elasticsearch_url() -> Iterator[str]:
         pytest.skip(str(reason))
 
 
-@pytest.fixture
-async def settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
-    """The service's configuration, with an index prefix of the test's own."""
+@asynccontextmanager
+async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    """A configuration with an index prefix of its own, whose indices are gone afterwards."""
     settings = Settings(
         elasticsearch_url=elasticsearch_url,
         index_prefix=f"test-{uuid4().hex[:12]}",
@@ -41,6 +42,28 @@ async def settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
         indices = list((await client.indices.get(index=f"{settings.index_prefix}-*")).body)
         if indices:
             await client.indices.delete(index=indices)
+
+
+@pytest.fixture
+async def settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    async with own_settings(elasticsearch_url) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def more_users() -> tuple[User, ...]:
+    """Users of a module's tests beside those that all share."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+async def module_service(elasticsearch_url: str, more_users: tuple[User, ...]) -> AsyncIterator[Service]:
+    """One service for tables of hundreds of small cases, each of which uses ids of its own or stores nothing."""
+    async with own_settings(elasticsearch_url) as settings:
+        service = Service(msgspec.structs.replace(settings, users=USERS + more_users))
+        await service.start()
+        yield service
+        await service.stop()
 
 
 @pytest.fixture

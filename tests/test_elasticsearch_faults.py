@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 import pytest
+from elasticsearch import AsyncElasticsearch
 
 from app.embedded.elasticsearch import Node
 from app.settings import Settings
@@ -93,7 +94,7 @@ async def test_an_elasticsearch_that_rejects_is_503(start_service: StartService,
 
 
 async def test_missing_indices_are_503_and_never_made_by_a_write(
-    service: Service, elasticsearch: httpx.AsyncClient, settings: Settings
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await elasticsearch.indices.delete(index=f"{settings.index_prefix}-recordings-v2-000001")
     await assert_unavailable(service)
@@ -120,6 +121,19 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
         assert response.status_code == 201
         read = await ops.get(f"{OPS_PATH}/recording")
     assert len(read.json()["recording"]["mediaFiles"]) == 1
+
+
+async def test_a_refresh_is_waited_for_longer_than_anything_else(
+    start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    service = await start_service(elasticsearch_timeout=1.0)
+    await elasticsearch.indices.put_settings(
+        index=f"{settings.index_prefix}-recordings", settings={"index.refresh_interval": "2500ms"}
+    )
+    response = await service.client("ops").post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording())
+    assert response.status_code == 201
+    found = await service.client("admin").get("/api/v2/recordings", params={"startTime": "0"})
+    assert len(found.json()["recordings"]) == 1
 
 
 @asynccontextmanager

@@ -156,10 +156,16 @@ def test_reserved_characters_in_a_value_are_not_taken_for_marks() -> None:
         ([("startTime", "yesterday")], InvalidParameter, "'startTime' is invalid: it must be a date like"),
         ([("endTime", "2013-02-30")], InvalidParameter, "'endTime' is invalid: there is no such date"),
         ([("endTime", "999999999999999")], InvalidParameter, "between the years 1 and 9999"),
-        ([("userData", "x" * 8001)], InvalidParameter, "at most 8000 characters"),
+        ([("userData", "x" * 5001)], InvalidParameter, "at most 5000 characters"),
         ([("userData", "x " * 51)], InvalidParameter, "at most 50 words"),
         ([("userData", "*" * 51)], InvalidParameter, "at most 50 wildcards"),
         ([("callerPhoneNumber", "*" * 51)], InvalidParameter, "at most 50 wildcards"),
+        (
+            [("callerPhoneNumber", f"abc*{'x' * 4000}"), ("userData", f"abc*{'x' * 2000}")],
+            InvalidParameter,
+            "'userData' is invalid: all words with a wildcard (*) inside must together have at most 6000 characters",
+        ),
+        ([("userData", f"abc*{chr(0xFDD0) * 1000}")], InvalidParameter, "at most 6000 characters"),
         ([("callerPhoneNumber", f"*12*{'x' * 200}")], InvalidParameter, "at most 200 characters"),
     ],
 )

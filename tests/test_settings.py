@@ -43,6 +43,7 @@ def test_the_environment_goes_before_the_file(file: Path) -> None:
         ("public_url = 'example.com'", "public_url"),
         (USER + USER, "same name"),
         (USER.replace('contact_center = "cc"', ""), "contact_center"),
+        (USER.replace('"cc"', '" cc"'), "white space"),
         (USER.replace("$argon2id$x", "secret"), "password_hash"),
         (USER.replace('"admin"]', '"boss"]'), "roles"),
         (USER.replace('name = "admin"', 'name = "a:b"'), "colon"),

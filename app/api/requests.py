@@ -13,7 +13,7 @@ from app.services import Services
 from app.settings import Role, User
 
 MAX_DEPTH = 100
-# Elasticsearch reads no longer number, and none that a client means is.
+# Far below where Python refuses to read a whole number.
 MAX_NUMBER_LENGTH = 1_000
 
 
@@ -96,6 +96,7 @@ def _check_media_type(request: Request) -> None:
 
 
 async def _body(request: Request, limit: int) -> bytes:
+    # The server throws away what the client still sends after an answer, so that it gets to read why.
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(limit)
@@ -108,7 +109,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _check_bounds(body: Any) -> None:
-    """Refuses what Elasticsearch could not store."""
+    """Refuses what no client means, and what would be hard on everything behind us."""
     level, depth = [body], 0
     while level:
         depth += 1

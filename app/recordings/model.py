@@ -39,10 +39,17 @@ def parse_recording(body: object) -> Recording:
 
 def check_id(name: str, value: str) -> None:
     """Raises InvalidParameter under `name` when an id is not one (CONTRACT.md section 3)."""
+    if why := fault_of_id(value):
+        raise InvalidParameter(name, why)
+
+
+def fault_of_id(value: str) -> str | None:
+    """Why a string is no id of a recording or a contact center, None if it is one."""
     if not value or value != value.strip():
-        raise InvalidParameter(name, "it must be a non-empty string without leading or trailing white space")
+        return "it must be a non-empty string without leading or trailing white space"
     if len(value.encode()) > MAX_ID_BYTES:
-        raise InvalidParameter(name, f"it must have at most {MAX_ID_BYTES} UTF-8 bytes")
+        return f"it must have at most {MAX_ID_BYTES} UTF-8 bytes"
+    return None
 
 
 class _Fields:
@@ -139,10 +146,9 @@ def _check_media_descriptor(fields: _Fields) -> None:
         raise fields.invalid("path", "it must be an http or https URL")
     if storage == "awsS3":
         fields.object("data").trimmed("bucket")
-    if "storage_version" in fields.attributes:
-        version = fields.attributes["storage_version"]
-        if not isinstance(version, str) or not version:
-            raise fields.invalid("storage_version", "it must be a non-empty string")
+    fields.optional_text("storage_version")
+    if fields.attributes.get("storage_version") == "":
+        raise fields.invalid("storage_version", "it must be a non-empty string")
     fields.optional_map("auth")
     fields.optional_map("data")
 

@@ -7,6 +7,7 @@ from app.errors import InvalidParameter, MissingParameter
 from app.recordings.dates import parse_query_instant
 from app.search.cursor import Cursor
 from app.search.pattern import Pattern
+from app.search.trigrams import mark
 
 CRITERIA = ("callerPhoneNumber", "dialedPhoneNumber", "startTime", "endTime", "userName", "userData")
 _PAGING = ("offset", "limit", "cursor")
@@ -14,10 +15,12 @@ _PAGING = ("offset", "limit", "cursor")
 MAX_LIMIT = 100
 MAX_OFFSET = 10_000
 
-# Bounds on the work that one request can ask for.
-MAX_LENGTH = 8_000
+# Bounds on the work that one request can ask for. So many characters also fit into the 64 KiB that a URL may have.
+MAX_LENGTH = 5_000
 MAX_WORDS = 50
 MAX_STARS = 50
+# Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query.
+MAX_LENGTH_WITH_INNER_STARS = 6_000
 # Elasticsearch refuses wildcards whose automaton grows too large; the worst of this length is far from that.
 MAX_LENGTH_WITH_SHORT_PART = 200
 
@@ -65,7 +68,9 @@ def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, Page]
         values[name] = value
     if not any(name in values for name in CRITERIA):
         raise MissingParameter(CRITERIA[0], f"a search needs at least one of {', '.join(CRITERIA)}")
-    return _parse_criteria(values), _parse_page(values)
+    criteria = _parse_criteria(values)
+    _check_inner_stars(criteria)
+    return criteria, _parse_page(values)
 
 
 def _parse_criteria(values: Mapping[str, str]) -> Criteria:
@@ -78,6 +83,24 @@ def _parse_criteria(values: Mapping[str, str]) -> Criteria:
         user_name=_user_name(values, "userName"),
         user_data=_user_data(values, "userData"),
     )
+
+
+def _check_inner_stars(criteria: Criteria) -> None:
+    patterns = {
+        "callerPhoneNumber": [criteria.caller_phone_number] if criteria.caller_phone_number else [],
+        "dialedPhoneNumber": [criteria.dialed_phone_number] if criteria.dialed_phone_number else [],
+        "userName": [pattern for group in criteria.user_name or () for pattern in group],
+        "userData": list(criteria.user_data or ()),
+    }
+    length = 0
+    for name, own in patterns.items():
+        length += sum(len(mark("".join(pattern.parts))) for pattern in own if pattern.has_inner_star)
+        if length > MAX_LENGTH_WITH_INNER_STARS:
+            raise InvalidParameter(
+                name,
+                "all words with a wildcard (*) inside must together have at most "
+                f"{MAX_LENGTH_WITH_INNER_STARS} characters",
+            )
 
 
 def _phone_number(values: Mapping[str, str], name: str) -> Pattern | None:

@@ -31,5 +31,10 @@ class Pattern:
         return self.parts == ("", "")
 
     @property
+    def has_inner_star(self) -> bool:
+        """Whether a star stands between two parts."""
+        return len(list(filter(None, self.parts))) > 1
+
+    @property
     def has_short_inner_part(self) -> bool:
         return any(len(part) < 3 for part in self.parts[1:-1])

@@ -31,7 +31,7 @@ def to_document(contact_center: str, recording: Recording) -> Document:
     names = list(dict.fromkeys(_user_names(recording)))
     data = list(dict.fromkeys(_user_data(recording)))
     return {
-        "recording": recording,
+        "recording": codec.encode(recording).decode(),
         "schemaVersion": SCHEMA_VERSION,
         "contactCenter": contact_center,
         "region": to_keyword(recording["region"]),
@@ -46,6 +46,12 @@ def to_document(contact_center: str, recording: Recording) -> Document:
         "mediaIdentities": [_digest(*media_identity(media["mediaDescriptor"])) for media in recording["mediaFiles"]],
         "nonDelete": recording.get("nonDelete", False),
     }
+
+
+def from_source(source: Document) -> Recording:
+    """The recording of a document's `_source`."""
+    recording: Recording = codec.decode(source["recording"])
+    return recording
 
 
 def _searchable(field: str, values: list[str]) -> Document:

@@ -15,11 +15,11 @@ from app.search.criteria import Criteria, Page
 from app.search.query import search_body
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.documents import document_id, to_document
+from app.store.documents import document_id, from_source, to_document
 from app.store.indices import alias
 
-# What all updates together may make of one document; Elasticsearch takes 100 MB by default.
-MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+# What all updates together may make of one document: one that Elasticsearch still indexes in good time.
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 # A refresh is due every second; an operator may have made that longer.
 _WAIT_FOR_REFRESH_SECONDS = 60.0
@@ -77,7 +77,7 @@ class RecordingRepository:
             )
         hits = response.body["hits"]["hits"]
         more = len(hits) > page.limit
-        recordings = [hit["_source"]["recording"] for hit in hits[: page.limit]]
+        recordings = [from_source(hit["_source"]) for hit in hits[: page.limit]]
         if page.cursor is not None and page.cursor.direction == "before":
             # Read backwards, from the recording that follows.
             return Found(recordings[::-1], more=bool(recordings))
@@ -92,12 +92,23 @@ class RecordingRepository:
         document = document_id(contact_center, posted["region"], posted["id"])
         attempted: Recording | None = None
         conflicts = 0
-        async with store_errors(_WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._seconds):
+        seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._seconds
+        client = self._client.options(request_timeout=seconds)
+        async with store_errors(seconds):
             while True:
                 stored, version = await self._read(document)
                 merged = merge(stored, posted)
                 try:
-                    await self._write(document, contact_center, merged, version, wait_for_refresh)
+                    await client.index(
+                        index=self._index,
+                        id=document,
+                        body=_encode(contact_center, merged),
+                        refresh="wait_for" if wait_for_refresh else None,
+                        require_alias=True,
+                        # How long Elasticsearch waits for a primary shard: no longer than we do.
+                        timeout=f"{round(self._seconds * 1000)}ms",
+                        **(vars(version) if version else {"op_type": "create"}),
+                    )
                 except ConflictError:
                     # The client repeats a write whose answer got lost: the conflict may be with our own.
                     if stored is None:
@@ -115,27 +126,12 @@ class RecordingRepository:
                 return None, None
             raise
         version = Version(response.body["_seq_no"], response.body["_primary_term"])
-        return response.body["_source"]["recording"], version
+        return from_source(response.body["_source"]), version
 
-    async def _write(
-        self,
-        document: str,
-        contact_center: str,
-        recording: Recording,
-        version: Version | None,
-        wait_for_refresh: bool,
-    ) -> None:
-        # Encoded here, to know its size; the client passes bytes on as they are.
-        body: Any = codec.encode(to_document(contact_center, recording))
-        if len(body) > MAX_DOCUMENT_BYTES:
-            raise RecordingTooLarge(recording["id"])
-        condition = vars(version) if version else {"op_type": "create"}
-        await self._client.index(
-            index=self._index,
-            id=document,
-            body=body,
-            refresh="wait_for" if wait_for_refresh else None,
-            require_alias=True,
-            timeout=f"{round(self._seconds * 1000)}ms",
-            **condition,
-        )
+
+def _encode(contact_center: str, recording: Recording) -> Any:
+    """The bytes of a document, to know their number; the client passes them on as they are."""
+    body = codec.encode(to_document(contact_center, recording))
+    if len(body) > MAX_DOCUMENT_BYTES:
+        raise RecordingTooLarge(recording["id"])
+    return body

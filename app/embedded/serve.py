@@ -1,0 +1,119 @@
+"""`scripts/serve`: the whole service on a machine with nothing but Python, with users and recordings to try."""
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+from argon2 import PasswordHasher
+
+import app.__main__
+from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.sample import sample_recordings
+from app.recordings.model import parse_recording
+from app.server import Server, log_to_stderr
+from app.settings import ConfigurationError, Role, Settings, User, load_settings
+from app.store.client import connect
+from app.store.indices import create_indices
+from app.store.repository import RecordingRepository
+
+# The contact center and the region of the reference documents' examples.
+CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"
+REGION = "test"
+RECORDINGS = 12
+
+_ROLES: tuple[Role, ...] = ("ops", "admin", "supervisor", "agent")
+_PERMISSIONS = ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETE")
+
+
+def main() -> None:
+    """Serve Recall with an Elasticsearch of its own, demo users and demo recordings.
+
+    With RECALL_ELASTICSEARCH_URL set, start just the app, as `python -m app` does.
+    """
+    parser = argparse.ArgumentParser(prog="scripts/serve", description=main.__doc__)
+    parser.add_argument("--no-demo", action="store_true", help="load no demo recordings")
+    parser.add_argument("--data", type=Path, help="keep the recordings in this folder; without it they are forgotten")
+    options = parser.parse_args()
+    if os.environ.get("RECALL_ELASTICSEARCH_URL"):
+        app.__main__.main()
+        return
+    log_to_stderr()
+    try:
+        settings = _demo_settings()
+        with _bind(settings) as listener:
+            print("Starting Elasticsearch ...", flush=True)
+            with Node.start(data=options.data) as node:
+                settings = msgspec.structs.replace(settings, elasticsearch_url=node.url)
+                if not options.no_demo:
+                    asyncio.run(_load_recordings(settings))
+                Server(settings, _announcement(settings)).run(sockets=[listener])
+    except (ConfigurationError, DistributionError, NodeError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is how one stops it
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Takes the port before anything that takes long; it listens when the service can answer."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; RECALL_PORT chooses another port"
+        ) from error
+    return listener
+
+
+def _demo_settings() -> Settings:
+    """What is configured; without RECALL_CONFIG one user for each role. There is one node, so no replicas."""
+    environment = {"RECALL_REPLICAS": "0", **os.environ}
+    if environment.get("RECALL_CONFIG"):
+        return load_settings(environment)
+    settings = load_settings({"RECALL_REGION": REGION, **environment})
+    if settings.host not in {"127.0.0.1", "::1", "localhost"}:
+        raise ConfigurationError("the demo users' passwords are public: set RECALL_CONFIG to serve other machines")
+    hasher = PasswordHasher()
+    users = tuple(
+        User(
+            name=role,
+            password_hash=hasher.hash(_password(role)),
+            roles=(role,),
+            contact_center=None if role == "ops" else CONTACT_CENTER,
+            permissions=_PERMISSIONS if role == "supervisor" else (),
+        )
+        for role in _ROLES
+    )
+    return msgspec.structs.replace(settings, users=users)
+
+
+def _password(user: str) -> str:
+    return f"{user}-demo"
+
+
+async def _load_recordings(settings: Settings) -> None:
+    async with connect(settings) as client:
+        await create_indices(client, settings)
+        repository = RecordingRepository(client, settings)
+        for recording in sample_recordings(RECORDINGS, region=settings.region):
+            await repository.save(CONTACT_CENTER, parse_recording(recording))
+        await client.indices.refresh(index=f"{settings.index_prefix}-*")
+
+
+def _announcement(settings: Settings) -> str:
+    lines = [f"\nRecall serves http://{settings.host}:{settings.port}/api/v2 - Ctrl-C stops it.\n"]
+    if not os.environ.get("RECALL_CONFIG"):
+        lines.append(f"{'user':<12} password")
+        lines += [f"{user.name:<12} {_password(user.name)}" for user in settings.users]
+        lines.append(f"\ncontact center {CONTACT_CENTER}, region {settings.region}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

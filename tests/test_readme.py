@@ -1,0 +1,148 @@
+"""The README's commands, run as they stand there."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+EXAMPLE_ID = "00PV5Q27MG8AB8VNE49362LAES000014"
+
+
+def commands(section: str) -> list[str]:
+    """The shell commands of a section."""
+    _, _, text = README.partition(f"\n## {section}\n")
+    text = text.partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [command for block in blocks for command in re.split(r"(?<!\\)\n", block.strip())]
+
+
+async def run(command: str, **environment: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_shell(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+@pytest.fixture(scope="module")
+async def url() -> AsyncIterator[str]:
+    """The service as `scripts/serve` starts it, but on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (start,) = commands("Start it")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    process = await asyncio.create_subprocess_exec(
+        *start.split(),
+        cwd=ROOT,
+        env={**environment, "RECALL_PORT": str(port)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout
+    printed = ""
+    async with asyncio.timeout(180):
+        while "region test" not in printed:
+            line = await process.stdout.readline()
+            assert line, printed
+            printed += line.decode()
+    assert f"http://127.0.0.1:{port}/api/v2" in printed
+    assert re.search(r"^admin +admin-demo$", printed, re.MULTILINE)
+    yield f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 0
+
+
+async def test_a_dozen_demo_recordings_are_there(url: str) -> None:
+    async with httpx.AsyncClient(auth=("admin", "admin-demo"), trust_env=False) as admin:
+        found = (await admin.get(f"{url}/api/v2/recordings", params={"startTime": "2020-01-01"})).json()
+    assert len(found["recordings"]) == 12
+
+
+async def test_every_curl_command_does_what_the_readme_says(url: str) -> None:
+    found: list[dict[str, Any]] = []
+    for command in commands("Try it"):
+        assert command.startswith("curl ")
+        status, output = await run(
+            command.replace("curl ", "curl --silent --fail ").replace("http://127.0.0.1:8080", url)
+        )
+        assert status == 0, command
+        found.append(msgspec.json.decode(output))
+    s3, webdav, user_data, *searches, read, walk = found
+    assert all(answer["statusCode"] == 0 for answer in found)
+    assert s3["id"] == webdav["id"] == user_data["id"] == read["recording"]["id"] == EXAMPLE_ID
+    assert len(read["recording"]["mediaFiles"]) == 2
+    assert len(searches) == 4
+    for search in searches:
+        assert EXAMPLE_ID in [recording["id"] for recording in search["recordings"]]
+    assert len(walk["recordings"]) == 5
+    assert "nextUri" in walk
+
+
+async def test_scripts_test_passes_its_arguments_to_pytest() -> None:
+    (command,) = commands("Test it")
+    status, output = await run(f"{command} --collect-only -q tests/test_paging.py -k walk")
+    assert status == 0
+    assert "test_a_walk_over_25000" in output
+    assert "test_limit" not in output
+
+
+async def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.embedded.serve",
+            cwd=ROOT,
+            env={**{k: v for k, v in os.environ.items() if not k.startswith("RECALL_")}, "RECALL_PORT": str(port)},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors.decode() == (
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; RECALL_PORT chooses another port\n"
+    )
+
+
+async def test_the_demo_users_are_not_for_other_machines() -> None:
+    status, _ = await run(
+        f"{sys.executable} -m app.embedded.serve", RECALL_HOST="0.0.0.0", RECALL_ELASTICSEARCH_URL="", RECALL_CONFIG=""
+    )
+    assert status == 1
+
+
+async def test_the_hash_of_a_password_is_one_line_for_the_configuration() -> None:
+    command = re.search(r"`(\S+ scripts/users\.py hash)`", README)
+    assert command
+    status, output = await run(f"echo secret | {command[1]}")
+    assert status == 0
+    assert output.startswith("$argon2id$")
+    assert output.count("\n") == 1
+    status, output = await run(f"echo | {command[1]}")
+    assert (status, output) == (1, "")
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    for name in Settings.__struct_fields__:
+        if name != "users":
+            variable = f"RECALL_{name.upper()}"
+            assert variable in README or variable.removeprefix("RECALL_ELASTICSEARCH") in README, variable
