@@ -1,0 +1,744 @@
+#!/usr/bin/env python
+"""Measure Recall beside plain Elasticsearch; prints a table in Markdown.
+
+Without RECALL_ELASTICSEARCH_URL it starts an embedded node of its own. It loads made-up recordings into indices of
+its own and removes them at the end.
+"""
+
+import argparse
+import asyncio
+import base64
+import http.client
+import itertools
+import json
+import os
+import platform
+import random
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
+
+import uvloop
+from argon2 import PasswordHasher
+from elasticsearch import AsyncElasticsearch
+from load_sample import Loader, LoadError, Sample, progress
+
+from app import codec
+from app.embedded.choose import elasticsearch_for_development
+from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.errors import RecallError
+from app.recordings.dates import format_instant, parse_instant
+from app.recordings.model import Recording
+from app.search.criteria import Criteria, Page
+from app.search.pattern import Pattern
+from app.search.query import search_body
+from app.settings import Settings
+from app.store.client import connect
+from app.store.documents import to_document
+from app.store.indices import alias, create_indices
+
+REGION = "bench"
+CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"
+USER, PASSWORD = "admin", "admin-password"
+
+PAGE = 100
+CONNECTIONS = 8
+NODE_HEAP = "2g"
+
+_BATCH = 500
+_APP_START_SECONDS = 60.0
+_SETTLE_SECONDS = 300.0
+
+
+# --- What is measured ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """Elasticsearch, and indices that are only this run's."""
+
+    settings: Settings
+    client: AsyncElasticsearch
+    version: str
+
+    def index(self, name: str) -> str:
+        return f"{self.settings.index_prefix}-{name}"
+
+    async def load_ours(self, sample: Sample, count: int) -> str:
+        """Recordings as the service stores them. Returns the alias."""
+        await create_indices(self.client, self.settings)
+        index = alias(self.settings, "recordings")
+        await self._load(Loader(self.client, index, to_document), sample, count, "our schema")
+        return index
+
+    async def load_plain(self, sample: Sample, count: int) -> str:
+        """The same recordings in an index with Elasticsearch's default dynamic mappings. Returns its name."""
+        index = self.index("plain")
+        await self.client.indices.create(index=index, settings={"number_of_replicas": 0})
+        loader = Loader(self.client, index, _plain_document, is_alias=False)
+        await self._load(loader, sample, count, "default mappings")
+        return index
+
+    async def _load(self, loader: Loader, sample: Sample, count: int, what: str) -> None:
+        with progress(count, what) as advance:
+            await loader.load(sample, count, _BATCH, advance)
+        if loader.stored != count:
+            raise LoadError(f"{what}: of {count} recordings {loader.stored} were stored: {loader.examples}")
+
+    async def settle(self) -> None:
+        """Waits until background merges, which the loading has left, no longer take the processor."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            stats = await self.client.indices.stats(index=f"{self.settings.index_prefix}-*", metric="merge")
+            if not stats.body["_all"]["total"]["merges"]["current"]:
+                return
+            await asyncio.sleep(0.5)
+
+    async def merge(self, index: str) -> None:
+        """To one segment, so that chance does not decide how many there are."""
+        await self.client.options(request_timeout=_SETTLE_SECONDS).indices.forcemerge(index=index, max_num_segments=1)
+        await self.settle()
+
+    async def segments(self, index: str) -> int:
+        stats = await self.client.indices.stats(index=index, metric="segments")
+        return int(stats.body["_all"]["primaries"]["segments"]["count"])
+
+    async def remove(self) -> None:
+        indices = list((await self.client.indices.get(index=f"{self.settings.index_prefix}-*")).body)
+        if indices:
+            await self.client.indices.delete(index=indices)
+
+
+def _plain_document(contact_center: str, recording: Recording) -> dict[str, Any]:
+    return {"contactCenter": contact_center, **recording}
+
+
+@contextmanager
+def _elasticsearch() -> Iterator[str]:
+    """The URL of the given one, or of a node with more memory than development needs."""
+    if os.environ.get("RECALL_ELASTICSEARCH_URL") or os.environ.get("RECALL_ELASTICSEARCH"):
+        with elasticsearch_for_development() as url:
+            yield url
+    else:
+        with Node.start(heap=NODE_HEAP) as node:
+            yield node.url
+
+
+async def _on_stage(url: str, run: Callable[[Stage], Awaitable[None]]) -> None:
+    settings = Settings(
+        elasticsearch_url=url,
+        index_prefix=f"bench-{uuid4().hex[:8]}",
+        replicas=0,
+        region=REGION,
+        elasticsearch_timeout=60.0,
+    )
+    async with connect(settings) as client:
+        stage = Stage(settings, client, await _version(client))
+        try:
+            await run(stage)
+            _print_machine(stage)
+        finally:
+            await stage.remove()
+
+
+async def _version(client: AsyncElasticsearch) -> str:
+    nodes = (await client.nodes.info(node_id="_master")).body["nodes"]  # not every node has GET /
+    return str(next(iter(nodes.values()))["version"])
+
+
+@contextmanager
+def _app(settings: Settings) -> Iterator[str]:
+    """One process of the service; its URL. It takes what it needs from a file, as in production."""
+    port = _free_port()
+    # JSON strings and numbers are TOML ones.
+    config = {
+        "port": port,
+        "region": settings.region,
+        "elasticsearch_url": settings.elasticsearch_url,
+        "index_prefix": settings.index_prefix,
+        "replicas": 0,
+    }
+    user: dict[str, object] = {"name": USER, "password_hash": PasswordHasher().hash(PASSWORD), "roles": ["admin"]}
+    tables: dict[str, dict[str, object]] = {"": config, "[[users]]": user | {"contact_center": CONTACT_CENTER}}
+    lines = [
+        line
+        for title, values in tables.items()
+        for line in (title, *(f"{name} = {json.dumps(value)}" for name, value in values.items()))
+    ]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recall.toml"
+        file.write_text("\n".join(lines))
+        with (Path(folder) / "log").open("w+") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app"], env=inherited | {"RECALL_CONFIG": str(file)}, stdout=log, stderr=log
+            )
+            try:
+                _wait_for_app(port, process, log.name)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _wait_for_app(port: int, process: "subprocess.Popen[bytes]", log: str) -> None:
+    deadline = time.monotonic() + _APP_START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if _get(f"http://127.0.0.1:{port}", Request("GET", "/health/ready"))[0] == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise LoadError(f"the service did not start:\n{Path(log).read_text()[-2000:]}")
+
+
+# --- Questions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request, as far as it varies."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+    def encoded(self, host: str) -> bytes:
+        lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {host}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        if self.body:
+            lines.append(f"Content-Length: {len(self.body)}")
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
+
+
+@dataclass(frozen=True)
+class Question:
+    """The same question to both sides."""
+
+    kind: str
+    api: Request
+    direct: Request
+
+
+Clause = dict[str, Any]
+
+
+class Questions:
+    """What supervisors ask, about values drawn from the sample."""
+
+    def __init__(self, sample: Sample, count: int, index: str, data_fields: Sequence[str], seed: int = 1) -> None:
+        self._random = random.Random(seed)
+        self._sample = sample
+        self._count = count
+        self._path = f"/{index}/_search"
+        self._data_fields = data_fields
+        token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        self._api_headers = (("Authorization", f"Basic {token}"), ("Accept", "application/json"))
+
+    def make(self, number: int) -> list[Question]:
+        """All kinds in turn."""
+        kinds = itertools.cycle(
+            (
+                self._time_range,
+                self._caller,
+                self._caller_prefix,
+                self._inside_caller,
+                self._agent,
+                self._case,
+                self._inside_data,
+            )
+        )
+        return [next(kinds)() for _ in range(number)]
+
+    def _time_range(self) -> Question:
+        begin = parse_instant(self._recording()["startTime"])
+        end = begin + self._random.randrange(1, 60) * 86_400_000
+        return self._question(
+            "newest in a time range",
+            {"startTime": format_instant(begin), "endTime": format_instant(end)},
+            [{"range": {"startTime": {"gt": begin}}}, {"range": {"stopTime": {"lt": end}}}],
+        )
+
+    def _caller(self) -> Question:
+        number = self._recording()["callerPhoneNumber"]
+        return self._question(
+            "caller's number", {"callerPhoneNumber": number}, [{"term": {"callerPhoneNumber.keyword": number}}]
+        )
+
+    def _caller_prefix(self) -> Question:
+        pattern = f"{self._phone_number()[: self._random.randrange(5, 8)]}*"
+        return self._question("caller begins with", {"callerPhoneNumber": pattern}, [_wildcard("caller", pattern)])
+
+    def _inside_caller(self) -> Question:
+        pattern = f"*{_piece(self._random, self._phone_number(), 4)}*"
+        return self._question(
+            "inside the caller's number", {"callerPhoneNumber": pattern}, [_wildcard("caller", pattern)]
+        )
+
+    def _agent(self) -> Question:
+        agent = self._contact()
+        first, last = agent["firstName"].split()[0], agent["lastName"].split()[0]
+        clauses: list[Clause] = [
+            {"match": {"eventHistory.contact.firstName": {"query": first, "operator": "and"}}},
+            {"match": {"eventHistory.contact.lastName": {"query": last, "operator": "and"}}},
+        ]
+        return self._question("agent's first AND last name", {"userName": f"{first} AND {last}"}, clauses)
+
+    def _case(self) -> Question:
+        case = self._data()["caseNumber"]
+        return self._question(
+            "case number", {"userData": case}, [{"term": {"eventHistory.data.caseNumber.keyword": case}}]
+        )
+
+    def _inside_data(self) -> Question:
+        pattern = f"*{_piece(self._random, self._data()['caseNumber'][-7:], 5)}*"
+        # A client of the API need not know which values there are.
+        clauses = [{"wildcard": {name: {"value": pattern}}} for name in self._data_fields]
+        return self._question("inside user data", {"userData": pattern}, [{"bool": {"should": clauses}}])
+
+    def _question(self, kind: str, parameters: dict[str, str], clauses: list[Clause]) -> Question:
+        body = {
+            "query": {"bool": {"filter": [{"term": {"contactCenter.keyword": CONTACT_CENTER}}, *clauses]}},
+            "sort": [{"startTime": "desc"}, {"id.keyword": "asc"}],
+            "size": PAGE,
+            "track_total_hits": False,  # the API counts nothing either
+        }
+        return Question(
+            kind,
+            Request("GET", f"/api/v2/recordings?{urlencode(parameters)}", self._api_headers),
+            Request("POST", self._path, (("Content-Type", "application/json"),), codec.encode(body)),
+        )
+
+    def _recording(self) -> Recording:
+        return next(self._sample.recordings(self._random.randrange(self._count), 1))
+
+    def _phone_number(self) -> str:
+        while True:
+            number: str = self._recording()["callerPhoneNumber"]
+            if number.startswith("+"):
+                return number
+
+    def _contact(self) -> dict[str, Any]:
+        events = self._recording()["eventHistory"]
+        contact: dict[str, Any] = next(e["contact"] for e in events if e["contact"]["type"] == "User")
+        return contact
+
+    def _data(self) -> dict[str, Any]:
+        events = self._recording()["eventHistory"]
+        data: dict[str, Any] = next(e["data"] for e in events if "caseNumber" in e.get("data", {}))
+        return data
+
+
+def _wildcard(who: str, pattern: str) -> Clause:
+    return {"wildcard": {f"{who}PhoneNumber.keyword": {"value": pattern}}}
+
+
+def _piece(random: random.Random, value: str, length: int) -> str:
+    start = random.randrange(max(len(value) - length, 0) + 1)
+    return value[start : start + length]
+
+
+async def _keywords_below(client: AsyncElasticsearch, index: str, path: str) -> list[str]:
+    """The names of all keyword fields that dynamic mapping has made below a field."""
+    mapping = (await client.indices.get_mapping(index=index)).body[index]["mappings"]
+    for name in path.split("."):
+        mapping = mapping["properties"][name]
+
+    def below(mapping: dict[str, Any], path: str) -> Iterator[str]:
+        for name, field_ in mapping.get("properties", {}).items():
+            if "keyword" in field_.get("fields", {}):
+                yield f"{path}.{name}.keyword"
+            yield from below(field_, f"{path}.{name}")
+
+    return list(below(mapping, path))
+
+
+# --- The load generator -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """What one side did: the seconds that each answer took, by kind of question."""
+
+    seconds: float = 0.0
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    bytes: int = 0
+
+    @property
+    def all(self) -> list[float]:
+        return [latency for latencies in self.latencies.values() for latency in latencies]
+
+    @property
+    def rate(self) -> float:
+        return len(self.all) / self.seconds
+
+    def percentile(self, percent: int, kind: str | None = None) -> float:
+        """In milliseconds."""
+        values = sorted(self.latencies[kind] if kind else self.all)
+        return 1000 * values[min(len(values) * percent // 100, len(values) - 1)]
+
+
+class _Connection(asyncio.Protocol):
+    """Asks one question after the other, and looks at no more of an answer than where it ends."""
+
+    def __init__(self, questions: Iterator[tuple[str, bytes]], measured: Measured, until: float) -> None:
+        self._questions = questions
+        self._measured = measured
+        self._until = until
+        self._head = b""
+        self._left = 0  # bytes to come of this body or chunk
+        self._chunked = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(f"a connection was closed: {error}")
+
+    def _fail(self, why: str) -> None:
+        if not self.done.done():
+            self.done.set_exception(LoadError(why))
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._measured.bytes += len(data)
+        if len(data) < self._left:  # most often: in the middle of a body
+            self._left -= len(data)
+            return
+        rest = data[self._left :]
+        in_body, self._left = self._left > 0, 0
+        if in_body and not self._chunked:
+            self._answered()
+        else:
+            self._read(self._head + rest)
+
+    def _read(self, data: bytes) -> None:
+        """At the start of an answer, or at the size of a chunk."""
+        while True:
+            self._head = data
+            if not self._chunked:
+                head, end, data = data.partition(b"\r\n\r\n")
+                if not end:
+                    return
+                if b" 200 " not in head.partition(b"\r\n")[0]:
+                    self._fail(f"an answer was {head!r}")
+                    return
+                size = self._read_head(head)
+                if self._chunked:
+                    continue
+            else:
+                line, end, data = data.partition(b"\r\n")
+                if not end:
+                    return
+                size = int(line, 16) + 2  # a line break follows every chunk, also the empty last one
+                if size == 2:
+                    self._chunked = False
+            self._head = b""
+            if len(data) < size:
+                self._left = size - len(data)
+                return
+            data = data[size:]
+            if not self._chunked:
+                self._answered()
+                return
+
+    def _read_head(self, head: bytes) -> int:
+        """The length of the body, 0 when it comes in chunks."""
+        for line in head.split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                return int(value)
+            self._chunked |= name.lower() == b"transfer-encoding"
+        return 0
+
+    def _answered(self) -> None:
+        now = time.perf_counter()
+        self._measured.latencies.setdefault(self._kind, []).append(now - self._asked)
+        if now < self._until:
+            self._ask()
+        else:
+            self.done.set_result(None)
+            self._transport.close()
+
+    def _ask(self) -> None:
+        self._kind, request = next(self._questions)
+        self._asked = time.perf_counter()
+        self._transport.write(request)
+
+
+async def _load(url: str, requests: Sequence[tuple[str, Request]], seconds: float, measured: Measured) -> None:
+    """Keeps the connections busy for some time; adds to `measured`."""
+    address = urlsplit(url)
+    assert address.hostname
+    assert address.port
+    questions = itertools.cycle([(kind, request.encoded(address.netloc)) for kind, request in requests])
+    begun = time.perf_counter()
+    connections = [
+        (
+            await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(questions, measured, begun + seconds), address.hostname, address.port
+            )
+        )[1]
+        for _ in range(CONNECTIONS)
+    ]
+    async with asyncio.timeout(seconds + 60):
+        await asyncio.gather(*(connection.done for connection in connections))
+    measured.seconds += time.perf_counter() - begun
+
+
+def _get(url: str, request: Request) -> tuple[int, bytes]:
+    """One request by the standard library."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        connection.request(request.method, request.path, request.body or None, dict(request.headers))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+# --- search -------------------------------------------------------------------------------------------------
+
+
+async def search(stage: Stage, options: argparse.Namespace) -> None:
+    """The same questions to the API and straight to Elasticsearch."""
+    sample = Sample(CONTACT_CENTER, REGION)
+    ours = await stage.load_ours(sample, options.recordings)
+    plain = await stage.load_plain(sample, options.recordings)
+    await stage.settle()
+    fields = await _keywords_below(stage.client, plain, "eventHistory.data")
+    questions = Questions(sample, options.recordings, plain, fields).make(options.questions)
+    questions = [question for question in questions if options.kind in question.kind]
+    with _app(stage.settings) as app_url:
+        urls = {"API": app_url, "direct": stage.settings.elasticsearch_url}
+        checked = _check(questions[: options.check], urls)
+        sides = await _rounds(questions, urls, options)
+    segments = f"{await stage.segments(ours)} (ours) and {await stage.segments(plain)}"
+    print(f"\n{options.recordings} recordings; segments as the loading left them: {segments}; ", end="")
+    print(f"{checked} questions compared beforehand, the same ids in the same order from both sides\n")
+    _print_search(sides["API"], sides["direct"])
+
+
+def _check(questions: Sequence[Question], urls: dict[str, str]) -> int:
+    """Fails unless both sides return the same recordings for each question; at least half must return some."""
+    answered = 0
+    for question in questions:
+        status, body = _get(urls["API"], question.api)
+        api = [recording["id"] for recording in codec.decode(body).get("recordings", [])] if status == 200 else body
+        hits = codec.decode(_get(urls["direct"], question.direct)[1])["hits"]["hits"]
+        direct = [hit["_source"]["id"] for hit in hits]
+        if api != direct:
+            raise LoadError(f"the two sides differ for {question}:\n{api!r}\n{direct}")
+        answered += bool(direct)
+    if answered * 2 < len(questions):
+        raise LoadError(f"only {answered} of {len(questions)} questions have an answer")
+    return len(questions)
+
+
+async def _rounds(
+    questions: Sequence[Question], urls: dict[str, str], options: argparse.Namespace
+) -> dict[str, Measured]:
+    """The sides take turns, so that whatever else the machine does hits both; each round has its own questions."""
+    sides = {name: Measured() for name in urls}
+    warm_up = {name: Measured() for name in urls}
+    size = len(questions) // (options.rounds + 1)
+    for number in range(options.rounds + 1):
+        some = questions[number * size : (number + 1) * size]
+        requests = {"API": [(q.kind, q.api) for q in some], "direct": [(q.kind, q.direct) for q in some]}
+        for name, url in urls.items():
+            # The first round is for the caches and the Java compiler.
+            measured = sides[name] if number else warm_up[name]
+            await _load(url, requests[name], options.seconds, measured)
+            print(f"round {number}, {name}: {measured.rate:.0f} requests/s so far", file=sys.stderr, flush=True)
+    return sides
+
+
+def _print_search(api: Measured, direct: Measured) -> None:
+    _print_row("", "requests/s", "p50 ms", "p95 ms", "p99 ms", "KB/answer", "answers")
+    _print_row("---", *["---:"] * 6)
+    for name, side in (("API", api), ("Elasticsearch directly", direct)):
+        percentiles = [f"{side.percentile(percent):.1f}" for percent in (50, 95, 99)]
+        answers = len(side.all)
+        _print_row(name, f"{side.rate:.1f}", *percentiles, f"{side.bytes / answers / 1000:.0f}", str(answers))
+    ratios = [f"{api.percentile(percent) / direct.percentile(percent):.2f}" for percent in (50, 95, 99)]
+    _print_row("ratio (wanted: rate at least 1.0, p50 at most 1.1)", f"{api.rate / direct.rate:.2f}", *ratios, "", "")
+    print()
+    _print_row("question", "API p50 ms", "p95", "direct p50 ms", "p95", "p50 ratio")
+    _print_row("---", *["---:"] * 5)
+    for kind in sorted(api.latencies.keys() & direct.latencies.keys()):
+        cells = [f"{side.percentile(percent, kind):.1f}" for side in (api, direct) for percent in (50, 95)]
+        _print_row(kind, *cells, f"{api.percentile(50, kind) / direct.percentile(50, kind):.2f}")
+
+
+def _print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
+# --- wildcard -----------------------------------------------------------------------------------------------
+
+
+# Field, way to ask, whether the recordings are read → milliseconds.
+Took = dict[tuple[str, str, bool], float]
+
+_WILDCARD_FIELDS = ("callerPhoneNumber", "dialedPhoneNumber", "userData")
+
+
+async def wildcard(stage: Stage, options: argparse.Namespace) -> None:
+    """Patterns inside values: our query beside `wildcard` on a keyword of the same index, small and large."""
+    took: dict[int, Took] = {}
+    for count in (options.recordings // 10, options.recordings):
+        # Two indices would share the caches: the small one is gone before the large one comes.
+        await stage.remove()
+        sample = Sample(CONTACT_CENTER, REGION)
+        index = await stage.load_ours(sample, count)
+        await stage.merge(index)
+        took[count] = await _took(stage, index, sample, count, options)
+    print("\nMilliseconds for one search, by Elasticsearch's own clock (`took`): the median over requests of ", end="")
+    print(
+        f"{options.batch} searches each, one after the other, none with a pattern seen before. Merged to one ", end=""
+    )
+    print("segment. *Find*: which are the newest 101; *answer*: and read them, which costs both the same.\n")
+    _print_wildcard(took)
+
+
+async def _took(stage: Stage, index: str, sample: Sample, count: int, options: argparse.Namespace) -> Took:
+    """Medians.
+
+    `took` is in whole milliseconds, and a search takes one or less. So many searches go in one request: its `took`
+    is that of all of them, and the rounding is divided by their number.
+    """
+    random_ = random.Random(1)
+    patterns = {name: _patterns(random_, sample, count, name) for name in _WILDCARD_FIELDS}
+    took: dict[tuple[str, str, bool], list[float]] = {}
+    for round_ in range(-options.warm_up, options.rounds):
+        for key in itertools.product(_WILDCARD_FIELDS, ("trigrams", "keyword"), (False, True)):
+            searches: list[dict[str, Any]] = []
+            for pattern in itertools.islice(patterns[key[0]], options.batch):
+                searches += [{}, _wildcard_body(*key, pattern)]
+            answer = await stage.client.msearch(index=index, searches=searches, max_concurrent_searches=1)
+            if any(response["status"] != 200 for response in answer.body["responses"]):
+                raise LoadError(f"a search failed: {answer.body['responses'][0]}")
+            if round_ >= 0:
+                # Less than a millisecond for all is shown as none.
+                took.setdefault(key, []).append(max(answer.body["took"], 1) / options.batch)
+    return {key: statistics.median(values) for key, values in took.items()}
+
+
+def _patterns(random_: random.Random, sample: Sample, count: int, name: str) -> Iterator[str]:
+    """Five to seven characters of a stored value between stars, never the same twice."""
+    seen = set()
+    while True:
+        document = to_document(CONTACT_CENTER, next(sample.recordings(random_.randrange(count), 1)))
+        values = [value for value in document[name] if len(value) >= 7 and "*" not in value]
+        if not values:
+            continue
+        pattern = f"*{_piece(random_, random_.choice(values), random_.randrange(5, 8))}*"
+        if pattern not in seen:
+            seen.add(pattern)
+            yield pattern
+
+
+def _wildcard_body(name: str, way: str, read: bool, text: str) -> dict[str, Any]:
+    pattern = Pattern.parse(text)
+    criteria = {
+        "callerPhoneNumber": Criteria(caller_phone_number=pattern),
+        "dialedPhoneNumber": Criteria(dialed_phone_number=pattern),
+        "userData": Criteria(user_data=(pattern,)),
+    }[name]
+    body = search_body(CONTACT_CENTER, REGION, criteria, Page())
+    if way == "keyword":
+        filters = [{"term": {"contactCenter": CONTACT_CENTER}}, {"term": {"region": REGION}}]
+        body["query"] = {"bool": {"filter": [*filters, {"wildcard": {name: {"value": text}}}]}}
+    return body if read else body | {"_source": False, "stored_fields": "_none_"}
+
+
+def _print_wildcard(took: dict[int, Took]) -> None:
+    small, large = took
+    ways = ("wildcard on keyword", "trigrams", "times faster")
+    _print_row("field", "recordings", *(f"{what}: {way}" for what in ("find", "answer") for way in ways))
+    _print_row("---", *["---:"] * 7)
+    for name, count in itertools.product(_WILDCARD_FIELDS, took):
+        cells = []
+        for read in (False, True):
+            keyword, trigrams = took[count][name, "keyword", read], took[count][name, "trigrams", read]
+            cells += [f"{keyword:.2f}", f"{trigrams:.2f}", f"{keyword / trigrams:.1f}"]
+        _print_row(name, str(count), *cells)
+    print(f"\nTrigrams, {large} recordings beside {small}:\n")
+    _print_row("field", "find", "answer")
+    _print_row("---", "---:", "---:")
+    for name in _WILDCARD_FIELDS:
+        keys = [(name, "trigrams", read) for read in (False, True)]
+        _print_row(name, *(f"{took[large][key] / took[small][key]:.2f}" for key in keys))
+    print("\nWanted: 10 times faster with the more recordings, and with them at most 2 times slower.")
+
+
+# --- The command line ---------------------------------------------------------------------------------------
+
+
+def _print_machine(stage: Stage) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    print(f"\n`{shlex.join(['scripts/bench.py', *sys.argv[1:]])}`\n")
+    print(f"{os.cpu_count()} cores, {memory:.0f} GiB memory, {platform.system()} {platform.machine()}; ", end="")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "elasticsearch", "msgspec"))
+    node = "given Elasticsearch" if os.environ.get("RECALL_ELASTICSEARCH_URL") else f"heap {NODE_HEAP}"
+    print(f"Python {platform.python_version()}, {libraries}; Elasticsearch {stage.version} ({node})")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(run: Callable[[Stage, argparse.Namespace], Awaitable[None]], rounds: int) -> argparse.ArgumentParser:
+        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        command.add_argument("--recordings", type=int, default=200_000)
+        command.add_argument("--rounds", type=int, default=rounds, help=f"not counting warm-up (default: {rounds})")
+        return command
+
+    command = add(search, rounds=4)
+    command.add_argument("--seconds", type=float, default=10.0, help="for one side in one round (default: 10)")
+    command.add_argument("--questions", type=int, default=21_000, help="different ones (default: 21,000)")
+    command.add_argument("--kind", default="", help="only questions whose name in the table holds this text")
+    command.add_argument("--check", type=int, default=140, help="questions to compare beforehand (default: 140)")
+    command = add(wildcard, rounds=15)
+    # A fresh node takes some thousand searches until Java has compiled what they use.
+    command.add_argument("--warm-up", type=int, default=10, help="rounds beforehand (default: 10)")
+    command.add_argument("--batch", type=int, default=50, help="searches in one request (default: 50)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """The command line."""
+    options = _options()
+    try:
+        with _elasticsearch() as url:
+            uvloop.run(_on_stage(url, lambda stage: options.run(stage, options)))
+    except (DistributionError, NodeError, LoadError, RecallError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""`scripts/load_sample.py`, the sample it loads, and `scripts/bench.py` as far as it can be run in a moment."""
+
+import asyncio
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.embedded.sample import sample_recordings
+from app.recordings.merge import merge
+from app.recordings.model import parse_recording
+from app.settings import Settings
+from tests.support import CONTACT_CENTER, REGION
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+async def run(script: str, *arguments: str, cwd: Path, **settings: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error; from another folder, as an operator might."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        SCRIPTS / script,
+        *arguments,
+        cwd=cwd,
+        env=environment | {f"RECALL_{name.upper()}": value for name, value in settings.items()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def load(settings: Settings, cwd: Path, *arguments: str) -> tuple[int, str, str]:
+    return await run(
+        "load_sample.py",
+        *arguments,
+        cwd=cwd,
+        elasticsearch_url=settings.elasticsearch_url,
+        index_prefix=settings.index_prefix,
+        region=settings.region,
+        replicas="0",
+    )
+
+
+def test_sample_is_valid_and_various() -> None:
+    recordings = list(sample_recordings(1000, region="eu", until=UNTIL))
+    stored = [merge(None, parse_recording(recording)) for recording in recordings]
+    assert len({recording["id"] for recording in recordings}) == 1000
+    assert {recording["region"] for recording in recordings} == {"eu"}
+    assert {len(recording["mediaFiles"]) for recording in recordings} == {1, 2, 3}
+    assert {len(recording["eventHistory"]) for recording in recordings} == {2, 3, 4, 5, 6}
+    media = [media for recording in recordings for media in recording["mediaFiles"]]
+    assert {m["mediaDescriptor"]["storage"] for m in media} == {"awsS3", "webDAV"}
+    assert {m["type"] for m in media} == {"audio/mpeg", "audio/wav"}
+    assert {e["contact"]["type"] for r in recordings for e in r["eventHistory"]} == {"User", "External"}
+    # Nothing was thrown together: events and media files are as many as before.
+    assert [len(r["eventHistory"]) for r in stored] == [len(r["eventHistory"]) for r in recordings]
+    assert [len(r["mediaFiles"]) for r in stored] == [len(r["mediaFiles"]) for r in recordings]
+    assert all("2023-05-25" < r["startTime"] <= r["stopTime"] < "2025-06-02" for r in stored)
+    assert sum(8 <= int(m["startTime"][11:13]) < 19 for m in media) > len(media) * 0.8
+
+
+def test_sample_depends_on_nothing_but_its_seed() -> None:
+    def sample(count: int, seed: int, first: int = 0) -> list[object]:
+        return list(sample_recordings(count, seed=seed, region="eu", first=first, until=UNTIL))
+
+    assert sample(300, seed=7) == sample(300, seed=7)
+    assert sample(300, seed=7)[200:] == sample(100, seed=7, first=200)
+    assert not [recording for recording in sample(300, seed=7) if recording in sample(300, seed=8)]
+
+
+async def test_loads_recordings_once(
+    settings: Settings, elasticsearch: AsyncElasticsearch, admin: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    status, out, err = await load(settings, tmp_path, "500", "--batch", "70")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"500 recordings: 500 stored, 0 already there, 0 refused, in [\d.]+ s \(\d+/s\)\n", out), out
+    found = (await admin.get("/api/v2/recordings", params={"startTime": "0"})).json()
+    assert len(found["recordings"]) == 100
+    assert found["recordings"][0]["region"] == REGION
+
+    status, out, err = await load(settings, tmp_path, "510", "--contact-center", CONTACT_CENTER, "--seed", "1")
+    assert (status, err) == (0, "")
+    assert out.startswith("510 recordings: 10 stored, 500 already there, 0 refused")
+    assert (await elasticsearch.count(index=f"{settings.index_prefix}-recordings")).body["count"] == 510
+
+
+async def test_reports_documents_that_are_refused(
+    settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path
+) -> None:
+    await load(settings, tmp_path, "1")
+    await elasticsearch.indices.put_settings(
+        index=f"{settings.index_prefix}-recordings", settings={"index.blocks.write": True}
+    )
+    status, out, err = await load(settings, tmp_path, "3", "--seed", "2")
+    assert status == 1
+    assert "0 stored, 0 already there, 3 refused" in out
+    assert err.startswith("refused 3 times: 403 cluster_block_exception: ")
+
+
+async def test_elasticsearch_is_away(settings: Settings, tmp_path: Path) -> None:
+    status, out, err = await run(
+        "load_sample.py", "5", cwd=tmp_path, elasticsearch_url="http://127.0.0.1:1", index_prefix=settings.index_prefix
+    )
+    assert (status, out) == (1, "")
+    assert re.fullmatch(r"cannot use the Elasticsearch at http://127\.0\.0\.1:1: .+\n", err), err
+
+
+@pytest.mark.parametrize("arguments", [(), ("0",), ("-5",), ("x",), ("5", "--region", " "), ("5", "--batch", "0")])
+async def test_wrong_arguments(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    status, _, err = await load(settings, tmp_path, *arguments)
+    assert status == 2
+    assert "usage:" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "row"),
+    [
+        (("search", "--recordings", "300", "--seconds", "1", "--rounds", "1"), "| Elasticsearch directly | "),
+        (("wildcard", "--recordings", "300", "--rounds", "1", "--warm-up", "0", "--batch", "5"), "| userData | 300 | "),
+    ],
+)
+async def test_bench_prints_its_tables(
+    settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path, arguments: tuple[str, ...], row: str
+) -> None:
+    status, out, err = await run("bench.py", *arguments, cwd=tmp_path, elasticsearch_url=settings.elasticsearch_url)
+    assert status == 0, err
+    assert row in out
+    assert f"`scripts/bench.py {' '.join(arguments)}`" in out
+    assert not (await elasticsearch.indices.get(index="bench-*")).body
