@@ -96,6 +96,25 @@ class RecordingNotFound(RecallError):
         super().__init__(f"Requested recording [{recording_id}] cannot be found.")
 
 
+class MediaNotFound(RecallError):
+    """No such media file in the recording, or no such object in its storage: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Requested media [{name}] cannot be found.")
+
+
+class RangeNotSatisfiable(RecallError):
+    """A range that begins beyond the end of the media file, which has `length` bytes: 416, code 2."""
+
+    http_status, code = 416, 2
+
+    def __init__(self, length: str | None) -> None:
+        headers = {"Content-Range": f"bytes */{length}"} if length is not None else None
+        super().__init__("Parameter 'Range' is invalid: it begins beyond the end of the media file", headers)
+
+
 class ResourceNotFound(RecallError):
     """No such path: 404, code 6."""
 
@@ -112,6 +131,42 @@ class StoreUnavailable(RecallError):
 
     def __init__(self) -> None:
         super().__init__("The recording store is not available at the moment - please try again.", {"Retry-After": "2"})
+
+
+class StorageRefused(RecallError):
+    """A media file outside the configured storage: 502, code 4."""
+
+    http_status, code = 502, 4
+
+    def __init__(self) -> None:
+        super().__init__("The media file is not in a configured media storage.")
+
+
+class StorageFailed(RecallError):
+    """A media storage cannot be reached, or answers what it should not: 502, code 4."""
+
+    http_status, code = 502, 4
+
+    def __init__(self) -> None:
+        super().__init__("The media storage failed.")
+
+
+class StorageTimeout(RecallError):
+    """A media storage takes too long: 504, code 4."""
+
+    http_status, code = 504, 4
+
+    def __init__(self) -> None:
+        super().__init__("The media storage did not answer in time.")
+
+
+class StorageBusy(RecallError):
+    """As many streams as are allowed are open in a media storage: 503, code 4."""
+
+    http_status, code = 503, 4
+
+    def __init__(self) -> None:
+        super().__init__("The media storage is busy - please try again.", {"Retry-After": "5"})
 
 
 class InternalError(RecallError):

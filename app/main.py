@@ -15,9 +15,11 @@ from app.api import health
 from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath, Metrics
 from app.api.ops import OneOpsRecording, OpsRecordings, PostedRecordings
+from app.api.playback import Playback
 from app.api.recordings import OneRecording, Recordings
 from app.auth import Authenticator
 from app.errors import RecallError
+from app.media.storage import open_storages
 from app.services import Services
 from app.settings import Settings, load_settings
 from app.store.client import connect
@@ -33,6 +35,7 @@ ROUTES = [
     Route(f"{API}/recordings", Recordings),
     Route(f"{API}/recordings/recordings", Recordings),
     Route(f"{API}/recordings/{{id}}", OneRecording),
+    Route(f"{API}/recordings/{{id}}/play/{{name}}", Playback),
     Route(f"{API}/ops{CONTACT_CENTER}/recordings", OpsRecordings),
     Route(f"{API}/ops{CONTACT_CENTER}/recordings/", PostedRecordings),
     Route(f"{API}/ops{CONTACT_CENTER}/recordings/{{id}}", OneOpsRecording),
@@ -56,9 +59,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with connect(settings) as client:
+        async with connect(settings) as client, open_storages(settings) as storages:
             app.state.services = Services(
-                settings, Authenticator(settings.users), RecordingRepository(client, settings), metrics
+                settings=settings,
+                authenticator=Authenticator(settings.users),
+                recordings=RecordingRepository(client, settings),
+                storages=storages,
+                metrics=metrics,
             )
             async with _indices(client, settings):
                 yield

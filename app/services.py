@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 
 from app.auth import Authenticator
+from app.media.storage import MediaStorages
 from app.settings import Settings
 from app.store.repository import RecordingRepository
 
@@ -14,4 +15,5 @@ class Services:
     settings: Settings
     authenticator: Authenticator
     recordings: RecordingRepository
+    storages: MediaStorages
     metrics: CollectorRegistry

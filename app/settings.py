@@ -41,6 +41,35 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"the password_hash of user {self.name!r} is not from `scripts/users.py hash`")
 
 
+class WebDavStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `[[storage.webdav]]` entry: this URL and what is below it."""
+
+    base_url: str
+    username: str | None = None
+    password: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("the base_url of a storage is an http or https URL")
+
+
+class S3Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `[[storage.s3]]` entry. Without an endpoint it is AWS, without a key AWS's usual credential chain."""
+
+    buckets: tuple[str, ...]
+    endpoint_url: str | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+
+
+class Storages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where media may be; nothing else is ever contacted."""
+
+    webdav: tuple[WebDavStorage, ...] = ()
+    s3: tuple[S3Storage, ...] = ()
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See `README.md` for what each is for. Times are in seconds, sizes in bytes."""
 
@@ -49,8 +78,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str | None = None
     region: str = "default"
     users: tuple[User, ...] = ()
+    storage: Storages = Storages()
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
+
+    storage_streams: int = 200
+    storage_wait_seconds: float = 5.0
+    storage_connect_seconds: float = 5.0
+    storage_first_byte_seconds: float = 15.0
+    storage_stall_seconds: float = 30.0
+    player_stall_seconds: float = 60.0
 
     elasticsearch_url: str = "http://127.0.0.1:9200"
     elasticsearch_username: str | None = None
@@ -84,7 +121,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             raise ConfigurationError(f"RECALL_CONFIG={file}: {error}") from error
     for field in msgspec.structs.fields(Settings):
         value = environment.get(f"RECALL_{field.name.upper()}")
-        if value and field.name != "users":
+        if value and field.name not in {"users", "storage"}:
             values[field.name] = value
     try:
         return msgspec.convert(values, Settings, strict=False)

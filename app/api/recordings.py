@@ -7,14 +7,21 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.requests import api_url, authenticated, envelope, path_segment, query_parameters, services
+from app.api.requests import (
+    api_url,
+    authenticated,
+    envelope,
+    own_contact_center,
+    path_segment,
+    query_parameters,
+    services,
+)
 from app.errors import RecordingNotFound
 from app.recordings.dates import parse_instant
 from app.recordings.model import Recording
 from app.recordings.render import render
 from app.search.criteria import Page, parse_search
 from app.search.cursor import Cursor
-from app.settings import User
 from app.store.repository import Found
 
 
@@ -23,7 +30,7 @@ class Recordings(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
-        return await search(request, _contact_center(user), for_ops=False)
+        return await search(request, own_contact_center(user), for_ops=False)
 
 
 class OneRecording(HTTPEndpoint):
@@ -31,7 +38,7 @@ class OneRecording(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
-        return await read(request, _contact_center(user), for_ops=False)
+        return await read(request, own_contact_center(user), for_ops=False)
 
 
 async def search(request: Request, contact_center: str, *, for_ops: bool) -> Response:
@@ -80,8 +87,3 @@ def _link(here: str, parameters: list[tuple[str, str]], offset: int, cursor: Cur
     place = [("offset", str(offset))] + ([("cursor", cursor.encode())] if cursor else [])
     query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in [*kept, *place])
     return f"{here}?{query}"
-
-
-def _contact_center(user: User) -> str:
-    assert user.contact_center is not None  # the configuration allows no admin without one
-    return user.contact_center

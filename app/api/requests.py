@@ -31,6 +31,12 @@ async def authenticated(request: Request, *roles: Role) -> User:
     return user
 
 
+def own_contact_center(user: User) -> str:
+    """The contact center that a user belongs to; the configuration allows only ops without one."""
+    assert user.contact_center is not None
+    return user.contact_center
+
+
 def envelope(content: dict[str, Any], status: int = 200) -> Response:
     """A success (CONTRACT.md section 1)."""
     return Response(codec.encode({"statusCode": 0, **content}), status, media_type="application/json")

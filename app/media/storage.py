@@ -1,0 +1,206 @@
+"""Media objects in their storages: one streaming path over HTTP for WebDAV and, by presigned URLs, for S3."""
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+from yarl import URL
+
+from app.errors import StorageBusy, StorageFailed, StorageTimeout
+from app.media.location import Location, S3Location, WebDavLocation
+from app.settings import S3Storage, Settings, WebDavStorage
+
+# Enough to use at once, too short to be of use to who finds a URL in a log.
+_PRESIGNED_SECONDS = 60
+
+# How much of a file a stream reads ahead of its player, in bytes; aiohttp stops reading at twice that.
+_READ_AHEAD = 128 * 1024
+
+
+class MediaStream:
+    """A storage's answer whose body has not been read yet. Whoever opened it closes it, on every path."""
+
+    def __init__(self, response: aiohttp.ClientResponse, slots: asyncio.Semaphore) -> None:
+        self._response = response
+        self._slots: asyncio.Semaphore | None = slots
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self) -> bytes:
+        """What has arrived, nothing at the end; raises StorageFailed or StorageTimeout when it breaks off."""
+        try:
+            return await self._response.content.readany()
+        except TimeoutError as error:
+            raise StorageTimeout from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise StorageFailed from error
+
+    def close(self) -> None:
+        """Frees the connection at once. No coroutine, because one would not run in a cancelled task."""
+        self._response.close()
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None
+
+
+class Storage(Protocol):
+    """One configured storage. Locations come from `app.media.location`."""
+
+    async def open(self, method: str, location: Any, headers: Mapping[str, str]) -> MediaStream:
+        """GET or HEAD with the range and conditions of `headers`; any status is an answer.
+
+        Raises StorageBusy, StorageTimeout or StorageFailed.
+        """
+        ...
+
+    async def delete(self, location: Any) -> None:
+        """Returns when the object is gone, also when it was before. Raises as `open` does."""
+        ...
+
+
+class WebDav:
+    """A WebDAV server, with credentials of its own."""
+
+    def __init__(self, storage: WebDavStorage, http: "_Http") -> None:
+        self._http = http
+        self._headers: dict[str, str] = {}
+        if storage.username is not None:
+            credentials = b64encode(f"{storage.username}:{storage.password or ''}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {credentials}"
+
+    async def open(self, method: str, location: WebDavLocation, headers: Mapping[str, str]) -> MediaStream:
+        return await self._http.open(method, location.url, {**headers, **self._headers})
+
+    async def delete(self, location: WebDavLocation) -> None:
+        stream = await self._http.open("DELETE", location.url, self._headers)
+        stream.close()
+        # 207 tells of members that could not be deleted; anything unexpected is no deletion.
+        if stream.status not in {200, 202, 204, 404, 410}:
+            raise StorageFailed
+
+
+class S3:
+    """An S3 endpoint with its buckets. URLs are signed here, so that bodies stream as WebDAV's do."""
+
+    def __init__(self, client: Any, http: "_Http") -> None:
+        self._client = client
+        self._http = http
+
+    async def open(self, method: str, location: S3Location, headers: Mapping[str, str]) -> MediaStream:
+        operation = "head_object" if method == "HEAD" else "get_object"
+        return await self._http.open(method, await self._sign(operation, location), headers)
+
+    async def delete(self, location: S3Location) -> None:
+        stream = await self._http.open("DELETE", await self._sign("delete_object", location), {})
+        stream.close()
+        if stream.status not in {200, 204, 404}:
+            raise StorageFailed
+
+    async def _sign(self, operation: str, location: S3Location) -> str:
+        try:
+            url: str = await self._client.generate_presigned_url(
+                operation, {"Bucket": location.bucket, "Key": location.key}, ExpiresIn=_PRESIGNED_SECONDS
+            )
+        except (BotoCoreError, ClientError) as error:  # no credentials, for one
+            raise StorageFailed from error
+        return url
+
+
+class MediaStorages:
+    """All configured storages, each with one pool of connections for the life of the process."""
+
+    def __init__(self, storages: Mapping[WebDavStorage | S3Storage, Storage]) -> None:
+        self._storages = storages
+
+    async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
+        return await self._storages[location.storage].open(method, location, headers)
+
+    async def delete(self, location: Location) -> None:
+        await self._storages[location.storage].delete(location)
+
+
+@asynccontextmanager
+async def open_storages(settings: Settings) -> AsyncIterator[MediaStorages]:
+    """Opens no connection yet."""
+    async with AsyncExitStack() as stack:
+        storages: dict[WebDavStorage | S3Storage, Storage] = {}
+        for webdav in settings.storage.webdav:
+            storages[webdav] = WebDav(webdav, await stack.enter_async_context(_Http(settings)))
+        for s3 in settings.storage.s3:
+            client = await stack.enter_async_context(_s3_client(s3))
+            storages[s3] = S3(client, await stack.enter_async_context(_Http(settings)))
+        yield MediaStorages(storages)
+
+
+def _s3_client(storage: S3Storage) -> Any:
+    return get_session().create_client(
+        "s3",
+        endpoint_url=storage.endpoint_url,
+        region_name=storage.region,
+        aws_access_key_id=storage.access_key_id,
+        aws_secret_access_key=storage.secret_access_key,
+        config=AioConfig(
+            signature_version="s3v4",
+            # Endpoints of one's own rarely have a DNS name for each bucket.
+            s3={"addressing_style": "path" if storage.endpoint_url else "virtual"},
+        ),
+    )
+
+
+class _Http:
+    """Requests to one storage: pooled connections, bounded in number, with time limits but none on the whole."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._slots = asyncio.Semaphore(settings.storage_streams)
+        self._wait_seconds = settings.storage_wait_seconds
+        self._first_byte_seconds = settings.storage_first_byte_seconds
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=settings.storage_connect_seconds,
+                sock_read=settings.storage_stall_seconds,
+            ),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            read_bufsize=_READ_AHEAD,
+        )
+
+    async def __aenter__(self) -> "_Http":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def open(self, method: str, url: str, headers: Mapping[str, str]) -> MediaStream:
+        """The answer to a request, as soon as its headers are there."""
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise StorageBusy from None
+        try:
+            async with asyncio.timeout(self._first_byte_seconds):
+                response = await self._session.request(
+                    # The URL is normalised and encoded already, and a redirect could lead anywhere.
+                    method,
+                    URL(url, encoded=True),
+                    headers=headers,
+                    allow_redirects=False,
+                )
+        except BaseException as error:
+            self._slots.release()
+            if isinstance(error, TimeoutError):
+                raise StorageTimeout from error
+            if isinstance(error, aiohttp.ClientError | OSError):
+                raise StorageFailed from error
+            raise
+        return MediaStream(response, self._slots)

@@ -1,0 +1,130 @@
+"""Only storage that the configuration names is ever contacted (CONTRACT.md section 6)."""
+
+from typing import Any
+
+import pytest
+
+from app.media.conditions import answers_range, one_range
+from app.media.location import NotConfigured, S3Location, WebDavLocation, locate
+from app.settings import S3Storage, Storages, WebDavStorage
+
+BASE = WebDavStorage("http://media.example/recordings/")
+DEEPER = WebDavStorage("http://media.example/recordings/private", username="u")
+SECURE = WebDavStorage("https://[2001:DB8::1]:8443/")
+S3 = S3Storage(("one", "two"))
+STORAGES = Storages(webdav=(BASE, DEEPER, SECURE), s3=(S3,))
+
+
+def webdav(path: str) -> dict[str, Any]:
+    return {"storage": "webDAV", "path": path}
+
+
+@pytest.mark.parametrize(
+    ("path", "storage", "url"),
+    [
+        ("http://media.example/recordings/a.wav", BASE, "http://media.example:80/recordings/a.wav"),
+        ("HTTP://MEDIA.example:80/recordings/a.wav", BASE, "http://media.example:80/recordings/a.wav"),
+        ("http://media.example/%72ecordings/a%2eb", BASE, "http://media.example:80/recordings/a.b"),
+        (
+            "http://media.example/recordings/ü a".replace(" ", "%20"),
+            BASE,
+            "http://media.example:80/recordings/%C3%BC%20a",
+        ),
+        ("http://media.example/recordings/private/a", DEEPER, "http://media.example:80/recordings/private/a"),
+        ("http://media.example/recordings/privateer", BASE, "http://media.example:80/recordings/privateer"),
+        ("https://[2001:db8:0::1]:8443/a", SECURE, "https://[2001:db8::1]:8443/a"),
+    ],
+)
+def test_a_file_below_a_base_url_is_found_under_its_normal_url(path: str, storage: WebDavStorage, url: str) -> None:
+    assert locate(webdav(path), STORAGES) == WebDavLocation(storage, url)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://169.254.169.254/recordings/a.wav",
+        "http://media.example:8080/recordings/a.wav",
+        "https://media.example/recordings/a.wav",
+        "http://media.example/other/a.wav",
+        "http://media.example/recordings",
+        "http://media.example/recordings/",
+        "http://media.example/recordings/folder/",
+        "http://media.example/recordingsx/a.wav",
+        "http://media.example/Recordings/a.wav",
+        "http://media.example/recordings/../other/a.wav",
+        "http://media.example/recordings/%2e%2e/a.wav",
+        "http://media.example/recordings/.%2E/a.wav",
+        "http://media.example/recordings/./a.wav",
+        "http://media.example/recordings//a.wav",
+        "http://media.example/recordings/a%2f..%2f..%2fb",
+        "http://media.example/recordings/a%5c..%5cb",
+        "http://media.example/recordings\\..\\a.wav",
+        "http://media.example/recordings/a.wav?x=1",
+        "http://media.example/recordings/a.wav#x",
+        "http://media.example/recordings/a%00.wav",
+        "http://media.example/recordings/a%zz.wav",
+        "http://media.example/recordings/a%ff.wav",
+        "http://media.example@evil.example/recordings/a.wav",
+        "http://user:password@media.example/recordings/a.wav",
+        "http://@media.example/recordings/a.wav",
+        "http://media.example./recordings/a.wav",
+        "http://media.example.evil.example/recordings/a.wav",
+        "http://media.example:80:80/recordings/a.wav",
+        "http://media.example:99999/recordings/a.wav",
+        "http://ｍedia.example/recordings/a.wav",
+        "https://[::1]:8443/a",
+        "https://[2001:db8::1%25eth0]:8443/a",
+        "file:///recordings/a.wav",
+        "//media.example/recordings/a.wav",
+    ],
+)
+def test_anything_else_is_refused(path: str) -> None:
+    with pytest.raises(NotConfigured):
+        locate(webdav(path), STORAGES)
+
+
+def test_an_object_in_a_configured_bucket_is_found_and_no_other() -> None:
+    descriptor = {"storage": "awsS3", "path": "../a b/ü", "data": {"bucket": "two"}}
+    assert locate(descriptor, STORAGES) == S3Location(S3, "two", "../a b/ü")
+    with pytest.raises(NotConfigured):
+        locate({**descriptor, "data": {"bucket": "three"}}, STORAGES)
+    with pytest.raises(NotConfigured):
+        locate(descriptor, Storages())
+
+
+@pytest.mark.parametrize(
+    ("header", "normal"),
+    [
+        ("bytes=0-0", "bytes=0-0"),
+        ("BYTES=007-", "bytes=7-"),
+        ("bytes=-5", "bytes=-5"),
+        ("bytes=5-2", None),
+        ("bytes=0-1,3-4", None),
+        ("bytes=" + "0-1," * 10_000, None),
+        ("bytes=-", None),
+        ("bytes=a-b", None),
+        ("items=0-1", None),
+        (None, None),
+    ],
+)
+def test_one_range_is_passed_on_in_one_spelling(header: str | None, normal: str | None) -> None:
+    assert one_range(header) == normal
+
+
+@pytest.mark.parametrize(
+    ("content_range", "asked", "answers"),
+    [
+        ("bytes 0-4/10", "bytes=0-4", True),
+        ("bytes 0-3/10", "bytes=0-4", True),
+        ("bytes 1-4/10", "bytes=0-4", False),
+        ("bytes 0-5/10", "bytes=0-4", False),
+        ("bytes 5-9/10", "bytes=5-", True),
+        ("bytes 5-9/10", "bytes=-5", True),
+        ("bytes 0-9/10", "bytes=-50", True),
+        ("bytes 4-8/10", "bytes=-5", False),
+        (None, "bytes=0-4", False),
+        ("bytes */10", "bytes=0-4", False),
+    ],
+)
+def test_a_206_must_answer_the_range_that_was_asked(content_range: str | None, asked: str, answers: bool) -> None:
+    assert answers_range(content_range, asked) is answers

@@ -1,0 +1,263 @@
+"""Playing media files from real storages (CONTRACT.md section 6)."""
+
+import asyncio
+import random
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import S3Storage, Storages, WebDavStorage
+from tests.conftest import StartService
+from tests.servers import S3, CountingStorage, FaultServer, Trap, WebDav
+from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually
+
+SIZE = 300_000
+CONTENT = random.Random(4).randbytes(SIZE)
+
+
+class Media:
+    """A media file in a storage, and the service that may play it."""
+
+    def __init__(self, service: Service, path: str) -> None:
+        self.service = service
+        self.path = f"/api/v2{path}"
+        self.admin = service.client("admin")
+
+    async def play(self, **headers: str) -> httpx.Response:
+        return await self.admin.get(self.path, headers={name.replace("_", "-"): v for name, v in headers.items()})
+
+
+async def post_media(service: Service, descriptor: dict[str, Any], **attributes: Any) -> Media:
+    recording = a_recording(mediaFiles=[a_media_file(mediaDescriptor=descriptor, **attributes)])
+    response = await service.client("ops").post(OPS_PATH, json=recording)
+    assert response.status_code in {200, 201}, response.text
+    read = await service.client("admin").get("/api/v2/recordings/recording")
+    return Media(service, read.json()["recording"]["mediaFiles"][0]["playPath"])
+
+
+def webdav_storage(webdav: WebDav) -> Storages:
+    return Storages(webdav=(WebDavStorage(webdav.url, webdav.username, webdav.password),))
+
+
+def s3_storage(s3: S3) -> Storages:
+    return Storages(s3=(S3Storage(("stage-recordings",), s3.url, s3.region, s3.access_key_id, s3.secret_access_key),))
+
+
+@pytest.fixture(params=["wsgidav", "wsgidav_basic", "apache", "apache_basic", "versitygw", "moto"])
+async def media(request: pytest.FixtureRequest, start_service: StartService) -> Media:
+    """A file of CONTENT in each of the storages."""
+    server = request.getfixturevalue(request.param)
+    if isinstance(server, WebDav):
+        service = await start_service(storage=webdav_storage(server))
+        descriptor: dict[str, Any] = {"storage": "webDAV", "path": server.put("a folder/ü 1.wav", CONTENT)}
+    else:
+        service = await start_service(storage=s3_storage(server))
+        server.put("a folder/ü 1.wav", CONTENT, bucket="stage-recordings", content_type="audio/x-wav")
+        descriptor = {"storage": "awsS3", "path": "a folder/ü 1.wav", "data": {"bucket": "stage-recordings"}}
+    return await post_media(service, descriptor, type="audio/wav", mediaId='the "first" ü.wav')
+
+
+async def test_the_whole_file_with_its_exact_length_and_type(media: Media) -> None:
+    response = await media.play()
+    assert (response.status_code, response.content) == (200, CONTENT)
+    assert response.headers["content-length"] == str(SIZE)
+    assert response.headers["content-type"] == "audio/wav"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["etag"]
+    assert "content-disposition" not in response.headers
+
+
+async def test_head_has_the_headers_and_no_body(media: Media) -> None:
+    response = await media.admin.head(media.path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == str(SIZE)
+
+
+async def test_download_names_the_media_id(media: Media) -> None:
+    response = await media.admin.get(f"{media.path}?download")
+    assert response.headers["content-disposition"] == (
+        "attachment; filename=\"the _first_ _.wav\"; filename*=UTF-8''the%20%22first%22%20%C3%BC.wav"
+    )
+
+
+async def test_random_ranges_are_byte_exact(media: Media) -> None:
+    rng = random.Random(5)
+
+    async def check() -> None:
+        first = rng.randrange(SIZE)
+        last = rng.choice([first, rng.randrange(first, SIZE), SIZE + rng.randrange(1000)])
+        kind = rng.choice(["closed", "open", "suffix"])
+        suffix = rng.randint(1, SIZE + 10)
+        header, expected = {
+            "closed": (f"bytes={first}-{last}", CONTENT[first : last + 1]),
+            "open": (f"bytes={first}-", CONTENT[first:]),
+            "suffix": (f"bytes=-{suffix}", CONTENT[-suffix:]),
+        }[kind]
+        response = await media.play(Range=header)
+        assert response.status_code == 206, (header, response.text[:200])
+        assert response.content == expected, header
+        start = SIZE - len(expected) if kind == "suffix" else first
+        assert response.headers["content-range"] == f"bytes {start}-{start + len(expected) - 1}/{SIZE}"
+        assert response.headers["content-length"] == str(len(expected))
+
+    for _ in range(100):
+        await check()
+
+
+@pytest.mark.parametrize("header", ["bytes=x-", "bytes=5-2", "items=0-1", "bytes=0-1,5-6", "bytes", "bytes=-", ""])
+async def test_a_range_that_is_none_or_several_gets_the_whole(media: Media, header: str) -> None:
+    response = await media.play(Range=header)
+    assert (response.status_code, len(response.content)) == (200, SIZE)
+
+
+@pytest.mark.parametrize("header", [f"bytes={SIZE}-", f"bytes={SIZE + 5}-{SIZE + 9}"])
+async def test_a_range_beyond_the_end_is_416_with_the_length(media: Media, header: str) -> None:
+    response = await media.play(Range=header)
+    assert_error(response, 416, 2, "Range")
+    assert response.headers["content-range"] == f"bytes */{SIZE}"
+
+
+async def test_conditions(media: Media) -> None:
+    whole = await media.play()
+    etag, date = whole.headers["etag"], whole.headers["last-modified"]
+    for headers in ({"If_None_Match": etag}, {"If_None_Match": f'"x", W/{etag}'}, {"If_Modified_Since": date}):
+        response = await media.play(**headers)
+        assert (response.status_code, response.content) == (304, b""), headers
+        assert response.headers["etag"] == etag
+    for headers in ({"If_None_Match": '"x"'}, {"If_Modified_Since": "Mon, 01 Jan 1990 00:00:00 GMT"}):
+        assert (await media.play(**headers)).status_code == 200, headers
+    for validator in (etag, date):
+        assert (await media.play(Range="bytes=1-2", If_Range=validator)).content == CONTENT[1:3]
+    for validator in ('"x"', f"W/{etag}", "Mon, 01 Jan 1990 00:00:00 GMT"):
+        response = await media.play(Range="bytes=1-2", If_Range=validator)
+        assert (response.status_code, len(response.content)) == (200, SIZE), validator
+    assert (await media.play(Range=f"bytes={SIZE}-", If_Range=etag)).status_code == 416
+    assert (await media.play(Range=f"bytes={SIZE}-", If_Range='"x"')).status_code == 200
+
+
+async def test_what_is_not_there_is_404(media: Media, start_service: StartService) -> None:
+    base = media.path.rpartition("/")[0]
+    assert_error(await media.admin.get(f"{base}/00000000-0000-0000-0000-000000000000.wav"), 404, 6)
+    assert_error(await media.admin.get(media.path.replace("/recording/", "/other/")), 404, 6, "recording [other]")
+    assert_error(await media.service.client("other-admin").get(media.path), 404, 6)
+    assert_error(await media.service.client("agent").get(media.path), 403, 5)
+    storage = media.service.settings.storage
+    elsewhere = await start_service(region="elsewhere", storage=storage)
+    assert_error(await elsewhere.client("admin").get(media.path), 404, 6)
+    path = f"{storage.webdav[0].base_url}/gone.wav" if storage.webdav else "gone.wav"
+    kind = {"storage": "webDAV"} if storage.webdav else {"storage": "awsS3", "data": {"bucket": "stage-recordings"}}
+    gone = await post_media(media.service, {**kind, "path": path})
+    recording = (await gone.admin.get("/api/v2/recordings/recording")).json()["recording"]
+    response = await gone.admin.get("/api/v2" + recording["mediaFiles"][-1]["playPath"])
+    assert_error(response, 404, 6, "media [")
+
+
+@pytest.fixture
+async def faulty(start_service: StartService, faults: FaultServer) -> Service:
+    return await start_service(
+        storage=Storages(webdav=(WebDavStorage(faults.url),)),
+        storage_first_byte_seconds=0.5,
+        storage_stall_seconds=0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        ("stall-before-headers", 504),
+        ("stall-in-headers", 504),
+        ("reset-before-headers", 502),
+        ("not-http", 502),
+        ("redirect", 502),
+        ("wrong-range", 502),
+        ("status-500", 502),
+        ("status-401", 502),
+    ],
+)
+async def test_a_storage_that_fails_before_the_first_byte_is_an_error(
+    faulty: Service, faults: FaultServer, trap: Trap, fault: str, status: int
+) -> None:
+    media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of(fault)})
+    response = await media.play(Range="bytes=5-9")
+    assert_error(response, status, 4, "The media storage")
+    assert FaultServer.SECRET not in response.text
+    assert trap.connections == 0
+    await eventually(lambda: faults.open_connections == 0 or faults.answering == 0)
+
+
+@pytest.mark.parametrize("fault", ["stall-in-body", "short-body", "reset-in-body"])
+async def test_a_storage_that_fails_in_the_middle_ends_the_connection(
+    faulty: Service, faults: FaultServer, fault: str
+) -> None:
+    media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of(fault)})
+    with pytest.raises(httpx.RemoteProtocolError):
+        await media.play()
+    await eventually(lambda: faults.open_connections == 0)
+
+
+async def test_a_storage_that_knows_no_ranges_sends_the_whole(faulty: Service, faults: FaultServer) -> None:
+    media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of("ignores-range")})
+    response = await media.play(Range="bytes=5-9")
+    assert response.status_code == 200
+    assert "content-range" not in response.headers
+
+
+async def test_players_that_leave_free_the_storage_at_once(
+    start_service: StartService, counting_storage: CountingStorage
+) -> None:
+    service = await start_service(storage=Storages(webdav=(WebDavStorage(counting_storage.url),)), storage_streams=8)
+    url = counting_storage.put("long.wav", 200_000_000)
+    media = await post_media(service, {"storage": "webDAV", "path": url})
+    rng = random.Random(6)
+
+    async def leave_somewhere() -> None:
+        async with media.admin.stream("GET", media.path) as response:
+            assert response.status_code == 200
+            received = 0
+            wanted = rng.randrange(1_000_000)
+            async for chunk in response.aiter_raw():
+                received += len(chunk)
+                if received >= wanted:
+                    return
+
+    for _ in range(25):
+        await asyncio.gather(*(leave_somewhere() for _ in range(8)))
+    await eventually(lambda: counting_storage.open_connections == 0)
+    response = await media.play(Range="bytes=0-9")
+    assert response.status_code == 206
+
+
+async def test_a_player_that_stalls_frees_the_storage(
+    start_service: StartService, counting_storage: CountingStorage
+) -> None:
+    service = await start_service(
+        storage=Storages(webdav=(WebDavStorage(counting_storage.url),)), player_stall_seconds=0.5
+    )
+    media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", 200_000_000)})
+    async with media.admin.stream("GET", media.path) as response:
+        assert response.status_code == 200
+        await eventually(lambda: counting_storage.open_connections == 0)
+
+
+async def test_streams_of_a_storage_are_bounded_with_a_bounded_wait(
+    start_service: StartService, counting_storage: CountingStorage
+) -> None:
+    service = await start_service(
+        storage=Storages(webdav=(WebDavStorage(counting_storage.url),)),
+        storage_streams=1,
+        storage_wait_seconds=0.3,
+    )
+    media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", 200_000_000)})
+    async with media.admin.stream("GET", media.path):
+        response = await service.client("admin").get(media.path)
+        assert_error(response, 503, 4, "busy")
+        assert int(response.headers["retry-after"]) > 0
+    assert (await media.play(Range="bytes=0-9")).status_code == 206
+
+
+async def test_storage_that_is_not_configured_is_never_contacted(start_service: StartService, trap: Trap) -> None:
+    service = await start_service(storage=Storages(webdav=(WebDavStorage("http://127.0.0.1:1/recordings"),)))
+    media = await post_media(service, {"storage": "webDAV", "path": f"{trap.url}/a.wav"})
+    assert_error(await media.play(), 502, 4, "not in a configured media storage")
+    assert trap.connections == 0
