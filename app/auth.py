@@ -19,7 +19,7 @@ from app.settings import Role, User
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
-# How long a password that was verified is remembered, in seconds: argon2 takes tens of milliseconds.
+# How long a password that was verified is remembered after its last use, in seconds: argon2 takes tens of milliseconds.
 _REMEMBER_SECONDS = 60.0
 _MAX_REMEMBERED = 10_000
 
@@ -32,6 +32,8 @@ _MAX_TRACKED = 10_000
 
 # More verifications at once would only take the processor from everything else.
 _VERIFICATIONS_AT_ONCE = 2
+# Different credentials; who invents user names is never paused, and would only make everybody else wait.
+_WAITING_AT_ONE_ADDRESS = 20
 
 
 def require_role(user: User, *roles: Role) -> None:
@@ -79,11 +81,15 @@ class Authenticator:
         # A keyed digest, so that no password lies in memory in clear, and none can be found by comparing.
         digest = hmac.digest(self._key, f"{name}:{password}".encode(), "sha256")
         if self._verified.get(digest, 0.0) > self._clock():
+            # Who comes again and again need not queue with those who guess.
+            self._remember(digest)
             return self._users[name]
         # A client's first requests come all at once: one verification serves them all.
         key = (digest, address)
         task = self._under_way.get(key)
         if task is None:
+            if sum(other == address for _, other in self._under_way) >= _WAITING_AT_ONE_ADDRESS:
+                raise NotAuthenticated(retry_after=1)
             task = asyncio.create_task(self._verify(name, password, address))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
@@ -104,7 +110,10 @@ class Authenticator:
     def _finish(self, key: tuple[bytes, str], task: asyncio.Task[User]) -> None:
         del self._under_way[key]
         if not task.cancelled() and task.exception() is None:
-            _put(self._verified, key[0], self._clock() + _REMEMBER_SECONDS, _MAX_REMEMBERED)
+            self._remember(key[0])
+
+    def _remember(self, digest: bytes) -> None:
+        _put(self._verified, digest, self._clock() + _REMEMBER_SECONDS, _MAX_REMEMBERED)
 
     def _matches(self, password_hash: str, password: str) -> bool:
         try:

@@ -51,6 +51,15 @@ class BodyTooLarge(RecallError):
         super().__init__(f"The request body is larger than {limit} bytes.")
 
 
+class SearchTooLarge(RecallError):
+    """More wildcards than this Elasticsearch can look for at once: 400, code 2."""
+
+    http_status, code = 400, 2
+
+    def __init__(self) -> None:
+        super().__init__("The words with a wildcard (*) inside are too long together for one search.")
+
+
 class RecordingTooLarge(RecallError):
     """Updates have made a recording larger than it can be stored: 413, code 2."""
 

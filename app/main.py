@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -88,13 +89,15 @@ async def _indices(client: AsyncElasticsearch, settings: Settings) -> AsyncItera
     """
     try:
         await create_indices(client, settings)
-    except RecallError:
-        log.warning("Elasticsearch is not available yet; the service answers 503 until it is")
+    except RecallError as error:
+        log.warning("Elasticsearch cannot be used yet (%s); trying again until it can", error.__cause__)
         task = asyncio.create_task(_create_indices_later(client, settings))
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
     else:
         yield
 
@@ -107,5 +110,6 @@ async def _create_indices_later(client: AsyncElasticsearch, settings: Settings) 
         except RecallError:
             continue
         except SchemaMismatch:
-            log.exception("the service cannot work with these indices")
+            log.exception("the service cannot work with these indices, so it stops")
+            signal.raise_signal(signal.SIGTERM)
         return

@@ -1,4 +1,4 @@
-"""Everything that can be configured, in one place (README.md, "Configuration").
+"""Everything that can be configured, in one place (README.md, "Run it for real").
 
 A value comes from the environment (`RECALL_` and the name in upper case), else from the TOML file that
 `RECALL_CONFIG` names, else from the default here. Users and storages come from the file.
@@ -35,6 +35,8 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a user's name is not empty and holds no colon (RFC 7617)")
         if set(self.roles) - {"ops"} and not self.contact_center:
             raise ValueError(f"user {self.name!r} needs a contact_center")
+        if set(self.roles) == {"ops"} and self.contact_center:
+            raise ValueError(f"user {self.name!r} is for every contact center, so it has none")
         if self.contact_center is not None and (fault := fault_of_id(self.contact_center)):
             raise ValueError(f"the contact_center of user {self.name!r} is invalid: {fault}")
         if not self.password_hash.startswith("$argon2"):
@@ -105,6 +107,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("region is a non-empty string without leading or trailing white space")
         if len({user.name for user in self.users}) < len(self.users):
             raise ValueError("two users have the same name")
+        for url in self.elasticsearch_url.split(","):
+            if not url.strip().startswith(("http://", "https://")):
+                raise ValueError("elasticsearch_url is one or more http or https URLs, separated by commas")
+        if self.elasticsearch_username is not None and self.elasticsearch_api_key is not None:
+            raise ValueError("elasticsearch_username and elasticsearch_api_key exclude each other")
+        if self.shards < 1 or self.replicas < 0:
+            raise ValueError("shards is 1 or more, replicas 0 or more")
+        if self.elasticsearch_connections < 2 or self.elasticsearch_timeout <= 0 or self.max_body_bytes < 1:
+            raise ValueError("elasticsearch_connections is 2 or more, elasticsearch_timeout and max_body_bytes above 0")
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
             raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):

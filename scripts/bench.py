@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Measure Recall beside plain Elasticsearch; prints a table in Markdown.
 
 Without RECALL_ELASTICSEARCH_URL it starts an embedded node of its own. It loads made-up recordings into indices of

@@ -3,9 +3,8 @@
 
 import argparse
 import asyncio
+import os
 import sys
-
-import msgspec
 
 from app.errors import RecallError
 from app.settings import ConfigurationError, Settings, load_settings
@@ -17,14 +16,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Elasticsearch and everything else are configured as for the service (README.md)."
     )
-    parser.add_argument("--shards", type=int, help="primary shards of a new index (default: as configured)")
-    parser.add_argument("--replicas", type=int, help="replicas of a new index (default: as configured)")
+    parser.add_argument("--shards", help="primary shards of a new index (default: as configured)")
+    parser.add_argument("--replicas", help="replicas of a new index (default: as configured)")
     parser.add_argument("--dry-run", action="store_true", help="say what is missing, and create nothing")
     options = parser.parse_args()
     try:
-        settings = load_settings()
-        given = {key: value for key in ("shards", "replicas") if (value := getattr(options, key)) is not None}
-        asyncio.run(run(msgspec.structs.replace(settings, **given), dry_run=options.dry_run))
+        given = {f"RECALL_{key.upper()}": getattr(options, key) for key in ("shards", "replicas")}
+        settings = load_settings({**os.environ, **{key: value for key, value in given.items() if value}})
+        asyncio.run(run(settings, dry_run=options.dry_run))
     except (ConfigurationError, SchemaMismatch) as error:
         sys.exit(str(error))
     except RecallError:

@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Load made-up recordings, always the same for one seed. What is there already stays as it is.
 
 Elasticsearch, index prefix and region come from the service's own configuration (RECALL_…).

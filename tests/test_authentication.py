@@ -415,3 +415,13 @@ async def test_a_client_that_keeps_failing_waits_for_its_answers(start_service: 
         assert_not_authenticated(await client.get("/api/v2/recordings/any", headers=headers))
     assert time.monotonic() - begun > 0.4
     assert_error(await service.client("other-admin").get("/api/v2/recordings/any"), 404, 6)
+
+
+async def test_guesses_of_ever_new_names_at_one_address_do_not_queue_without_end(verified: list[str]) -> None:
+    authenticator = Authenticator(USERS)
+    guesses = await asyncio.gather(
+        *(authenticator.authenticate(basic(f"guess{n}", "x"), "attacker") for n in range(500)), return_exceptions=True
+    )
+    assert all(isinstance(guess, NotAuthenticated) for guess in guesses)
+    assert len(verified) == app.auth._WAITING_AT_ONE_ADDRESS
+    assert (await authenticator.authenticate(basic("ops", "ops-password"), "elsewhere")).name == "ops"

@@ -12,6 +12,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.elasticsearch import Node
+from app.search import criteria
 from app.settings import Settings
 from tests.conftest import StartService
 from tests.support import OPS_PATH, Service, a_recording, assert_error, eventually
@@ -134,6 +135,43 @@ async def test_a_refresh_is_waited_for_longer_than_anything_else(
     assert response.status_code == 201
     found = await service.client("admin").get("/api/v2/recordings", params={"startTime": "0"})
     assert len(found.json()["recordings"]) == 1
+
+
+async def test_posts_that_wait_for_a_refresh_leave_connections_for_everything_else(
+    start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    service = await start_service(elasticsearch_connections=2)
+    index = f"{settings.index_prefix}-recordings"
+    await elasticsearch.indices.put_settings(index=index, settings={"index.refresh_interval": "1h"})
+    ops, admin = service.client("ops"), service.client("admin")
+    posts = [
+        asyncio.create_task(ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording(f"waiting{i}")))
+        for i in range(4)
+    ]
+
+    async def one_is_stored() -> bool:
+        return any([(await ops.get(f"{OPS_PATH}/waiting{i}")).status_code == 200 for i in range(4)])
+
+    await eventually(one_is_stored)
+    assert (await admin.get("/api/v2/recordings", params={"startTime": "0"})).status_code == 200
+    assert (await ops.get("/health/ready")).status_code == 200
+
+    async def all_are_answered() -> bool:
+        await elasticsearch.indices.refresh(index=index)
+        return all(post.done() for post in posts)
+
+    await eventually(all_are_answered)
+    assert [(await post).status_code for post in posts] == [201] * 4
+
+
+async def test_a_search_that_is_too_much_for_the_cluster_is_code_2(
+    admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much that is depends on the node, so our own bounds are lifted."""
+    monkeypatch.setattr(criteria, "MAX_LENGTH", 10**6)
+    monkeypatch.setattr(criteria, "MAX_LENGTH_WITH_INNER_STARS", 10**6)
+    response = await admin.get("/api/v2/recordings", params={"userData": "a*" + "b" * 60_000})
+    assert_error(response, 400, 2, "too long together")
 
 
 @asynccontextmanager

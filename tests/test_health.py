@@ -35,13 +35,14 @@ async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_as
 ) -> None:
     await admin.get("/api/v2/recordings", params={"callerPhoneNumber": "+15550001"})
     await admin.get("/api/v2/recordings/secret-id")
-    await admin.request("INVENTED", "/api/v2/recordings/secret-id")
+    assert (await admin.request("PROPFIND", "/api/v2/recordings/secret-id")).status_code == 405
+    assert (await admin.request("PROPFIND", "/nothing")).status_code == 404
     response = await service.client().get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     counts = re.findall(r"^recall_request_seconds_count\{(.*)\} (.*)$", response.text, re.MULTILINE)
     assert ('endpoint="Recordings",method="GET",status="200"', "1.0") in counts
     assert ('endpoint="OneRecording",method="GET",status="404"', "1.0") in counts
-    for secret in ("15550001", "secret-id", "INVENTED"):
+    for secret in ("15550001", "secret-id", "PROPFIND", "nothing"):
         assert secret not in response.text
 
 

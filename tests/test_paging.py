@@ -169,6 +169,17 @@ async def test_offsets_up_to_ten_thousand_need_no_cursor(
     assert_error(refused, 400, 2, "follow nextUri")
 
 
+async def test_an_empty_page_far_behind_still_leads_back(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    """As when all that followed was deleted meanwhile."""
+    last = (await admin.get(PATH, params={"startTime": 0, "limit": 9})).json()["nextUri"]
+    cursor = parameters(last)["cursor"][0]
+    older = {"endTime": "2000-01-01", "limit": 5, "offset": 20_000, "cursor": cursor}
+    empty = await admin.get(PATH, params=older)
+    assert ids(empty) == []
+    back = await admin.get(empty.json()["prevUri"])
+    assert back.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

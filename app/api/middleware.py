@@ -51,5 +51,5 @@ class Metrics:
         finally:
             endpoint = getattr(scope.get("endpoint"), "__name__", "none")
             # Methods are the client's to invent, and each would be a time series.
-            method = scope["method"] if status != 405 else "other"
+            method = scope["method"] if status != 405 and endpoint != "none" else "other"
             self._seconds.labels(endpoint, method, status).observe(time.perf_counter() - begun)

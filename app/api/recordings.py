@@ -3,6 +3,7 @@
 from typing import Literal
 from urllib.parse import quote
 
+import msgspec
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
@@ -71,7 +72,11 @@ def page_links(found: Found, page: Page) -> dict[str, tuple[int, Cursor | None]]
     recordings = found.recordings
     if page.offset > 0:
         offset = max(page.offset - page.limit, 0)
-        links["prevUri"] = (offset, _cursor("before", recordings[0]) if offset and recordings else None)
+        if recordings:
+            cursor: Cursor | None = _cursor("before", recordings[0])
+        else:  # an empty page has only the place it was asked from
+            cursor = msgspec.structs.replace(page.cursor, direction="before") if page.cursor else None
+        links["prevUri"] = (offset, cursor if offset else None)
     if found.more:
         links["nextUri"] = (page.offset + len(recordings), _cursor("after", recordings[-1]))
     return links

@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -74,6 +75,8 @@ async def json_body(request: Request) -> Any:
         raise InvalidParameter("body", f"it is nested more than {MAX_DEPTH} levels deep") from None
     except UnicodeDecodeError:
         raise InvalidParameter("body", "it is not UTF-8") from None
+    except msgspec.ValidationError:  # the decoder's word for a whole number of thousands of digits
+        raise InvalidParameter("body", f"it has a number of more than {MAX_NUMBER_LENGTH} characters") from None
     except ValueError:
         raise InvalidParameter("body", "it is not JSON") from None
     _check_bounds(value)

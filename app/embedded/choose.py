@@ -1,4 +1,4 @@
-"""Which Elasticsearch development and tests use: a given one, one in a container, or the embedded node."""
+"""Which Elasticsearch tests and benchmarks use: a given one, one in a container, or the embedded node."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from app.embedded.elasticsearch import VERSION, Node, NodeError, answers
 IMAGE = f"elasticsearch:{VERSION}"
 
 
-class NoContainerEngine(RuntimeError):  # it reads better as what is the case
+class NoContainerEngine(RuntimeError):
     """A container was asked for, but nothing here can run one."""
 
 

@@ -446,6 +446,8 @@ def _prepare(folder: Path, data: Path, home: Path, settings: dict[str, object], 
     for part in ("logs", "tmp"):
         (folder / part).mkdir()
     data.mkdir(parents=True, exist_ok=True)
+    if any(data.iterdir()) and not (data / "node.lock").exists():  # all in it is about to change its owner
+        raise NodeError(f"{data} is neither empty nor the data folder of a node")
     config = folder / "config"
     shutil.copytree(home / "config", config)
     _write_settings(folder, settings)

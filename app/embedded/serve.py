@@ -12,16 +12,16 @@ from argon2 import PasswordHasher
 
 import app.__main__
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
-from app.embedded.sample import sample_recordings
+from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings
+from app.errors import RecallError
 from app.recordings.model import parse_recording
 from app.server import Server, log_to_stderr
 from app.settings import ConfigurationError, Role, Settings, User, load_settings
 from app.store.client import connect
-from app.store.indices import create_indices
+from app.store.indices import SchemaMismatch, create_indices
 from app.store.repository import RecordingRepository
 
-# The contact center and the region of the reference documents' examples.
-CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"
+# The region of the reference documents' examples, as the contact center is.
 REGION = "test"
 RECORDINGS = 12
 
@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="keep the recordings in this folder; without it they are forgotten")
     options = parser.parse_args()
     if os.environ.get("RECALL_ELASTICSEARCH_URL"):
+        if options.data:
+            parser.error("--data is for an Elasticsearch of its own, but RECALL_ELASTICSEARCH_URL is set")
         app.__main__.main()
         return
     log_to_stderr()
@@ -50,8 +52,11 @@ def main() -> None:
                 settings = msgspec.structs.replace(settings, elasticsearch_url=node.url)
                 if not options.no_demo:
                     asyncio.run(_load_recordings(settings))
-                Server(settings, _announcement(settings)).run(sockets=[listener])
-    except (ConfigurationError, DistributionError, NodeError) as error:
+                server = Server(settings, _announcement(settings))
+                server.run(sockets=[listener])
+                if not server.started:
+                    sys.exit(1)
+    except (ConfigurationError, DistributionError, NodeError, RecallError, SchemaMismatch) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         pass  # Ctrl-C is how one stops it
@@ -85,7 +90,7 @@ def _demo_settings() -> Settings:
             name=role,
             password_hash=hasher.hash(_password(role)),
             roles=(role,),
-            contact_center=None if role == "ops" else CONTACT_CENTER,
+            contact_center=None if role == "ops" else DEMO_CONTACT_CENTER,
             permissions=_PERMISSIONS if role == "supervisor" else (),
         )
         for role in _ROLES
@@ -102,7 +107,7 @@ async def _load_recordings(settings: Settings) -> None:
         await create_indices(client, settings)
         repository = RecordingRepository(client, settings)
         for recording in sample_recordings(RECORDINGS, region=settings.region):
-            await repository.save(CONTACT_CENTER, parse_recording(recording))
+            await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording))
         await client.indices.refresh(index=f"{settings.index_prefix}-*")
 
 
@@ -111,7 +116,7 @@ def _announcement(settings: Settings) -> str:
     if not os.environ.get("RECALL_CONFIG"):
         lines.append(f"{'user':<12} password")
         lines += [f"{user.name:<12} {_password(user.name)}" for user in settings.users]
-        lines.append(f"\ncontact center {CONTACT_CENTER}, region {settings.region}")
+        lines.append(f"\ncontact center {DEMO_CONTACT_CENTER}, region {settings.region}")
     return "\n".join(lines)
 
 

@@ -19,7 +19,8 @@ MAX_OFFSET = 10_000
 MAX_LENGTH = 5_000
 MAX_WORDS = 50
 MAX_STARS = 50
-# Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query.
+# Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query. How many it
+# allows depends on its heap and processors; where that is less than this, the search is refused when it is run.
 MAX_LENGTH_WITH_INNER_STARS = 6_000
 # Elasticsearch refuses wildcards whose automaton grows too large; the worst of this length is far from that.
 MAX_LENGTH_WITH_SHORT_PART = 200

@@ -102,7 +102,8 @@ def _pattern(field: str, pattern: Pattern) -> Query:
 
 
 def _literal(field: str, text: str) -> Query:
-    if len(text) <= MAX_KEYWORD_LENGTH:
+    # A keyword of just that length may be the beginning of a longer value.
+    if len(text) < MAX_KEYWORD_LENGTH:
         return {"term": {field: text}}
     return _part(field, mark(text, at_start=True, at_end=True))
 

@@ -70,7 +70,7 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
         log.warning("Elasticsearch is away or too slow: %s", error or type(error).__name__)
         raise StoreUnavailable from error
     except ApiError as error:
-        if error.status_code in _TRANSIENT:
+        if error.status_code in _TRANSIENT and error.error != "security_exception":
             log.warning("Elasticsearch cannot answer now: %s", error)
             raise StoreUnavailable from error
         log.exception("Elasticsearch refused a request")

@@ -71,6 +71,8 @@ async def _create_index(client: AsyncElasticsearch, settings: Settings, resource
             aliases={name: {"is_write_index": True}},
         )
     except BadRequestError as error:
+        if error.error not in {"resource_already_exists_exception", "invalid_alias_name_exception"}:
+            raise SchemaMismatch(f"Elasticsearch refuses to make the index {index}: {error}") from error
         # Index and alias come into being together, so another process that was faster made both.
         if not await client.indices.exists_alias(name=name):
             raise SchemaMismatch(

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from elasticsearch import AsyncElasticsearch, ConflictError, NotFoundError
+from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
 from app import codec
-from app.errors import RecordingTooLarge
+from app.errors import RecordingTooLarge, SearchTooLarge
 from app.recordings.merge import merge
 from app.recordings.model import Recording
 from app.search.criteria import Criteria, Page
@@ -52,6 +53,8 @@ class RecordingRepository:
         self._region = settings.region
         self._index = alias(settings, "recordings")
         self._seconds = settings.elasticsearch_timeout
+        # A write that waits for a refresh keeps its connection meanwhile: half of them stay for everything else.
+        self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
 
     async def check(self) -> None:
         """Returns when a search would be answered: Elasticsearch is there, with the alias and all its shards."""
@@ -67,14 +70,19 @@ class RecordingRepository:
         return stored
 
     async def search(self, contact_center: str, criteria: Criteria, page: Page) -> Found:
-        """Newest start time first, then id."""
+        """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
         async with store_errors(self._seconds):
-            response = await self._client.search(
-                index=self._index,
-                body=search_body(contact_center, self._region, criteria, page),
-                # An answer that some shards are missing from would be taken for the whole.
-                allow_partial_search_results=False,
-            )
+            try:
+                response = await self._client.search(
+                    index=self._index,
+                    body=search_body(contact_center, self._region, criteria, page),
+                    # An answer that some shards are missing from would be taken for the whole.
+                    allow_partial_search_results=False,
+                )
+            except BadRequestError as error:
+                if "too many clauses" in str(error):
+                    raise SearchTooLarge from error
+                raise
         hits = response.body["hits"]["hits"]
         more = len(hits) > page.limit
         recordings = [from_source(hit["_source"]) for hit in hits[: page.limit]]
@@ -94,7 +102,7 @@ class RecordingRepository:
         conflicts = 0
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._seconds
         client = self._client.options(request_timeout=seconds)
-        async with store_errors(seconds):
+        async with store_errors(seconds), self._waiting if wait_for_refresh else nullcontext():
             while True:
                 stored, version = await self._read(document)
                 merged = merge(stored, posted)
@@ -122,7 +130,7 @@ class RecordingRepository:
         try:
             response = await self._client.get(index=self._index, id=document)
         except NotFoundError as error:
-            if error.body.get("found") is False:
+            if isinstance(error.body, dict) and error.body.get("found") is False:
                 return None, None
             raise
         version = Version(response.body["_seq_no"], response.body["_primary_term"])

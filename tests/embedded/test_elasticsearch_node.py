@@ -268,3 +268,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_data(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    owner = (tmp_path / "letter.txt").stat().st_uid
+    with pytest.raises(NodeError, match="neither empty nor the data folder of a node"):
+        Node.start(data=tmp_path)
+    assert (tmp_path / "letter.txt").stat().st_uid == owner
