@@ -5,6 +5,9 @@ import asyncio
 import os
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,11 +15,12 @@ from argon2 import PasswordHasher
 
 import app.__main__
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.media import MediaServer, write_audio
 from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings
 from app.errors import RecallError
 from app.recordings.model import parse_recording
 from app.server import Server, log_to_stderr
-from app.settings import ConfigurationError, Role, Settings, User, load_settings
+from app.settings import ConfigurationError, Role, Settings, Storages, User, WebDavStorage, load_settings
 from app.store.client import connect
 from app.store.indices import SchemaMismatch, create_indices
 from app.store.repository import RecordingRepository
@@ -48,10 +52,14 @@ def main() -> None:
         settings = _demo_settings()
         with _bind(settings) as listener:
             print("Starting Elasticsearch ...", flush=True)
-            with Node.start(data=options.data) as node:
-                settings = msgspec.structs.replace(settings, elasticsearch_url=node.url)
+            with Node.start(data=options.data) as node, _media() as (media, folder):
+                settings = msgspec.structs.replace(
+                    settings,
+                    elasticsearch_url=node.url,
+                    storage=Storages((*settings.storage.webdav, media), settings.storage.s3),
+                )
                 if not options.no_demo:
-                    asyncio.run(_load_recordings(settings))
+                    asyncio.run(_load_recordings(settings, media, folder))
                 server = Server(settings, _announcement(settings))
                 server.run(sockets=[listener])
                 if not server.started:
@@ -102,11 +110,25 @@ def _password(user: str) -> str:
     return f"{user}-demo"
 
 
-async def _load_recordings(settings: Settings) -> None:
+@contextmanager
+def _media() -> Iterator[tuple[WebDavStorage, Path]]:
+    """A WebDAV server, and the folder that it serves."""
+    with tempfile.TemporaryDirectory(prefix="recall-media-") as folder, MediaServer(Path(folder)) as server:
+        yield WebDavStorage(server.url, server.username, server.password), Path(folder)
+
+
+async def _load_recordings(settings: Settings, media: WebDavStorage, folder: Path) -> None:
+    """Each has one media file, in which its number is dialled."""
     async with connect(settings) as client:
         await create_indices(client, settings)
         repository = RecordingRepository(client, settings)
         for recording in sample_recordings(RECORDINGS, region=settings.region):
+            name = f"{recording['id']}.wav"
+            write_audio(folder / name, recording["dialedPhoneNumber"])
+            descriptor = {"storage": "webDAV", "path": f"{media.base_url}/{name}"}
+            first = recording["mediaFiles"][0]
+            size = str((folder / name).stat().st_size)
+            recording["mediaFiles"] = [{**first, "mediaDescriptor": descriptor, "type": "audio/wav", "size": size}]
             await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording))
         await client.indices.refresh(index=f"{settings.index_prefix}-*")
 
