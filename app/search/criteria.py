@@ -100,7 +100,7 @@ def _check_inner_stars(criteria: Criteria) -> None:
             raise InvalidParameter(
                 name,
                 "all words with a wildcard (*) inside must together have at most "
-                f"{MAX_LENGTH_WITH_INNER_STARS} characters",
+                f"{MAX_LENGTH_WITH_INNER_STARS} characters (noncharacters of Unicode count six times)",
             )
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
@@ -55,6 +56,7 @@ class RecordingRepository:
         self._seconds = settings.elasticsearch_timeout
         # A write that waits for a refresh keeps its connection meanwhile: half of them stay for everything else.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def check(self) -> None:
         """Returns when a search would be answered: Elasticsearch is there, with the alias and all its shards."""
@@ -102,7 +104,7 @@ class RecordingRepository:
         conflicts = 0
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._seconds
         client = self._client.options(request_timeout=seconds)
-        async with store_errors(seconds), self._waiting if wait_for_refresh else nullcontext():
+        async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
             while True:
                 stored, version = await self._read(document)
                 merged = merge(stored, posted)
@@ -118,13 +120,20 @@ class RecordingRepository:
                         **(vars(version) if version else {"op_type": "create"}),
                     )
                 except ConflictError:
-                    # The client repeats a write whose answer got lost: the conflict may be with our own.
+                    # The client, and aiohttp below it, repeat a write whose answer got lost: this may be our own.
                     if stored is None:
                         attempted = merged
                     conflicts += 1
                     await asyncio.sleep(random.uniform(0, 0.005 * min(conflicts, 10)))  # noqa: S311
                 else:
                     return stored is None or stored == attempted
+
+    def _turn(self, document: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
+        """Posts for one id take turns within a process, or each would mostly meet the others' conflicts.
+
+        Not those that wait for a refresh, which would wait for each other's.
+        """
+        return self._waiting if wait_for_refresh else self._locks.setdefault(document, asyncio.Lock())
 
     async def _read(self, document: str) -> tuple[Recording | None, Version | None]:
         try:

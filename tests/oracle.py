@@ -1,0 +1,372 @@
+"""What Recall must answer, said again in plain Python from the contract, sections 4 and 5.
+
+It shares no code with app/, works on JSON alone, and is meant to be obviously right, not fast.
+Where the contract is terse, this is how it is read here:
+
+- White space is what `str.split()` splits at; ignoring case is `str.casefold()`, without normalisation.
+- A number is the text it was posted as, so 1.10 is not 1.1. A null in `data` is no value.
+- `userData` as a whole is compared literally: a `*` is special in its words only.
+- Ids are ordered by code point, which is the order of their UTF-8 bytes.
+- A replaced media file or event is replaced whole, and stays in the place of the first.
+- Of a posted date the milliseconds are kept, and digits beyond them are cut off; of a queried one all count.
+- The same id in two regions names two recordings (issue 3), though section 4 names the contact center only.
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+Recording = dict[str, Any]
+
+# --- JSON whose numbers keep their spelling -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Number:
+    """A JSON number, as the text it has in the JSON."""
+
+    text: str
+
+
+def loads(text: str | bytes) -> Any:
+    return json.loads(text, parse_int=Number, parse_float=Number)
+
+
+def dumps(value: Any, *, ascii_only: bool = False) -> str:
+    """The JSON of a value whose numbers are `Number`s."""
+    match value:
+        case Number(text):
+            return text
+        case dict():
+            pairs = (f"{dumps(k, ascii_only=ascii_only)}:{dumps(v, ascii_only=ascii_only)}" for k, v in value.items())
+            return "{" + ",".join(pairs) + "}"
+        case list():
+            return "[" + ",".join(dumps(v, ascii_only=ascii_only) for v in value) + "]"
+        case str() | bool() | None:
+            return json.dumps(value, ensure_ascii=ascii_only)
+    raise TypeError(f"a number must be a Number: {value!r}")
+
+
+def comparable(value: Any) -> Any:
+    """The value for `==`: numbers by what they are worth (1.10 is 1.1 here), and true is not 1."""
+    match value:
+        case Number(text):
+            return ("number", Decimal(text))
+        case dict():
+            return {key: comparable(inner) for key, inner in value.items()}
+        case list():
+            return [comparable(inner) for inner in value]
+    return value
+
+
+# --- Dates ----------------------------------------------------------------------------------------
+
+Milliseconds = int  # since 1970-01-01T00:00:00Z, the resolution of every date that goes out
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATE_TIME = re.compile(
+    r"(?P<second>\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?"
+    r"(?:[Zz]|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d))",
+    re.ASCII,
+)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_EPOCH_MILLISECONDS = re.compile(r"-?\d+", re.ASCII)
+
+
+def instant(date: str) -> Milliseconds:
+    """The instant that a posted date means, to the millisecond that is kept of it."""
+    return math.floor(_exact_instant(date))
+
+
+def queried_instant(date: str) -> Fraction:
+    """The instant that a date in a query means; a `+` may have arrived as a space."""
+    if _EPOCH_MILLISECONDS.fullmatch(date):
+        return Fraction(int(date))
+    if _DATE.fullmatch(date):
+        return _exact_instant(f"{date}T00:00:00Z")
+    return _exact_instant(date.replace(" ", "+"))
+
+
+def _exact_instant(date: str) -> Fraction:
+    """Milliseconds since 1970, with all the digits that the date has."""
+    parts = _DATE_TIME.fullmatch(date)
+    if parts is None:
+        raise ValueError(f"not a date: {date!r}")
+    local = datetime.fromisoformat(parts["second"].upper() + "+00:00")
+    ahead = timedelta(hours=int(parts["hours"] or 0), minutes=int(parts["minutes"] or 0))
+    if parts["sign"] == "-":
+        ahead = -ahead
+    seconds = (local - _EPOCH - ahead) // timedelta(seconds=1)
+    return (seconds + Fraction(f"0.{parts['fraction'] or 0}")) * 1000
+
+
+def date_out(at: Milliseconds) -> str:
+    second, millisecond = divmod(at, 1000)
+    date = (_EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat()
+    return f"{date}.{millisecond:03}+0000"
+
+
+def spellings(at: Milliseconds) -> list[str]:
+    """Ways a client may spell one instant when it posts it."""
+    spelled = []
+    for minutes in (0, -8 * 60, 5 * 60 + 30, 14 * 60, -(3 * 60 + 45)):
+        second, millisecond = divmod(at + minutes * 60_000, 1000)
+        local = (_EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat()
+        hours, rest = divmod(abs(minutes), 60)
+        sign = "-" if minutes < 0 else "+"
+        fractions = [f".{millisecond:03}", f".{millisecond:03}000", f".{millisecond:03}000000"]
+        fractions.append(f".{millisecond:03}".rstrip("0").rstrip("."))
+        for fraction in fractions:
+            spelled.append(f"{local}{fraction}{sign}{hours:02}{rest:02}")
+            spelled.append(f"{local}{fraction}{sign}{hours:02}:{rest:02}")
+            if minutes == 0:
+                spelled.append(f"{local}{fraction}Z")
+                spelled.append(f"{local}{fraction}-00:00")
+                spelled.append(f"{local}{fraction}z".replace("T", "t"))
+    return spelled
+
+
+def queried_spellings(at: Milliseconds) -> list[str]:
+    """Ways a client may spell one instant in a query, before the query is encoded."""
+    spelled = [*spellings(at), str(at)]
+    if at % 86_400_000 == 0:
+        spelled.append(date_out(at)[:10])
+    return spelled
+
+
+# --- Section 5: search ----------------------------------------------------------------------------
+
+
+class InvalidParameter(Exception):
+    """The service must answer with code 2."""
+
+
+def glob(pattern: str, value: str) -> bool:
+    """Whether the whole value equals the pattern, in which `*` is any run of characters."""
+    first, *others = pattern.split("*")
+    if not others:
+        return value == first
+    *inner, last = others
+    if not value.startswith(first):
+        return False
+    at = len(first)
+    for part in inner:  # the leftmost place of each part leaves the most room for the next
+        found = value.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(value) - len(last) >= at and value.endswith(last)
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """What of a recording a search looks at."""
+
+    caller_phone_number: str
+    dialed_phone_number: str
+    start_time: Milliseconds
+    stop_time: Milliseconds
+    names: tuple[str, ...]  # each name and each of its words, folded
+    data: tuple[str, ...]
+
+
+def searchable(recording: Recording) -> Searchable:
+    return Searchable(
+        caller_phone_number=recording["callerPhoneNumber"],
+        dialed_phone_number=recording["dialedPhoneNumber"],
+        start_time=start_time(recording),
+        stop_time=stop_time(recording),
+        names=tuple({text.casefold() for name in names(recording) for text in (name, *name.split())}),
+        data=tuple(text for event in recording["eventHistory"] for text in texts(event.get("data"))),
+    )
+
+
+def start_time(recording: Recording) -> Milliseconds:
+    return min(instant(media_file["startTime"]) for media_file in recording["mediaFiles"])
+
+
+def stop_time(recording: Recording) -> Milliseconds:
+    return max(instant(media_file["stopTime"]) for media_file in recording["mediaFiles"])
+
+
+def names(recording: Recording) -> Iterator[str]:
+    for event in recording["eventHistory"]:
+        for attribute in ("userName", "firstName", "lastName"):
+            if event["contact"].get(attribute) is not None:
+                yield event["contact"][attribute]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """The values in a `data` map, at any depth. Keys are none, and a null is none."""
+    match value:
+        case dict():
+            for inner in value.values():
+                yield from texts(inner)
+        case list():
+            for inner in value:
+                yield from texts(inner)
+        case str():
+            yield value
+        case bool():
+            yield "true" if value else "false"
+        case Number(text):
+            yield text
+        case None:
+            pass
+        case _:
+            raise TypeError(f"a number must be a Number: {value!r}")
+
+
+def alternatives(user_name: str) -> list[list[str]]:
+    """The words of a `userName`: a recording needs all words of any one list."""
+    words = user_name.split()
+    if not words:
+        raise InvalidParameter("no word")
+    if words[0] == "AND" or words[-1] == "AND":
+        raise InvalidParameter("AND first or last")
+    found = [[words[0]]]
+    for before, word in itertools.pairwise(words):
+        if before == word == "AND":
+            raise InvalidParameter("AND doubled")
+        if before == "AND":
+            found[-1].append(word)
+        elif word != "AND":
+            found.append([word])
+    return found
+
+
+def user_name_matches(of: Searchable, parameter: str) -> bool:
+    return any(
+        all(any(glob(word.casefold(), name) for name in of.names) for word in words)
+        for words in alternatives(parameter)
+    )
+
+
+def user_data_matches(of: Searchable, parameter: str) -> bool:
+    return any(value == parameter or any(glob(word, value) for word in parameter.split()) for value in of.data)
+
+
+CRITERIA: dict[str, Callable[[Searchable, str], bool]] = {
+    "callerPhoneNumber": lambda of, parameter: glob(parameter, of.caller_phone_number),
+    "dialedPhoneNumber": lambda of, parameter: glob(parameter, of.dialed_phone_number),
+    "startTime": lambda of, parameter: of.start_time > queried_instant(parameter),
+    "endTime": lambda of, parameter: of.stop_time < queried_instant(parameter),
+    "userName": user_name_matches,
+    "userData": user_data_matches,
+}
+
+
+def satisfies(of: Searchable, parameters: Mapping[str, str]) -> bool:
+    return all(CRITERIA[name](of, parameter) for name, parameter in parameters.items())
+
+
+def matches(recording: Recording, parameters: Mapping[str, str]) -> bool:
+    """Whether a stored recording meets all the criteria; raises InvalidParameter."""
+    return satisfies(searchable(recording), parameters)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A recording in its contact center, with what a search looks at taken out of it once."""
+
+    contact_center: str
+    recording: Recording
+    searchable: Searchable
+
+    @classmethod
+    def of(cls, contact_center: str, recording: Recording) -> "Stored":
+        return cls(contact_center, recording, searchable(recording))
+
+
+def search(
+    recordings: Iterable[Stored], parameters: Mapping[str, str], contact_center: str, region: str
+) -> list[Stored]:
+    """All that a search finds, in order; raises InvalidParameter."""
+    if "userName" in parameters:
+        alternatives(parameters["userName"])
+    found = [
+        stored
+        for stored in recordings
+        if stored.contact_center == contact_center
+        and stored.recording["region"] == region
+        and satisfies(stored.searchable, parameters)
+    ]
+    return sorted(found, key=lambda stored: (-stored.searchable.start_time, stored.recording["id"]))
+
+
+# --- Section 4: what is kept, and what is returned ------------------------------------------------
+
+# The service says these; a client that posts them is not believed.
+_DERIVED_OF_RECORDING = ("startTime", "stopTime", "nonDelete")
+LINKS = ("mediaUri", "mediaPath", "playPath")
+_DERIVED_OF_MEDIA_FILE = (*LINKS, "originalMediaDesc")
+
+
+def media_identity(media_file: dict[str, Any]) -> tuple[str, ...]:
+    descriptor = media_file["mediaDescriptor"]
+    if descriptor["storage"] == "awsS3":
+        return ("awsS3", descriptor["data"]["bucket"], descriptor["path"])
+    return (descriptor["storage"], descriptor["path"])
+
+
+def event_identity(event: dict[str, Any]) -> tuple[Milliseconds, str, str]:
+    return (instant(event["occurredAt"]), event["event"], event["contact"]["phoneNumber"])
+
+
+def merge(*posts: Recording) -> Recording:
+    """The recording that is kept after these POSTs for one id, in the form it was posted."""
+    kept: Recording = {}
+    for post in posts:
+        media_files = [*kept.get("mediaFiles", []), *post["mediaFiles"]]
+        events = [*kept.get("eventHistory", []), *post["eventHistory"]]
+        kept = {
+            **kept,
+            **{name: value for name, value in post.items() if name not in _DERIVED_OF_RECORDING},
+            "mediaFiles": _later_wins(media_files, media_identity),
+            "eventHistory": _later_wins(events, event_identity),
+        }
+    return kept
+
+
+def _later_wins(entries: list[dict[str, Any]], identity: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    # A dict keeps the place of the first of a key and the value of the last.
+    return list({identity(entry): entry for entry in entries}.values())
+
+
+def shown(recording: Recording, *, to_ops: bool) -> Recording:
+    """What a GET returns of a kept recording, but for the links of its media files."""
+    return {
+        **recording,
+        "startTime": date_out(start_time(recording)),
+        "stopTime": date_out(stop_time(recording)),
+        "mediaFiles": [_shown_media_file(media_file, to_ops=to_ops) for media_file in recording["mediaFiles"]],
+        "eventHistory": [
+            {**event, "occurredAt": date_out(instant(event["occurredAt"]))} for event in recording["eventHistory"]
+        ],
+    }
+
+
+def without_links(shown_recording: Recording) -> Recording:
+    """What a GET returned, without the links, which hold a uuid that only the service knows."""
+    media_files = [
+        {name: value for name, value in media_file.items() if name not in LINKS}
+        for media_file in shown_recording["mediaFiles"]
+    ]
+    return {**shown_recording, "mediaFiles": media_files}
+
+
+def _shown_media_file(media_file: dict[str, Any], *, to_ops: bool) -> dict[str, Any]:
+    hidden = ("mediaDescriptor", *_DERIVED_OF_MEDIA_FILE)
+    return {
+        **{name: value for name, value in media_file.items() if name not in hidden},
+        "startTime": date_out(instant(media_file["startTime"])),
+        "stopTime": date_out(instant(media_file["stopTime"])),
+        **({"originalMediaDesc": media_file["mediaDescriptor"]} if to_ops else {}),
+    }
