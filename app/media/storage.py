@@ -59,10 +59,6 @@ class Storage(Protocol):
         """
         ...
 
-    async def delete(self, location: Any) -> None:
-        """Returns when the object is gone, also when it was before. Raises as `open` does."""
-        ...
-
 
 class WebDav:
     """A WebDAV server, with credentials of its own."""
@@ -77,13 +73,6 @@ class WebDav:
     async def open(self, method: str, location: WebDavLocation, headers: Mapping[str, str]) -> MediaStream:
         return await self._http.open(method, location.url, {**headers, **self._headers})
 
-    async def delete(self, location: WebDavLocation) -> None:
-        stream = await self._http.open("DELETE", location.url, self._headers)
-        stream.close()
-        # 207 tells of members that could not be deleted; anything unexpected is no deletion.
-        if stream.status not in {200, 202, 204, 404, 410}:
-            raise StorageFailed
-
 
 class S3:
     """An S3 endpoint with its buckets. URLs are signed here, so that bodies stream as WebDAV's do."""
@@ -95,12 +84,6 @@ class S3:
     async def open(self, method: str, location: S3Location, headers: Mapping[str, str]) -> MediaStream:
         operation = "head_object" if method == "HEAD" else "get_object"
         return await self._http.open(method, await self._sign(operation, location), headers)
-
-    async def delete(self, location: S3Location) -> None:
-        stream = await self._http.open("DELETE", await self._sign("delete_object", location), {})
-        stream.close()
-        if stream.status not in {200, 204, 404}:
-            raise StorageFailed
 
     async def _sign(self, operation: str, location: S3Location) -> str:
         try:
@@ -120,9 +103,6 @@ class MediaStorages:
 
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         return await self._storages[location.storage].open(method, location, headers)
-
-    async def delete(self, location: Location) -> None:
-        await self._storages[location.storage].delete(location)
 
 
 @asynccontextmanager
