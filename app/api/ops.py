@@ -19,16 +19,20 @@ from app.recordings.identity import encode_segment
 from app.recordings.model import check_id, parse_recording
 
 
-class OpsRecordings(HTTPEndpoint):
-    """`GET` and `POST /ops/contact-centers/{cc}/recordings`"""
-
-    async def get(self, request: Request) -> Response:
-        await authenticated(request, "ops")
-        return await search(request, _contact_center(request), for_ops=True)
+class PostedRecordings(HTTPEndpoint):
+    """`POST /ops/contact-centers/{cc}/recordings`, under each of its paths."""
 
     async def post(self, request: Request) -> Response:
         await authenticated(request, "ops")
         return await _create_or_update(request)
+
+
+class OpsRecordings(PostedRecordings):
+    """`GET /ops/contact-centers/{cc}/recordings?…`, beside the `POST`"""
+
+    async def get(self, request: Request) -> Response:
+        await authenticated(request, "ops")
+        return await search(request, _contact_center(request), for_ops=True)
 
 
 class OneOpsRecording(HTTPEndpoint):
@@ -37,14 +41,6 @@ class OneOpsRecording(HTTPEndpoint):
     async def get(self, request: Request) -> Response:
         await authenticated(request, "ops")
         return await read(request, _contact_center(request), for_ops=True)
-
-
-class PostedRecordings(HTTPEndpoint):
-    """The same `POST` under its other two paths."""
-
-    async def post(self, request: Request) -> Response:
-        await authenticated(request, "ops")
-        return await _create_or_update(request)
 
 
 async def _create_or_update(request: Request) -> Response:

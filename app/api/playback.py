@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.recordings import stored_recording
 from app.api.requests import authenticated, own_contact_center, path_segment, query_parameters, services
-from app.errors import MediaNotFound, RangeNotSatisfiable, RecallError, RecordingNotFound, StorageFailed, StorageRefused
+from app.errors import MediaNotFound, RangeNotSatisfiable, RecallError, StorageFailed, StorageRefused
 from app.media.conditions import answers_range, if_range_holds, not_modified, one_range
 from app.media.location import Location, NotConfigured, locate
 from app.media.storage import MediaStorages, MediaStream
@@ -29,28 +30,30 @@ class Playback(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
-        recording_id, name = path_segment(request, "id"), path_segment(request, "name")
+        name = path_segment(request, "name")
         download = any(parameter == "download" for parameter, _ in query_parameters(request))
-        recording = await services(request).recordings.get(own_contact_center(user), recording_id)
-        if recording is None:
-            raise RecordingNotFound(recording_id)
+        recording = await stored_recording(request, own_contact_center(user))
         media = _media_file(recording, name)
         try:
             location = locate(media["mediaDescriptor"], services(request).settings.storage)
         except NotConfigured as error:
-            log.warning("media file %s of recording %s is refused: %s", name, recording_id, error)
+            log.warning("media file %s of recording %s is refused: %s", name, recording["id"], error)
             raise StorageRefused from error
         stream = await _open(services(request).storages, request, location, name)
-        unchanged = not_modified(request.headers, stream.headers)
-        wanted = _OF_THE_FILE if unchanged else _OF_THE_FILE + _OF_THE_BYTES
-        headers = {header: stream.headers[header] for header in wanted if header in stream.headers}
-        headers["X-Content-Type-Options"] = "nosniff"
-        if not unchanged:
-            headers["Content-Type"] = _content_type(media, stream)
-        if download:
-            headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
-        status = 304 if unchanged else stream.status
-        return MediaResponse(stream, status, headers, services(request).settings.player_stall_seconds)
+        try:
+            unchanged = not_modified(request.headers, stream.headers)
+            wanted = _OF_THE_FILE if unchanged else _OF_THE_FILE + _OF_THE_BYTES
+            headers = {header: stream.headers[header] for header in wanted if header in stream.headers}
+            headers["X-Content-Type-Options"] = "nosniff"
+            if not unchanged:
+                headers["Content-Type"] = _content_type(media, stream)
+            if download:
+                headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
+            status = 304 if unchanged else stream.status
+            return MediaResponse(stream, status, headers, services(request).settings.player_stall_seconds)
+        except BaseException:  # a storage's header that cannot be passed on, for one
+            stream.close()
+            raise
 
 
 class MediaResponse(Response):

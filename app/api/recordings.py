@@ -59,11 +59,17 @@ async def search(request: Request, contact_center: str, *, for_ops: bool) -> Res
 
 async def read(request: Request, contact_center: str, *, for_ops: bool) -> Response:
     """One recording; raises RecordingNotFound."""
+    recording = await stored_recording(request, contact_center)
+    return envelope({"recording": render(recording, api_url(request), for_ops=for_ops)})
+
+
+async def stored_recording(request: Request, contact_center: str) -> Recording:
+    """The recording that the path names, in its stored form; raises RecordingNotFound."""
     recording_id = path_segment(request, "id")
     recording = await services(request).recordings.get(contact_center, recording_id)
     if recording is None:
         raise RecordingNotFound(recording_id)
-    return envelope({"recording": render(recording, api_url(request), for_ops=for_ops)})
+    return recording
 
 
 def page_links(found: Found, page: Page) -> dict[str, tuple[int, Cursor | None]]:

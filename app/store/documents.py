@@ -34,7 +34,7 @@ def to_document(contact_center: str, recording: Recording) -> Document:
         "recording": codec.encode(recording).decode(),
         "schemaVersion": SCHEMA_VERSION,
         "contactCenter": contact_center,
-        "region": to_keyword(recording["region"]),
+        "region": _keyword(recording["region"]),
         "id": recording["id"],
         "startTime": parse_instant(recording["startTime"]),
         "stopTime": parse_instant(recording["stopTime"]),
@@ -42,7 +42,7 @@ def to_document(contact_center: str, recording: Recording) -> Document:
         **_searchable("dialedPhoneNumber", [recording["dialedPhoneNumber"]]),
         **_searchable("userNames", names),
         **_searchable("userData", data),
-        "callUUIDs": list(dict.fromkeys(to_keyword(media["callUUID"]) for media in recording["mediaFiles"])),
+        "callUUIDs": list(dict.fromkeys(_keyword(media["callUUID"]) for media in recording["mediaFiles"])),
         "mediaIdentities": [_digest(*media_identity(media["mediaDescriptor"])) for media in recording["mediaFiles"]],
         "nonDelete": recording.get("nonDelete", False),
     }
@@ -56,12 +56,12 @@ def from_source(source: Document) -> Recording:
 
 def _searchable(field: str, values: list[str]) -> Document:
     return {
-        field: [to_keyword(value) for value in values],
+        field: [_keyword(value) for value in values],
         f"{field}Trigrams": [tokens_of_value(value) for value in values],
     }
 
 
-def to_keyword(value: str) -> str:
+def _keyword(value: str) -> str:
     """A value as a keyword: of one that is too long, as much as surely fits."""
     if len(value) <= MAX_KEYWORD_LENGTH or len(value.encode()) <= _MAX_KEYWORD_BYTES:
         return value
