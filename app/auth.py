@@ -8,12 +8,12 @@ from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHash
 
-from app.errors import InsufficientRole, NotAuthenticated
+from app.errors import InsufficientPermissions, InsufficientRole, NotAuthenticated
 from app.settings import Role, User
 
 _K = TypeVar("_K")
@@ -30,6 +30,11 @@ _LONGEST_PAUSE = 8.0
 _FORGET_SECONDS = 600.0
 _MAX_TRACKED = 10_000
 
+_PERMISSIONS = {
+    "apply": {"RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_APPLY_NON_DELETION"},
+    "unapply": {"RECORDING_PERMISSION_UNAPPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETION"},
+}
+
 # More verifications at once would only take the processor from everything else.
 _VERIFICATIONS_AT_ONCE = 2
 # Different credentials; who invents user names is never paused, and would only make everybody else wait.
@@ -40,6 +45,15 @@ def require_role(user: User, *roles: Role) -> None:
     """Raises InsufficientRole unless the user has one of the roles."""
     if not set(roles) & set(user.roles):
         raise InsufficientRole
+
+
+def require_permission(user: User, operation: Literal["apply", "unapply"]) -> None:
+    """Raises InsufficientPermissions unless the user may protect recordings, or unprotect them.
+
+    An administrator may (seeds/recording-non-deletion.txt, "Required Permissions"); both spellings mean the same.
+    """
+    if "admin" not in user.roles and not _PERMISSIONS[operation] & set(user.permissions):
+        raise InsufficientPermissions
 
 
 @dataclass

@@ -96,6 +96,15 @@ class InsufficientRole(RecallError):
         super().__init__("Insufficient user roles.")
 
 
+class InsufficientPermissions(RecallError):
+    """403, code 3."""
+
+    http_status, code = 403, 3
+
+    def __init__(self) -> None:
+        super().__init__("Insufficient recording permissions.")
+
+
 class RecordingNotFound(RecallError):
     """No such recording for this user: 404, code 6."""
 
@@ -103,6 +112,15 @@ class RecordingNotFound(RecallError):
 
     def __init__(self, recording_id: str) -> None:
         super().__init__(f"Requested recording [{recording_id}] cannot be found.")
+
+
+class RecordingProtected(RecallError):
+    """A recording that may not be deleted: 403, code 3."""
+
+    http_status, code = 403, 3
+
+    def __init__(self, recording_id: str) -> None:
+        super().__init__(f"Requested recording [{recording_id}] is protected from deletion.")
 
 
 class MediaNotFound(RecallError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.convertors import register_url_convertor
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
@@ -17,29 +19,31 @@ from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath, Metrics
 from app.api.ops import OneOpsRecording, OpsRecordings, PostedRecordings
 from app.api.playback import Playback
-from app.api.recordings import OneRecording, Recordings
-from app.auth import Authenticator
+from app.api.recordings import OneRecording, OneScreenRecording, Recordings
+from app.api.requests import ResourceConvertor
 from app.errors import RecallError
-from app.media.storage import open_storages
-from app.services import Services
+from app.services import Services, open_services
 from app.settings import Settings, load_settings
-from app.store.client import connect
 from app.store.indices import SchemaMismatch, create_indices
-from app.store.repository import RecordingRepository
 
 log = logging.getLogger(__name__)
 
 API = "/api/v2"
 CONTACT_CENTER = "/contact-centers/{contact_center}"
 
+register_url_convertor("resource", ResourceConvertor())
+RESOURCE = "{resource:resource}"  # recordings or screen-recordings
+
 ROUTES = [
-    Route(f"{API}/recordings", Recordings),
     Route(f"{API}/recordings/recordings", Recordings),
     Route(f"{API}/recordings/{{id}}", OneRecording),
-    Route(f"{API}/recordings/{{id}}/play/{{name}}", Playback),
-    Route(f"{API}/ops{CONTACT_CENTER}/recordings", OpsRecordings),
-    Route(f"{API}/ops{CONTACT_CENTER}/recordings/", PostedRecordings),
-    Route(f"{API}/ops{CONTACT_CENTER}/recordings/{{id}}", OneOpsRecording),
+    Route(f"{API}/{RESOURCE}", Recordings),
+    Route(f"{API}/{RESOURCE}/screen-recordings", Recordings),
+    Route(f"{API}/{RESOURCE}/{{id}}", OneScreenRecording),
+    Route(f"{API}/{RESOURCE}/{{id}}/play/{{name}}", Playback),
+    Route(f"{API}/ops{CONTACT_CENTER}/{RESOURCE}", OpsRecordings),
+    Route(f"{API}/ops{CONTACT_CENTER}/{RESOURCE}/", PostedRecordings),
+    Route(f"{API}/ops{CONTACT_CENTER}/{RESOURCE}/{{id}}", OneOpsRecording),
     Route(f"/internal-api{CONTACT_CENTER}/recordings", PostedRecordings),
     Route(f"/internal-api{CONTACT_CENTER}/recordings/", PostedRecordings),
     Route("/health/live", health.live),
@@ -48,6 +52,7 @@ ROUTES = [
 ]
 
 _RETRY_INDICES_SECONDS = 2.0
+_UPKEEP_SECONDS = 15.0
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -60,15 +65,9 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with connect(settings) as client, open_storages(settings) as storages:
-            app.state.services = Services(
-                settings=settings,
-                authenticator=Authenticator(settings.users),
-                recordings=RecordingRepository(client, settings),
-                storages=storages,
-                metrics=metrics,
-            )
-            async with _indices(client, settings):
+        async with open_services(settings, metrics) as services:
+            app.state.services = services
+            async with _indices(services.client, settings), _upkeep(services):
                 yield
 
     app = Starlette(
@@ -79,6 +78,30 @@ def create_app(settings: Settings | None = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
+
+
+@asynccontextmanager
+async def _upkeep(services: Services) -> AsyncIterator[None]:
+    """Sees through, now and then, what a process that died left half done: any process may do it, several too."""
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * _UPKEEP_SECONDS)  # noqa: S311
+            try:
+                await services.protection.repair()
+                await services.deletion.sweep(only_due=True)
+            except RecallError as error:
+                log.warning("upkeep has to wait: %s", error)
+            except Exception:  # the next round may go better, and there must be one
+                log.exception("upkeep failed")
+
+    task = asyncio.create_task(run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @asynccontextmanager

@@ -1,19 +1,53 @@
-"""What a process makes once and every request uses."""
+"""What a process makes once and every request uses; the scripts that work on recordings make the same."""
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 
 from app.auth import Authenticator
-from app.media.storage import MediaStorages
+from app.deletion import Deletion
+from app.media.storage import MediaStorages, open_storages
+from app.recordings.identity import Resource
 from app.settings import Settings
+from app.store.client import connect
+from app.store.journal import DeletionJournal
+from app.store.protection import Protection
 from app.store.repository import RecordingRepository
 
 
 @dataclass(frozen=True)
 class Services:
     settings: Settings
+    client: AsyncElasticsearch
     authenticator: Authenticator
-    recordings: RecordingRepository
+    repositories: Mapping[Resource, RecordingRepository]
+    protection: Protection
+    deletion: Deletion
     storages: MediaStorages
     metrics: CollectorRegistry
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, metrics: CollectorRegistry | None = None) -> AsyncIterator[Services]:
+    """Opens no connection yet."""
+    async with connect(settings) as client, open_storages(settings) as storages:
+        recordings = RecordingRepository(client, settings)
+        screen_recordings = RecordingRepository(client, settings, "screen-recordings")
+        repositories: dict[Resource, RecordingRepository] = {
+            "recordings": recordings,
+            "screen-recordings": screen_recordings,
+        }
+        protection = Protection(recordings, screen_recordings)
+        yield Services(
+            settings=settings,
+            client=client,
+            authenticator=Authenticator(settings.users),
+            repositories=repositories,
+            protection=protection,
+            deletion=Deletion(repositories, protection, DeletionJournal(client, settings), storages, settings.storage),
+            storages=storages,
+            metrics=metrics or CollectorRegistry(),
+        )

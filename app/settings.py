@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.recordings.media_url import AmbiguousUrl, parse_url
 from app.recordings.model import fault_of_id
 
 Role = Literal["ops", "admin", "supervisor", "agent"]
@@ -51,8 +52,10 @@ class WebDavStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError("the base_url of a storage is an http or https URL")
+        try:
+            parse_url(self.base_url.rstrip("/"))
+        except AmbiguousUrl as error:
+            raise ValueError(f"the base_url {self.base_url!r} of a storage cannot be used: {error}") from None
 
 
 class S3Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,9 @@ import json
 import os
 import platform
 import random
+import selectors
 import shlex
+import shutil
 import socket
 import statistics
 import subprocess
@@ -22,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +32,11 @@ from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
+import botocore.session
+import msgspec
 import uvloop
 from argon2 import PasswordHasher
+from botocore.config import Config
 from elasticsearch import AsyncElasticsearch
 from load_sample import Loader, LoadError, Sample, progress
 
@@ -40,13 +45,14 @@ from app.embedded.choose import elasticsearch_for_development
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
 from app.errors import RecallError
 from app.recordings.dates import format_instant, parse_instant
-from app.recordings.model import Recording
+from app.recordings.merge import merge
+from app.recordings.model import Recording, parse_recording
 from app.search.criteria import Criteria, Page
 from app.search.pattern import Pattern
 from app.search.query import search_body
-from app.settings import Settings
+from app.settings import S3Storage, Settings, Storages, WebDavStorage
 from app.store.client import connect
-from app.store.documents import to_document
+from app.store.documents import document_id, to_document
 from app.store.indices import alias, create_indices
 
 REGION = "bench"
@@ -58,7 +64,7 @@ CONNECTIONS = 8
 NODE_HEAP = "2g"
 
 _BATCH = 500
-_APP_START_SECONDS = 60.0
+_START_SECONDS = 60.0
 _SETTLE_SECONDS = 300.0
 
 
@@ -162,7 +168,6 @@ async def _version(client: AsyncElasticsearch) -> str:
 def _app(settings: Settings) -> Iterator[str]:
     """One process of the service; its URL. It takes what it needs from a file, as in production."""
     port = _free_port()
-    # JSON strings and numbers are TOML ones.
     config = {
         "port": port,
         "region": settings.region,
@@ -171,43 +176,58 @@ def _app(settings: Settings) -> Iterator[str]:
         "replicas": 0,
     }
     user: dict[str, object] = {"name": USER, "password_hash": PasswordHasher().hash(PASSWORD), "roles": ["admin"]}
-    tables: dict[str, dict[str, object]] = {"": config, "[[users]]": user | {"contact_center": CONTACT_CENTER}}
+    tables: list[tuple[str, dict[str, object]]] = [
+        ("", config),
+        ("[[users]]", user | {"contact_center": CONTACT_CENTER}),
+        *(("[[storage.webdav]]", msgspec.structs.asdict(storage)) for storage in settings.storage.webdav),
+        *(("[[storage.s3]]", msgspec.structs.asdict(storage)) for storage in settings.storage.s3),
+    ]
     lines = [
         line
-        for title, values in tables.items()
-        for line in (title, *(f"{name} = {json.dumps(value)}" for name, value in values.items()))
+        for title, values in tables
+        # JSON strings, numbers and lists are TOML ones.
+        for line in (title, *(f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None))
     ]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recall.toml"
         file.write_text("\n".join(lines))
-        with (Path(folder) / "log").open("w+") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app"], env=inherited | {"RECALL_CONFIG": str(file)}, stdout=log, stderr=log
-            )
-            try:
-                _wait_for_app(port, process, log.name)
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                process.terminate()
-                process.wait()
+        command = [sys.executable, "-m", "app"]
+        with _process(command, Path(folder), port, {"RECALL_CONFIG": str(file)}, ready="/health/ready"):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], folder: Path, port: int, environment: dict[str, str], ready: str | None = None
+) -> Iterator[None]:
+    """A server that answers at the port, at `ready` with 200; its log is in the folder."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=inherited | environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(port, ready):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise LoadError(f"{shlex.join(command)} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(port: int, ready: str | None) -> bool:
+    try:
+        status, _ = _get(f"http://127.0.0.1:{port}", Request("GET", ready or "/"))
+    except OSError:
+        return False
+    return status == 200 or ready is None
 
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
-
-
-def _wait_for_app(port: int, process: "subprocess.Popen[bytes]", log: str) -> None:
-    deadline = time.monotonic() + _APP_START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if _get(f"http://127.0.0.1:{port}", Request("GET", "/health/ready"))[0] == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise LoadError(f"the service did not start:\n{Path(log).read_text()[-2000:]}")
 
 
 # --- Questions ----------------------------------------------------------------------------------------------
@@ -251,8 +271,7 @@ class Questions:
         self._count = count
         self._path = f"/{index}/_search"
         self._data_fields = data_fields
-        token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        self._api_headers = (("Authorization", f"Basic {token}"), ("Accept", "application/json"))
+        self._api_headers = (_authorization(), ("Accept", "application/json"))
 
     def make(self, number: int) -> list[Question]:
         """All kinds in turn."""
@@ -346,6 +365,10 @@ class Questions:
         events = self._recording()["eventHistory"]
         data: dict[str, Any] = next(e["data"] for e in events if "caseNumber" in e.get("data", {}))
         return data
+
+
+def _authorization() -> tuple[str, str]:
+    return "Authorization", f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
 
 
 def _wildcard(who: str, pattern: str) -> Clause:
@@ -693,6 +716,275 @@ def _print_wildcard(took: dict[int, Took]) -> None:
     print("\nWanted: 10 times faster with the more recordings, and with them at most 2 times slower.")
 
 
+# --- play ---------------------------------------------------------------------------------------------------
+
+
+_MEDIA_BYTES = 10_000_000
+_MEDIA_FILES = 8  # few enough to stay in memory
+_BUCKET = "recordings"
+_S3_KEY, _S3_SECRET = "bench", "bench-secret"
+# Both ends of what nginx can do: as it comes, and with the buffers of our own players' size.
+_NGINX_TUNED = "proxy_buffers 16 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;"
+
+
+@dataclass
+class Played:
+    """What one side did: for each play the seconds to the first byte of the body, and to the last."""
+
+    seconds: float = 0.0
+    first: list[float] = field(default_factory=list)
+    last: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """In MB/s."""
+        return len(self.last) * _MEDIA_BYTES / 1e6 / self.seconds
+
+
+async def play(stage: Stage, options: argparse.Namespace) -> None:
+    """Media files through the service, and through nginx from the same storage."""
+    names = [f"{number}.wav" for number in range(_MEDIA_FILES)]
+    content = {name: random.Random(name).randbytes(_MEDIA_BYTES) for name in names}
+    with ExitStack() as servers:
+        webdav = servers.enter_context(_nginx_webdav())
+        s3 = servers.enter_context(_versitygw())
+        descriptors: dict[str, list[dict[str, Any]]] = {"WebDAV": [], "S3": []}
+        direct: dict[str, list[str]] = {"WebDAV": [], "S3": []}
+        for name, file in content.items():
+            descriptors["WebDAV"].append({"storage": "webDAV", "path": f"{webdav}/{name}"})
+            direct["WebDAV"].append(f"{webdav}/{name}")
+            _put(f"{webdav}/{name}", file)
+            descriptors["S3"].append({"storage": "awsS3", "path": name, "data": {"bucket": _BUCKET}})
+            direct["S3"].append(_sign(s3, "get_object", name))
+            _put(_sign(s3, "put_object", name), file)
+        storage = Storages(
+            webdav=(WebDavStorage(webdav),), s3=(S3Storage((_BUCKET,), s3, "us-east-1", _S3_KEY, _S3_SECRET),)
+        )
+        await create_indices(stage.client, stage.settings)
+        app = servers.enter_context(_app(msgspec.structs.replace(stage.settings, storage=storage)))
+        for kind in ("WebDAV", "S3"):
+            if options.kind not in kind:
+                continue
+            origin = urlsplit(direct[kind][0])
+            paths = [url.partition(origin.netloc)[2] for url in direct[kind]]
+            plays = await _store_recordings(stage, kind, descriptors[kind])
+            sides = {
+                "service": (app, plays),
+                "nginx": (servers.enter_context(_nginx_proxy(origin.netloc, "")), paths),
+                "nginx, tuned": (servers.enter_context(_nginx_proxy(origin.netloc, _NGINX_TUNED)), paths),
+                "storage directly": (f"http://{origin.netloc}", paths),
+            }
+            for url, asked in sides.values():
+                for path, file in zip(asked, content.values(), strict=True):
+                    if _get(url, _play_request(path)) != (200, file):
+                        raise LoadError(f"{url}{path} is not the file")
+            _print_play(kind, await _play_rounds(sides, options))
+
+
+async def _store_recordings(stage: Stage, kind: str, descriptors: list[dict[str, Any]]) -> list[str]:
+    """One recording for each file, in an index of many; the paths to play them."""
+    sample = Sample(CONTACT_CENTER, REGION)
+    index = alias(stage.settings, "recordings")
+    paths = []
+    for number, (recording, descriptor) in enumerate(
+        zip(sample.recordings(0, len(descriptors)), descriptors, strict=True)
+    ):
+        media = {**recording["mediaFiles"][0], "mediaDescriptor": descriptor, "type": "audio/wav"}
+        posted = {**recording, "id": f"{kind}-{number}", "mediaFiles": [media]}
+        stored = merge(None, parse_recording(posted))
+        _id = document_id(CONTACT_CENTER, REGION, stored["id"])
+        await stage.client.index(index=index, id=_id, document=to_document(CONTACT_CENTER, stored))
+        paths.append(f"/api/v2{stored['mediaFiles'][0]['mediaPath']}")
+    return paths
+
+
+async def _play_rounds(sides: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> dict[str, Played]:
+    """The sides take turns, so that whatever else the machine does hits all."""
+    played = {name: Played() for name in sides}
+    for number in range(options.rounds + 1):
+        for name, (url, paths) in sides.items():
+            side = played[name] if number else Played()
+            await asyncio.to_thread(_play_load, url, [_play_request(path) for path in paths], options.seconds, side)
+            print(f"round {number}, {name}: {side.rate:.0f} MB/s so far", file=sys.stderr, flush=True)
+    return played
+
+
+def _play_request(path: str) -> Request:
+    return Request("GET", path, (_authorization(),))
+
+
+class _Player:
+    """Plays one file after the other over one connection, as cheaply as can be: the kernel throws bodies away."""
+
+    def __init__(self, address: tuple[str, int], requests: Iterator[bytes], played: Played) -> None:
+        self._requests = requests
+        self._played = played
+        self.socket = socket.create_connection(address)
+        self.ask()
+
+    def ask(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._asked = time.perf_counter()
+        self.socket.sendall(next(self._requests))
+
+    def receive(self, buffer: bytearray) -> bool:
+        """Takes what has come; whether that was the end of a file."""
+        if self._left:
+            # Linux discards instead of copying, so that little of the two cores goes to the player.
+            received = self.socket.recv_into(buffer, min(self._left, len(buffer)), socket.MSG_TRUNC)
+        else:
+            self._head += self.socket.recv(4096)
+            received = self._begin()
+        self._left -= received
+        if not received and (self._left or not self._head):
+            raise LoadError(f"a connection was closed: {self._head!r}")
+        if received and not self._left:
+            self._played.last.append(time.perf_counter() - self._asked)
+            return True
+        return False
+
+    def _begin(self) -> int:
+        """The bytes of the body that came with the end of the head."""
+        head, end, body = self._head.partition(b"\r\n\r\n")
+        if not end or not body:
+            return len(body)
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            raise LoadError(f"an answer was {head!r}")
+        self._played.first.append(time.perf_counter() - self._asked)
+        self._left = _MEDIA_BYTES
+        return len(body)
+
+
+def _play_load(url: str, requests: Sequence[Request], seconds: float, played: Played) -> None:
+    """Keeps the connections busy for some time; adds to `played`."""
+    address = urlsplit(url)
+    assert address.hostname
+    assert address.port
+    encoded = itertools.cycle([request.encoded(address.netloc) for request in requests])
+    buffer = bytearray(1 << 20)
+    begun = time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        for _ in range(CONNECTIONS):
+            player = _Player((address.hostname, address.port), encoded, played)
+            selector.register(player.socket, selectors.EVENT_READ, player)
+        while selector.get_map():
+            ready = selector.select(60)
+            if not ready:
+                raise LoadError(f"{url} has stopped to answer")
+            for key, _ in ready:
+                if key.data.receive(buffer):
+                    if time.perf_counter() - begun < seconds:
+                        key.data.ask()
+                    else:
+                        selector.unregister(key.data.socket)
+                        key.data.socket.close()
+    played.seconds += time.perf_counter() - begun
+
+
+@contextmanager
+def _nginx_webdav() -> Iterator[str]:
+    """A WebDAV server so fast that not it, but what is before it, is measured: nginx's own. The URL of its folder."""
+    with _nginx("root files; location / { dav_methods PUT DELETE; client_max_body_size 0; }") as url:
+        yield f"{url}/recordings"
+
+
+@contextmanager
+def _nginx_proxy(storage: str, tuning: str) -> Iterator[str]:
+    upstream = f"upstream storage {{ server {storage}; keepalive {CONNECTIONS}; }}"
+    # S3's signature is over the name of the host.
+    keep_alive = f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host {storage};'
+    authorization = 'proxy_set_header Authorization "";'
+    with _nginx(f"location / {{ proxy_pass http://storage; {keep_alive} {authorization} {tuning} }}", upstream) as url:
+        yield url
+
+
+@contextmanager
+def _nginx(server: str, before: str = "") -> Iterator[str]:
+    """nginx with one worker, as the service has one process, and otherwise as it comes."""
+    port = _free_port()
+    temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "files/recordings").mkdir(parents=True)
+        (folder / "nginx.conf").write_text(f"""
+            {"user root;" if os.geteuid() == 0 else ""}
+            daemon off;
+            worker_processes 1;
+            pid pid;
+            error_log stderr;
+            events {{}}
+            http {{
+                access_log off;
+                sendfile on;
+                {" ".join(f"{what}_temp_path {what};" for what in temporary)}
+                {before}
+                server {{ listen 127.0.0.1:{port}; {server} }}
+            }}
+        """)
+        with _process([_program("nginx"), "-p", name, "-e", "stderr", "-c", "nginx.conf"], folder, port, {}):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _versitygw() -> Iterator[str]:
+    """An S3 server with one bucket; its URL."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "files" / _BUCKET).mkdir(parents=True)
+        (folder / "attributes").mkdir()
+        command = [_program("versitygw"), "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"]
+        backend = ["posix", "--sidecar", str(folder / "attributes"), str(folder / "files")]
+        secrets = {"ROOT_ACCESS_KEY": _S3_KEY, "ROOT_SECRET_KEY": _S3_SECRET}
+        with _process([*command, *backend], folder, port, secrets):
+            yield f"http://127.0.0.1:{port}"
+
+
+def _program(name: str) -> str:
+    program = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:{Path.home() / 'go/bin'}")
+    if program is None:
+        raise LoadError(f"{name} is not installed")
+    return program
+
+
+def _sign(endpoint: str, operation: str, key: str) -> str:
+    client = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=_S3_KEY,
+        aws_secret_access_key=_S3_SECRET,
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    url: str = client.generate_presigned_url(operation, {"Bucket": _BUCKET, "Key": key}, ExpiresIn=86_400)
+    return url
+
+
+def _put(url: str, content: bytes) -> None:
+    parts = urlsplit(url)
+    status, body = _get(url, Request("PUT", f"{parts.path}?{parts.query}" if parts.query else parts.path, (), content))
+    if status not in {200, 201, 204}:
+        raise LoadError(f"PUT {url} is {status}: {body[:200]!r}")
+
+
+def _print_play(kind: str, played: dict[str, Played]) -> None:
+    print(f"\n{kind}, {_MEDIA_BYTES / 1e6:.0f} MB files, {CONNECTIONS} connections:\n")
+    _print_row("", "MB/s", "first byte p50 ms", "p95 ms", "whole file p50 ms", "plays")
+    _print_row("---", *["---:"] * 5)
+    for name, side in played.items():
+        first, last = sorted(side.first), sorted(side.last)
+        times = [first[len(first) // 2], first[len(first) * 95 // 100], last[len(last) // 2]]
+        _print_row(name, f"{side.rate:.0f}", *(f"{1000 * time_:.1f}" for time_ in times), str(len(last)))
+    service = played["service"]
+    for name, side in played.items():
+        if name.startswith("nginx"):
+            first_byte = statistics.median(service.first) / statistics.median(side.first)
+            _print_row(f"service to {name}", f"{service.rate / side.rate:.2f}", f"{first_byte:.2f}", "", "", "")
+    wanted = {"WebDAV": "1.0", "S3": "0.8"}[kind]
+    print(f"\nWanted: rate at least {wanted} times nginx's, median time to the first byte at most 2 times.")
+
+
 # --- The command line ---------------------------------------------------------------------------------------
 
 
@@ -712,7 +1004,8 @@ def _options() -> argparse.Namespace:
     def add(run: Callable[[Stage, argparse.Namespace], Awaitable[None]], rounds: int) -> argparse.ArgumentParser:
         command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
-        command.add_argument("--recordings", type=int, default=200_000)
+        if run is not play:
+            command.add_argument("--recordings", type=int, default=200_000)
         command.add_argument("--rounds", type=int, default=rounds, help=f"not counting warm-up (default: {rounds})")
         return command
 
@@ -725,6 +1018,9 @@ def _options() -> argparse.Namespace:
     # A fresh node takes some thousand searches until Java has compiled what they use.
     command.add_argument("--warm-up", type=int, default=10, help="rounds beforehand (default: 10)")
     command.add_argument("--batch", type=int, default=50, help="searches in one request (default: 50)")
+    command = add(play, rounds=4)
+    command.add_argument("--seconds", type=float, default=5.0, help="for one side in one round (default: 5)")
+    command.add_argument("--kind", default="", help="only this storage: WebDAV or S3")
     return parser.parse_args()
 
 

@@ -13,7 +13,7 @@ from elasticsearch import AsyncElasticsearch
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 from app.settings import Settings, User
 from app.store.client import connect
-from tests.support import REGION, USERS, Service
+from tests.support import REGION, STORAGES, USERS, Service
 
 StartService = Callable[..., Awaitable[Service]]
 
@@ -36,6 +36,7 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
         replicas=0,
         region=REGION,
         users=USERS,
+        storage=STORAGES,
     )
     yield settings
     async with connect(settings) as client:

@@ -14,7 +14,7 @@ from elasticsearch import AsyncElasticsearch
 from app.main import create_app
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.settings import Settings, User
+from app.settings import S3Storage, Settings, Storages, User, WebDavStorage
 from app.store.documents import document_id, to_document
 from app.store.indices import alias
 
@@ -37,6 +37,32 @@ USERS = tuple(
         ("supervisor", ("supervisor",), CONTACT_CENTER),
         ("agent", ("agent",), CONTACT_CENTER),
     )
+)
+
+
+# Where the media of the tests' recordings may be; nothing answers there.
+STORAGES = Storages(
+    webdav=tuple(
+        map(
+            WebDavStorage,
+            (
+                "http://10.10.15.83:8080",
+                "http://10.10.15.83",
+                "http://media.example",
+                "https://media.example",
+                "http://[::1]:8080",
+            ),
+        )
+    ),
+    s3=(
+        S3Storage(
+            ("stage-recordings", "stage-recordings/calls", "other", "b", "c", "b/c", "webDAV"),
+            "http://127.0.0.1:1",
+            "us-east-1",
+            "key",
+            "secret",
+        ),
+    ),
 )
 
 

@@ -57,6 +57,7 @@ async def test_a_request_under_way_finishes_when_the_server_is_told_to_stop(
             for user in USERS
             if user.name == "ops"
         )
+        + '[[storage.s3]]\nbuckets = ["stage-recordings"]\nendpoint_url = "http://127.0.0.1:1"\nregion = "us-east-1"\n'
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable,

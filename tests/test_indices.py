@@ -10,7 +10,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
-from app.store.indices import SchemaMismatch, create_indices
+from app.store.indices import RESOURCES, SchemaMismatch, create_indices
 
 SCRIPT = "scripts/create_indices.py"
 
@@ -42,9 +42,12 @@ async def test_creates_what_is_missing_with_the_given_shards_and_replicas_once(
     run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     alias, index = names(settings)
-    assert await run(SCRIPT, "--dry-run") == (0, f"would create {index}\n")
+    indices = [f"{settings.index_prefix}-{resource}-v2-000001" for resource in RESOURCES]
+    assert index in indices
+    assert await run(SCRIPT, "--dry-run") == (0, "".join(f"would create {name}\n" for name in indices))
     assert not await elasticsearch.indices.exists(index=index)
-    assert await run(SCRIPT, "--shards", "3", "--replicas", "0") == (0, f"created {index}\n")
+    created = await run(SCRIPT, "--shards", "3", "--replicas", "0")
+    assert created == (0, "".join(f"created {name}\n" for name in indices))
     assert await run(SCRIPT, "--shards", "3", "--replicas", "0") == (0, "everything is there\n")
     found = (await elasticsearch.indices.get(index=alias, flat_settings=True)).body[index]
     assert found["settings"]["index.number_of_shards"] == "3"
@@ -86,12 +89,12 @@ async def test_an_elasticsearch_that_is_away_is_a_clear_failure(run: Run) -> Non
     assert "Traceback" not in output
 
 
-async def test_many_processes_that_start_at_once_make_one_index(
+async def test_many_processes_that_start_at_once_make_each_index_once(
     elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
-    created = await asyncio.gather(*(create_indices(elasticsearch, settings) for _ in range(8)))
-    assert all(names in ([], [f"{settings.index_prefix}-recordings-v2-000001"]) for names in created)
-    assert len(await elasticsearch.indices.get(index=f"{settings.index_prefix}-*")) == 1
+    await asyncio.gather(*(create_indices(elasticsearch, settings) for _ in range(8)))
+    indices = await elasticsearch.indices.get(index=f"{settings.index_prefix}-*")
+    assert set(indices) == {f"{settings.index_prefix}-{resource}-v2-000001" for resource in RESOURCES}
 
 
 async def test_an_index_without_its_alias_is_not_taken_for_an_empty_start(

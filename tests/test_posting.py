@@ -300,15 +300,46 @@ async def test_an_external_contact_needs_a_phone_number(ops: httpx.AsyncClient, 
     "path",
     [
         "http://10.10.15.83:8080/sample1.mp3",
-        "https://media.example/a/b/c.mp3?version=2",
-        "HTTPS://media.example/a.mp3",
-        "http://[::1]:8080/a.mp3",
-        "http://media.example/a%20b%2Fc.mp3",
-        "http://media.example",
+        "https://media.example/a/b/c.mp3",
+        "HTTPS://Media.Example:443/a.mp3",
+        "http://[0:0::1]:8080/a.mp3",
+        "http://media.example/a%20b%3Fc.mp3",
     ],
 )
 async def test_a_web_dav_path_is_an_http_or_https_url(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
     await assert_accepted(ops, "mediaFiles[1].mediaDescriptor.path", path, new_id)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://media.example",
+        "http://media.example/",
+        "http://media.example:8080/a.mp3",
+        "http://other.example/a.mp3",
+        "http://media.example@other.example/a.mp3",
+        "http://10.10.15.83.example/sample1.mp3",
+        "http://169.254.169.254/latest/meta-data",
+        "http://media.example/a/../b.mp3",
+        "http://media.example/a/%2e%2E/b.mp3",
+        "http://media.example/a%2fb.mp3",
+        "http://media.example/a.mp3?version=2",
+        "http://media.example/a.mp3#t=1",
+    ],
+)
+async def test_a_web_dav_path_outside_the_configured_storage_is_refused(
+    ops: httpx.AsyncClient, new_id: str, path: str
+) -> None:
+    media_files = [a_media_file(), a_media_file(mediaDescriptor={"storage": "webDAV", "path": path})]
+    response = await ops.post(OPS_PATH, json=a_recording(new_id, mediaFiles=media_files))
+    assert_error(response, 400, 2, "Parameter 'mediaFiles[1].mediaDescriptor.path' is invalid: ")
+    assert (await ops.get(f"{OPS_PATH}/{new_id}")).status_code == 404
+
+
+async def test_a_bucket_outside_the_configured_storage_is_refused(ops: httpx.AsyncClient, new_id: str) -> None:
+    descriptor = {"storage": "awsS3", "path": "a.mp3", "data": {"bucket": "somebody-else's"}}
+    response = await ops.post(OPS_PATH, json=a_recording(new_id, mediaFiles=[a_media_file(mediaDescriptor=descriptor)]))
+    assert_error(response, 400, 2, "Parameter 'mediaFiles[0].mediaDescriptor.data.bucket' is invalid: ")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Liveness, readiness and metrics, without authentication (CONTRACT.md section 3)."""
 
+import asyncio
+
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +16,7 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Elasticsearch answers and the aliases exist; raises StoreUnavailable otherwise."""
-    await services(request).recordings.check()
+    await asyncio.gather(*(repository.check() for repository in services(request).repositories.values()))
     return envelope({})
 
 

@@ -1,4 +1,6 @@
-"""`/ops/contact-centers/{cc}/recordings`: for the component that makes recordings (CONTRACT.md section 3)."""
+"""`/ops/contact-centers/{cc}/…`: for the component that makes recordings (CONTRACT.md sections 3, 4 and 7)."""
+
+from typing import Any
 
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -12,11 +14,16 @@ from app.api.requests import (
     json_body,
     path_segment,
     query_parameters,
+    repository,
+    resource_of,
     services,
 )
+from app.deletion import FailedMedia
 from app.errors import InvalidParameter
+from app.media.location import NotConfigured, locate
 from app.recordings.identity import encode_segment
-from app.recordings.model import check_id, parse_recording
+from app.recordings.model import Recording, check_id, parse_recording
+from app.settings import Storages
 
 
 class PostedRecordings(HTTPEndpoint):
@@ -36,19 +43,31 @@ class OpsRecordings(PostedRecordings):
 
 
 class OneOpsRecording(HTTPEndpoint):
-    """`GET /ops/contact-centers/{cc}/recordings/{id}`"""
+    """`GET` and `DELETE /ops/contact-centers/{cc}/recordings/{id}`"""
 
     async def get(self, request: Request) -> Response:
         await authenticated(request, "ops")
         return await read(request, _contact_center(request), for_ops=True)
 
+    async def delete(self, request: Request) -> Response:
+        await authenticated(request, "ops")
+        with_media = _with_media(request)
+        failed = await services(request).deletion.delete(
+            resource_of(request), _contact_center(request), path_segment(request, "id"), with_media=with_media
+        )
+        if not failed:
+            return envelope({})
+        return envelope({"statusCode": 7, "failed": [_render_failed(media) for media in failed]})
+
 
 async def _create_or_update(request: Request) -> Response:
     contact_center = _contact_center(request)
     wait_for_refresh = _wait_for_refresh(request)
-    posted = parse_recording(await json_body(request))
-    created = await services(request).recordings.save(contact_center, posted, wait_for_refresh=wait_for_refresh)
-    path = f"/ops/contact-centers/{encode_segment(contact_center)}/recordings/{encode_segment(posted['id'])}"
+    resource = resource_of(request)
+    posted = parse_recording(await json_body(request), resource)
+    _check_storages(posted, services(request).settings.storage)
+    created = await repository(request).save(contact_center, posted, wait_for_refresh=wait_for_refresh)
+    path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
     return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=201 if created else 200)
 
 
@@ -56,6 +75,37 @@ def _contact_center(request: Request) -> str:
     contact_center = path_segment(request, "contact_center")
     check_id("contact-center-id", contact_center)
     return contact_center
+
+
+def _check_storages(posted: Recording, configured: Storages) -> None:
+    """Refuses media outside the configured storage (CONTRACT.md section 6)."""
+    for i, media in enumerate(posted["mediaFiles"]):
+        descriptor = media["mediaDescriptor"]
+        try:
+            locate(descriptor, configured)
+        except NotConfigured as error:
+            attribute = "data.bucket" if descriptor["storage"] == "awsS3" else "path"
+            raise InvalidParameter(f"mediaFiles[{i}].mediaDescriptor.{attribute}", str(error)) from None
+
+
+def _with_media(request: Request) -> bool:
+    """Of `subresources` any value but `*` means no (seeds/recording-access.txt, "Delete a Call Recording")."""
+    parameters = query_parameters(request)
+    for name, _ in parameters:
+        if name != "subresources":
+            raise InvalidParameter(name, "it is not known; known is subresources")
+    if len(parameters) > 1:
+        raise InvalidParameter("subresources", "it is given more than once")
+    return parameters == [("subresources", "*")]
+
+
+def _render_failed(media: FailedMedia) -> dict[str, Any]:
+    return {
+        "id": media.media_id,
+        "mediaDescriptor": media.descriptor,
+        "statusCode": 4,
+        "statusMessage": media.message,
+    }
 
 
 def _wait_for_refresh(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""`/recordings/{id}/play/{uuid}.{ext}`: the bytes of a media file (CONTRACT.md section 6)."""
+"""`/recordings/{id}/play/{uuid}.{ext}`, screen recordings too: the bytes of a media file (CONTRACT.md section 6)."""
 
 import asyncio
 import logging

@@ -1,6 +1,6 @@
-"""`/recordings`: search and read, for the administrator of a contact center (CONTRACT.md sections 3 and 5)."""
+"""`/recordings` and `/screen-recordings`: search, read, protect (CONTRACT.md sections 3, 5 and 8)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -12,18 +12,36 @@ from app.api.requests import (
     api_url,
     authenticated,
     envelope,
+    json_body,
     own_contact_center,
     path_segment,
     query_parameters,
+    repository,
+    resource_of,
     services,
 )
-from app.errors import RecordingNotFound
+from app.auth import require_permission
+from app.errors import InvalidParameter, MissingParameter, RecordingNotFound
 from app.recordings.dates import parse_instant
+from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.recordings.render import render
 from app.search.criteria import Page, parse_search
 from app.search.cursor import Cursor
 from app.store.repository import Found
+
+
+class _Names(NamedTuple):
+    """Under which names an answer has one resource, and a list of them."""
+
+    one: str
+    many: str
+
+
+_NAMES: dict[Resource, _Names] = {
+    "recordings": _Names("recording", "recordings"),
+    "screen-recordings": _Names("screenRecording", "screenRecordings"),
+}
 
 
 class Recordings(HTTPEndpoint):
@@ -34,22 +52,50 @@ class Recordings(HTTPEndpoint):
         return await search(request, own_contact_center(user), for_ops=False)
 
 
-class OneRecording(HTTPEndpoint):
-    """`GET /recordings/{id}`"""
+class OneScreenRecording(HTTPEndpoint):
+    """`GET /screen-recordings/{id}`"""
 
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
         return await read(request, own_contact_center(user), for_ops=False)
 
 
+class OneRecording(OneScreenRecording):
+    """`GET /recordings/{id}`, and `POST` to protect it from deletion, or no longer."""
+
+    async def post(self, request: Request) -> Response:
+        user = await authenticated(request, "admin", "supervisor", "agent")
+        operation = await _operation(request)
+        require_permission(user, operation)
+        await services(request).protection.change(
+            own_contact_center(user), path_segment(request, "id"), protect=operation == "apply"
+        )
+        return envelope({})
+
+
+async def _operation(request: Request) -> Literal["apply", "unapply"]:
+    """What `operationName` asks for (seeds/recording-non-deletion.txt)."""
+    body = await json_body(request, empty={})
+    if not isinstance(body, dict):
+        raise InvalidParameter("body", "it must be a JSON object")
+    if "operationName" not in body:
+        raise MissingParameter("operationName")
+    match body["operationName"]:
+        case "applyNonDelete":
+            return "apply"
+        case "unapplyNonDelete" | "unapplyNonDeletion":
+            return "unapply"
+    raise InvalidParameter("operationName", "The specified value is not within valid range")
+
+
 async def search(request: Request, contact_center: str, *, for_ops: bool) -> Response:
     """A page of recordings with links to the pages before and after it."""
     parameters = query_parameters(request)
     criteria, page = parse_search(parameters)
-    found = await services(request).recordings.search(contact_center, criteria, page)
+    found = await repository(request).search(contact_center, criteria, page)
     url = api_url(request)
     content: dict[str, object] = {
-        "recordings": [render(recording, url, for_ops=for_ops) for recording in found.recordings]
+        _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in found.recordings]
     }
     here = f"{url}{request.scope['path'].removeprefix('/api/v2')}"
     for name, (offset, cursor) in page_links(found, page).items():
@@ -60,13 +106,13 @@ async def search(request: Request, contact_center: str, *, for_ops: bool) -> Res
 async def read(request: Request, contact_center: str, *, for_ops: bool) -> Response:
     """One recording; raises RecordingNotFound."""
     recording = await stored_recording(request, contact_center)
-    return envelope({"recording": render(recording, api_url(request), for_ops=for_ops)})
+    return envelope({_NAMES[resource_of(request)].one: render(recording, api_url(request), for_ops=for_ops)})
 
 
 async def stored_recording(request: Request, contact_center: str) -> Recording:
     """The recording that the path names, in its stored form; raises RecordingNotFound."""
     recording_id = path_segment(request, "id")
-    recording = await services(request).recordings.get(contact_center, recording_id)
+    recording = await repository(request).get(contact_center, recording_id)
     if recording is None:
         raise RecordingNotFound(recording_id)
     return recording

@@ -4,18 +4,35 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from starlette.convertors import Convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app import codec
 from app.auth import require_role
 from app.errors import BodyTooLarge, InvalidParameter, UnsupportedMediaType
+from app.recordings.identity import Resource
 from app.services import Services
 from app.settings import Role, User
+from app.store.repository import RecordingRepository
+
+_NOT_GIVEN = object()
 
 MAX_DEPTH = 100
 # Far below where Python refuses to read a whole number.
 MAX_NUMBER_LENGTH = 1_000
+
+
+class ResourceConvertor(Convertor[str]):
+    """The part of a route that tells recordings from screen recordings, `{resource:resource}`."""
+
+    regex = "recordings|screen-recordings"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
 
 
 def services(request: Request) -> Services:
@@ -30,6 +47,17 @@ async def authenticated(request: Request, *roles: Role) -> User:
     user = await services(request).authenticator.authenticate(request.headers.get("authorization"), address)
     require_role(user, *roles)
     return user
+
+
+def resource_of(request: Request) -> Resource:
+    """Whether a path is about recordings or screen recordings."""
+    resource: Resource = request.path_params.get("resource", "recordings")
+    return resource
+
+
+def repository(request: Request) -> RecordingRepository:
+    """The recordings, or screen recordings, that a path is about."""
+    return services(request).repositories[resource_of(request)]
 
 
 def own_contact_center(user: User) -> str:
@@ -61,14 +89,16 @@ def api_url(request: Request) -> str:
     return f"{base.rstrip('/')}/api/v2"
 
 
-async def json_body(request: Request) -> Any:
-    """The body as JSON.
+async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
+    """The body as JSON; `empty` is what no body at all stands for.
 
     Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter ("body") for what is not JSON in UTF-8 or is
     nested more than MAX_DEPTH deep.
     """
     _check_media_type(request)
     body = await _body(request, services(request).settings.max_body_bytes)
+    if not body and empty is not _NOT_GIVEN:
+        return empty
     try:
         value = codec.decode(body)
     except RecursionError:

@@ -20,7 +20,7 @@ from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings
 from app.errors import RecallError
 from app.recordings.model import parse_recording
 from app.server import Server, log_to_stderr
-from app.settings import ConfigurationError, Role, Settings, Storages, User, WebDavStorage, load_settings
+from app.settings import ConfigurationError, Role, S3Storage, Settings, Storages, User, WebDavStorage, load_settings
 from app.store.client import connect
 from app.store.indices import SchemaMismatch, create_indices
 from app.store.repository import RecordingRepository
@@ -28,6 +28,12 @@ from app.store.repository import RecordingRepository
 # The region of the reference documents' examples, as the contact center is.
 REGION = "test"
 RECORDINGS = 12
+
+# So that the reference documents' examples can be posted, although their media are nowhere.
+_STORAGE_OF_THE_EXAMPLES = Storages(
+    webdav=(WebDavStorage("http://10.10.15.83:8080"),),
+    s3=(S3Storage(("stage-recordings",), "http://127.0.0.1:9", "us-east-1", "none", "none"),),
+)
 
 _ROLES: tuple[Role, ...] = ("ops", "admin", "supervisor", "agent")
 _PERMISSIONS = ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETE")
@@ -53,11 +59,8 @@ def main() -> None:
         with _bind(settings) as listener:
             print("Starting Elasticsearch ...", flush=True)
             with Node.start(data=options.data) as node, _media() as (media, folder):
-                settings = msgspec.structs.replace(
-                    settings,
-                    elasticsearch_url=node.url,
-                    storage=Storages((*settings.storage.webdav, media), settings.storage.s3),
-                )
+                storage = Storages((*settings.storage.webdav, media), settings.storage.s3)
+                settings = msgspec.structs.replace(settings, elasticsearch_url=node.url, storage=storage)
                 if not options.no_demo:
                     asyncio.run(_load_recordings(settings, media, folder))
                 server = Server(settings, _announcement(settings))
@@ -103,7 +106,7 @@ def _demo_settings() -> Settings:
         )
         for role in _ROLES
     )
-    return msgspec.structs.replace(settings, users=users)
+    return msgspec.structs.replace(settings, users=users, storage=_STORAGE_OF_THE_EXAMPLES)
 
 
 def _password(user: str) -> str:

@@ -1,6 +1,8 @@
 """Media objects in their storages: one streaming path over HTTP for WebDAV and, by presigned URLs, for S3."""
 
 import asyncio
+import logging
+import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,8 +18,18 @@ from app.errors import StorageBusy, StorageFailed, StorageTimeout
 from app.media.location import Location, S3Location, WebDavLocation
 from app.settings import S3Storage, Settings, WebDavStorage
 
+log = logging.getLogger(__name__)
+
 # Enough to use at once, too short to be of use to who finds a URL in a log.
 _PRESIGNED_SECONDS = 60
+
+# Of an answer that is read as a whole, in bytes.
+_LONGEST_ANSWER = 64 * 1024
+
+_GONE = frozenset({404, 410})
+_WHAT_IS_IT = b'<?xml version="1.0"?><propfind xmlns="DAV:"><prop><resourcetype/></prop></propfind>'
+# The element, under whatever prefix: text and attributes have their "<" escaped.
+_COLLECTION = re.compile(rb"<(?:[\w.-]+:)?collection[\s/>]")
 
 # How much of a file a stream reads ahead of its player, in bytes; aiohttp stops reading at twice that.
 _READ_AHEAD = 128 * 1024
@@ -59,6 +71,10 @@ class Storage(Protocol):
         """
         ...
 
+    async def delete(self, location: Any) -> None:
+        """Deletes an object; returns when it is gone, also when it was before. Raises as `open` does."""
+        ...
+
 
 class WebDav:
     """A WebDAV server, with credentials of its own."""
@@ -73,6 +89,22 @@ class WebDav:
     async def open(self, method: str, location: WebDavLocation, headers: Mapping[str, str]) -> MediaStream:
         return await self._http.open(method, location.url, {**headers, **self._headers})
 
+    async def delete(self, location: WebDavLocation) -> None:
+        # A folder would be deleted with all that is in it, also without a slash at the end of its URL.
+        status, properties = await self._http.request(
+            "PROPFIND", location.url, {**self._headers, "Depth": "0", "Content-Type": "application/xml"}, _WHAT_IS_IT
+        )
+        if status in _GONE:
+            return
+        # A server that does not know the method has no folders either.
+        if status not in {207, 405, 501} or _COLLECTION.search(properties):
+            log.warning("a media object is not deleted: PROPFIND was answered %d, or it is a folder", status)
+            raise StorageFailed
+        status, _ = await self._http.request("DELETE", location.url, self._headers)
+        if status not in {200, 202, 204, *_GONE}:
+            log.warning("the media storage answered DELETE with %d", status)
+            raise StorageFailed
+
 
 class S3:
     """An S3 endpoint with its buckets. URLs are signed here, so that bodies stream as WebDAV's do."""
@@ -84,6 +116,13 @@ class S3:
     async def open(self, method: str, location: S3Location, headers: Mapping[str, str]) -> MediaStream:
         operation = "head_object" if method == "HEAD" else "get_object"
         return await self._http.open(method, await self._sign(operation, location), headers)
+
+    async def delete(self, location: S3Location) -> None:
+        # Of an object that is not there S3 says 204 too; 404 is about its bucket.
+        status, _ = await self._http.request("DELETE", await self._sign("delete_object", location), {})
+        if status not in {200, 204}:
+            log.warning("the media storage answered DELETE with %d", status)
+            raise StorageFailed
 
     async def _sign(self, operation: str, location: S3Location) -> str:
         try:
@@ -103,6 +142,9 @@ class MediaStorages:
 
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         return await self._storages[location.storage].open(method, location, headers)
+
+    async def delete(self, location: Location) -> None:
+        await self._storages[location.storage].delete(location)
 
 
 @asynccontextmanager
@@ -160,7 +202,22 @@ class _Http:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def open(self, method: str, url: str, headers: Mapping[str, str]) -> MediaStream:
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> tuple[int, bytes]:
+        """The status and the body of a short answer."""
+        stream = await self.open(method, url, headers, body)
+        try:
+            content = b""
+            while chunk := await stream.read():
+                content += chunk
+                if len(content) > _LONGEST_ANSWER:
+                    raise StorageFailed
+        finally:
+            stream.close()
+        return stream.status, content
+
+    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> MediaStream:
         """The answer to a request, as soon as its headers are there."""
         try:
             async with asyncio.timeout(self._wait_seconds):
@@ -174,6 +231,7 @@ class _Http:
                     method,
                     URL(url, encoded=True),
                     headers=headers,
+                    data=body,
                     allow_redirects=False,
                 )
         except BaseException as error:

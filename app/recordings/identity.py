@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID, uuid5
 
 import msgspec
 
 from app.recordings.dates import parse_instant
+from app.recordings.media_url import AmbiguousUrl, parse_url
+
+Resource = Literal["recordings", "screen-recordings"]
 
 # Part of every media address that was ever handed out: it must never change.
 _NAMESPACE = UUID("5f0c7a52-6a0e-5b0d-9a3e-3c1f5f6a7d21")
@@ -25,6 +28,20 @@ def media_identity(descriptor: Mapping[str, Any]) -> tuple[str, ...]:
     return (descriptor["storage"], descriptor["path"])
 
 
+def media_object(descriptor: Mapping[str, Any]) -> tuple[str, ...]:
+    """The object in a storage that a descriptor names, the same for every spelling of its URL.
+
+    More than `media_identity` it tells who else needs an object that is to be deleted.
+    """
+    if descriptor["storage"] == "webDAV":
+        try:
+            origin, segments = parse_url(descriptor["path"])
+        except AmbiguousUrl:  # never contacted
+            return media_identity(descriptor)
+        return ("webDAV", origin, *segments)
+    return media_identity(descriptor)
+
+
 def event_identity(event: Mapping[str, Any]) -> Hashable:
     """What makes two events the same: the instant, `event` and `contact.phoneNumber`."""
     return (parse_instant(event["occurredAt"]), event["event"], event["contact"]["phoneNumber"])
@@ -36,11 +53,11 @@ def media_uuid(recording_id: str, descriptor: Mapping[str, Any]) -> UUID:
     return uuid5(_NAMESPACE, name.decode())
 
 
-def media_path(recording_id: str, media_file: Mapping[str, Any]) -> str:
+def media_path(resource: Resource, recording_id: str, media_file: Mapping[str, Any]) -> str:
     """`/recordings/{id}/play/{uuid}.{ext}`, percent-encoded."""
     descriptor = media_file["mediaDescriptor"]
     name = f"{media_uuid(recording_id, descriptor)}.{_extension(descriptor, media_file.get('type'))}"
-    return f"/recordings/{encode_segment(recording_id)}/play/{name}"
+    return f"/{resource}/{encode_segment(recording_id)}/play/{name}"
 
 
 def encode_segment(text: str) -> str:

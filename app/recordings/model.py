@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from app.errors import InvalidParameter, MissingParameter
 from app.recordings.dates import format_instant, parse_instant
-from app.recordings.identity import media_path
+from app.recordings.identity import Resource, media_path
 
 Recording = dict[str, Any]
 
@@ -21,9 +21,10 @@ _MADE_BY_SERVICE = ("startTime", "stopTime", "nonDelete")
 _MADE_BY_SERVICE_IN_MEDIA = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc")
 
 
-def parse_recording(body: object) -> Recording:
-    """Checks a posted recording and returns its stored form; attributes without a rule stay as they came.
+def parse_recording(body: object, resource: Resource = "recordings") -> Recording:
+    """Checks a posted recording or screen recording and returns its stored form.
 
+    The same rules hold for both; attributes without a rule stay as they came.
     Raises MissingParameter or InvalidParameter with the path of the first attribute that breaks a rule.
     """
     fields = _Fields(body, "")
@@ -32,7 +33,9 @@ def parse_recording(body: object) -> Recording:
     for key in ("callerPhoneNumber", "dialedPhoneNumber", "region"):
         fields.trimmed(key)
     recording = {key: value for key, value in fields.attributes.items() if key not in _MADE_BY_SERVICE}
-    recording["mediaFiles"] = [_parse_media_file(recording_id, media) for media in fields.objects("mediaFiles")]
+    recording["mediaFiles"] = [
+        _parse_media_file(resource, recording_id, media) for media in fields.objects("mediaFiles")
+    ]
     recording["eventHistory"] = [_parse_event(event) for event in fields.objects("eventHistory")]
     return recording
 
@@ -121,7 +124,7 @@ class _Fields:
             raise self.invalid(key, f"it must be an array of {described}")
 
 
-def _parse_media_file(recording_id: str, fields: _Fields) -> dict[str, Any]:
+def _parse_media_file(resource: Resource, recording_id: str, fields: _Fields) -> dict[str, Any]:
     _check_media_descriptor(fields.object("mediaDescriptor"))
     fields.trimmed("callUUID")
     for key in ("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7"):
@@ -133,7 +136,7 @@ def _parse_media_file(recording_id: str, fields: _Fields) -> dict[str, Any]:
     media = {k: value for k, value in fields.attributes.items() if k not in _MADE_BY_SERVICE_IN_MEDIA}
     media["startTime"] = fields.date("startTime")
     media["stopTime"] = fields.date("stopTime")
-    media["mediaPath"] = media_path(recording_id, media)
+    media["mediaPath"] = media_path(resource, recording_id, media)
     return media
 
 

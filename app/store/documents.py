@@ -1,7 +1,7 @@
 """A recording → its schema v2 document (docs/decisions/0002-schema-v2.md and es_mappings/v2/recordings.json)."""
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -9,12 +9,28 @@ import msgspec
 
 from app import codec
 from app.recordings.dates import parse_instant
-from app.recordings.identity import media_identity
+from app.recordings.identity import media_object
 from app.recordings.model import Recording
 from app.search.query import MAX_KEYWORD_LENGTH
 from app.search.trigrams import tokens_of_value
 
 Document = dict[str, Any]
+
+
+class Decision(msgspec.Struct, frozen=True, array_like=True):
+    """The latest decision about protection from deletion that a recording has followed.
+
+    `at` (milliseconds) and then `by` put all decisions in order: of two that meet, the later one stands.
+    `pending` are the document ids of the screen recordings that still have to follow this one.
+    """
+
+    at: int
+    by: str
+    pending: tuple[str, ...] = ()
+
+    def is_before(self, other: "Decision") -> bool:
+        return (self.at, self.by) < (other.at, other.by)
+
 
 SCHEMA_VERSION = 2
 
@@ -26,11 +42,11 @@ def document_id(contact_center: str, region: str, recording_id: str) -> str:
     return _digest(contact_center, region, recording_id)
 
 
-def to_document(contact_center: str, recording: Recording) -> Document:
+def to_document(contact_center: str, recording: Recording, decision: Decision | None = None) -> Document:
     """The document of a recording in its stored form (`app.recordings.model`)."""
     names = list(dict.fromkeys(_user_names(recording)))
     data = list(dict.fromkeys(_user_data(recording)))
-    return {
+    document = {
         "recording": codec.encode(recording).decode(),
         "schemaVersion": SCHEMA_VERSION,
         "contactCenter": contact_center,
@@ -42,16 +58,36 @@ def to_document(contact_center: str, recording: Recording) -> Document:
         **_searchable("dialedPhoneNumber", [recording["dialedPhoneNumber"]]),
         **_searchable("userNames", names),
         **_searchable("userData", data),
-        "callUUIDs": list(dict.fromkeys(_keyword(media["callUUID"]) for media in recording["mediaFiles"])),
-        "mediaIdentities": [_digest(*media_identity(media["mediaDescriptor"])) for media in recording["mediaFiles"]],
+        "callUUIDs": call_uuids(recording),
+        "mediaIdentities": [object_key(media["mediaDescriptor"]) for media in recording["mediaFiles"]],
         "nonDelete": recording.get("nonDelete", False),
     }
+    if decision is not None:
+        document["protection"] = msgspec.json.encode(decision).decode()
+        document["protectionPending"] = bool(decision.pending)
+    return document
+
+
+def call_uuids(recording: Recording) -> list[str]:
+    """What `callUUIDs` holds: by these, screen recordings belong to a recording."""
+    return list(dict.fromkeys(_keyword(media["callUUID"]) for media in recording["mediaFiles"]))
+
+
+def object_key(descriptor: Mapping[str, Any]) -> str:
+    """What `mediaIdentities` holds for the object that a media descriptor names."""
+    return _digest(*media_object(descriptor))
 
 
 def from_source(source: Document) -> Recording:
     """The recording of a document's `_source`."""
     recording: Recording = codec.decode(source["recording"])
     return recording
+
+
+def decision_of(source: Document) -> Decision | None:
+    """The decision about protection in a document's `_source`."""
+    text = source.get("protection")
+    return msgspec.json.decode(text, type=Decision) if text else None
 
 
 def _searchable(field: str, values: list[str]) -> Document:

@@ -12,7 +12,7 @@ from app.store.client import store_errors
 _MAPPINGS = Path(__file__).parents[2] / "es_mappings" / "v2"
 _SECONDS = 30.0
 
-RESOURCES = ("recordings",)
+RESOURCES = ("recordings", "screen-recordings", "media-deletions")
 
 
 class SchemaMismatch(Exception):

@@ -1,24 +1,33 @@
 """Recordings in Elasticsearch: the only place that reads and writes them."""
 
 import asyncio
+import logging
 import random
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
 from app import codec
-from app.errors import RecordingTooLarge, SearchTooLarge
+from app.errors import RecordingTooLarge, SearchTooLarge, StoreUnavailable
+from app.recordings.dates import parse_instant
+from app.recordings.identity import Resource
 from app.recordings.merge import merge
 from app.recordings.model import Recording
 from app.search.criteria import Criteria, Page
-from app.search.query import search_body
+from app.search.query import ORDER, search_body
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.documents import document_id, from_source, to_document
+from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
 from app.store.indices import alias
+
+log = logging.getLogger(__name__)
+
+# How many recordings are read or written at once by what works on many.
+_BATCH = 500
 
 # What all updates together may make of one document: one that Elasticsearch still indexes in good time.
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -36,6 +45,17 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A recording as it was read; a write or a deletion happens only if nothing else has happened to it since."""
+
+    document: str
+    contact_center: str
+    recording: Recording
+    decision: Decision | None
+    version: Version
+
+
+@dataclass(frozen=True)
 class Found:
     """A page of recordings in their stored form, and whether others follow it."""
 
@@ -44,15 +64,17 @@ class Found:
 
 
 class RecordingRepository:
-    """The recordings of all contact centers in this server's region.
+    """The recordings, or screen recordings, of all contact centers.
 
-    Every method raises StoreUnavailable when Elasticsearch is away or overloaded.
+    What takes a recording's id sees those of this server's region alone. Every method raises StoreUnavailable when
+    Elasticsearch is away or overloaded.
     """
 
-    def __init__(self, client: AsyncElasticsearch, settings: Settings) -> None:
+    def __init__(self, client: AsyncElasticsearch, settings: Settings, resource: Resource = "recordings") -> None:
+        self.resource = resource
         self._client = client
         self._region = settings.region
-        self._index = alias(settings, "recordings")
+        self._index = alias(settings, resource)
         self._seconds = settings.elasticsearch_timeout
         # A write that waits for a refresh keeps its connection meanwhile: half of them stay for everything else.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
@@ -67,9 +89,17 @@ class RecordingRepository:
 
     async def get(self, contact_center: str, recording_id: str) -> Recording | None:
         """The recording as of its last acknowledged write, searchable or not yet."""
+        stored = await self.find(contact_center, recording_id)
+        return stored.recording if stored else None
+
+    async def find(self, contact_center: str, recording_id: str) -> Stored | None:
+        """Like `get`, with what a write back needs."""
+        return await self.read(document_id(contact_center, self._region, recording_id))
+
+    async def read(self, document: str) -> Stored | None:
+        """The recording of a document id, as of its last acknowledged write."""
         async with store_errors(self._seconds):
-            stored, _ = await self._read(document_id(contact_center, self._region, recording_id))
-        return stored
+            return await self._read(document)
 
     async def search(self, contact_center: str, criteria: Criteria, page: Page) -> Found:
         """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
@@ -106,27 +136,21 @@ class RecordingRepository:
         client = self._client.options(request_timeout=seconds)
         async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
             while True:
-                stored, version = await self._read(document)
-                merged = merge(stored, posted)
+                stored = await self._read(document)
+                merged = merge(stored.recording if stored else None, posted)
+                body = codec.encode(to_document(contact_center, merged, stored.decision if stored else None))
+                if len(body) > MAX_DOCUMENT_BYTES:
+                    raise RecordingTooLarge(posted["id"])
                 try:
-                    await client.index(
-                        index=self._index,
-                        id=document,
-                        body=_encode(contact_center, merged),
-                        refresh="wait_for" if wait_for_refresh else None,
-                        require_alias=True,
-                        # How long Elasticsearch waits for a primary shard: no longer than we do.
-                        timeout=f"{round(self._seconds * 1000)}ms",
-                        **(vars(version) if version else {"op_type": "create"}),
-                    )
+                    await self._write(client, document, body, stored, wait_for_refresh=wait_for_refresh)
                 except ConflictError:
                     # The client, and aiohttp below it, repeat a write whose answer got lost: this may be our own.
                     if stored is None:
                         attempted = merged
                     conflicts += 1
-                    await asyncio.sleep(random.uniform(0, 0.005 * min(conflicts, 10)))  # noqa: S311
+                    await pause_after_conflict(conflicts)
                 else:
-                    return stored is None or stored == attempted
+                    return stored is None or stored.recording == attempted
 
     def _turn(self, document: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
         """Posts for one id take turns within a process, or each would mostly meet the others' conflicts.
@@ -135,20 +159,115 @@ class RecordingRepository:
         """
         return self._waiting if wait_for_refresh else self._locks.setdefault(document, asyncio.Lock())
 
-    async def _read(self, document: str) -> tuple[Recording | None, Version | None]:
+    async def replace(self, stored: Stored, recording: Recording, decision: Decision | None) -> bool:
+        """Writes a recording back; False when something has happened to it since it was read."""
+        body = codec.encode(to_document(stored.contact_center, recording, decision))
+        async with store_errors(self._seconds):
+            try:
+                await self._write(self._client, stored.document, body, stored)
+            except ConflictError:
+                return False
+        return True
+
+    async def delete(self, recordings: Sequence[Stored]) -> list[bool]:
+        """Deletes recordings; False for each to which something has happened since it was read."""
+        operations = [{"delete": {"_id": stored.document, **vars(stored.version)}} for stored in recordings]
+        async with store_errors(self._seconds):
+            response = await self._client.bulk(index=self._index, operations=operations, require_alias=True)
+        return [_was_deleted(item["delete"]) for item in response.body["items"]]
+
+    async def associated(self, contact_center: str, recording: Recording) -> list[Stored]:
+        """Those of the contact center, in any region, that share a media `callUUID` with a recording.
+
+        All whose write was acknowledged before are among them.
+        """
+        found: list[Stored] = []
+        async with store_errors(self._seconds):
+            await self._client.indices.refresh(index=self._index)
+            while True:
+                response = await self._client.search(
+                    index=self._index,
+                    query={
+                        "bool": {
+                            "filter": [
+                                {"term": {"contactCenter": contact_center}},
+                                {"terms": {"callUUIDs": call_uuids(recording)}},
+                            ]
+                        }
+                    },
+                    sort=[*ORDER, {"region": "asc"}],
+                    search_after=_sort_key(found[-1].recording) if found else None,
+                    seq_no_primary_term=True,
+                    size=_BATCH,
+                    allow_partial_search_results=False,
+                )
+                hits = response.body["hits"]["hits"]
+                found += map(_stored, hits)
+                if len(hits) < _BATCH:
+                    return found
+
+    async def pending(self) -> list[str]:
+        """The document ids of some recordings whose screen recordings have not all followed a decision yet."""
+        async with store_errors(self._seconds):
+            response = await self._client.search(
+                index=self._index, query={"term": {"protectionPending": True}}, size=_BATCH, source=False
+            )
+        return [hit["_id"] for hit in response.body["hits"]["hits"]]
+
+    async def _read(self, document: str) -> Stored | None:
         try:
             response = await self._client.get(index=self._index, id=document)
         except NotFoundError as error:
             if isinstance(error.body, dict) and error.body.get("found") is False:
-                return None, None
+                return None
             raise
-        version = Version(response.body["_seq_no"], response.body["_primary_term"])
-        return from_source(response.body["_source"]), version
+        return _stored(response.body)
+
+    async def _write(
+        self,
+        client: AsyncElasticsearch,
+        document: str,
+        body: bytes,
+        stored: Stored | None,
+        *,
+        wait_for_refresh: bool = False,
+    ) -> None:
+        """Creates a document, or replaces what was `stored`; raises ConflictError."""
+        await client.index(
+            index=self._index,
+            id=document,
+            body=cast("Any", body),  # encoded already, to know its size; the client passes it on as it is
+            refresh="wait_for" if wait_for_refresh else None,
+            require_alias=True,
+            # How long Elasticsearch waits for a primary shard: no longer than we do.
+            timeout=f"{round(self._seconds * 1000)}ms",
+            **(vars(stored.version) if stored else {"op_type": "create"}),
+        )
 
 
-def _encode(contact_center: str, recording: Recording) -> Any:
-    """The bytes of a document, to know their number; the client passes them on as they are."""
-    body = codec.encode(to_document(contact_center, recording))
-    if len(body) > MAX_DOCUMENT_BYTES:
-        raise RecordingTooLarge(recording["id"])
-    return body
+async def pause_after_conflict(conflicts: int) -> None:
+    """Lets the others finish; `conflicts` is how many there were in a row."""
+    await asyncio.sleep(random.uniform(0, 0.005 * min(conflicts, 10)))  # noqa: S311
+
+
+def _stored(hit: dict[str, Any]) -> Stored:
+    source = hit["_source"]
+    return Stored(
+        document=hit["_id"],
+        contact_center=source["contactCenter"],
+        recording=from_source(source),
+        decision=decision_of(source),
+        version=Version(hit["_seq_no"], hit["_primary_term"]),
+    )
+
+
+def _was_deleted(item: dict[str, Any]) -> bool:
+    """Raises StoreUnavailable for anything but success and a conflict."""
+    if item["status"] in {200, 404, 409}:
+        return bool(item["status"] == 200)
+    log.warning("Elasticsearch did not delete a recording: %s", item)
+    raise StoreUnavailable
+
+
+def _sort_key(recording: Recording) -> list[Any]:
+    return [parse_instant(recording["startTime"]), recording["id"], recording["region"]]

@@ -257,7 +257,9 @@ async def test_streams_of_a_storage_are_bounded_with_a_bounded_wait(
 
 
 async def test_storage_that_is_not_configured_is_never_contacted(start_service: StartService, trap: Trap) -> None:
+    before = await start_service(storage=Storages(webdav=(WebDavStorage(trap.url),)))
+    media = await post_media(before, {"storage": "webDAV", "path": f"{trap.url}/a.wav"})
     service = await start_service(storage=Storages(webdav=(WebDavStorage("http://127.0.0.1:1/recordings"),)))
-    media = await post_media(service, {"storage": "webDAV", "path": f"{trap.url}/a.wav"})
-    assert_error(await media.play(), 502, 4, "not in a configured media storage")
+    response = await service.client("admin").get(media.path)
+    assert_error(response, 502, 4, "not in a configured media storage")
     assert trap.connections == 0

@@ -1,0 +1,215 @@
+"""Deletion of recordings and of their media objects (CONTRACT.md section 7).
+
+The journal knows of every media object before its recording goes, so that none is forgotten, whoever dies in between.
+An object goes only when no recording refers to it any more. See docs/decisions/0009-deletion.md.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app import codec
+from app.errors import RecallError, RecordingNotFound, RecordingProtected, StoreUnavailable
+from app.media.location import NotConfigured, locate
+from app.media.storage import MediaStorages
+from app.recordings.identity import Resource, media_uuid
+from app.settings import Storages
+from app.store.documents import object_key
+from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
+from app.store.protection import Protection, is_protected
+from app.store.repository import RecordingRepository, Stored, pause_after_conflict
+
+log = logging.getLogger(__name__)
+
+# Time for the one who deletes a recording to delete its media too, before anybody else tries, in milliseconds.
+_GRACE = 60_000
+
+_OBJECTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class FailedMedia:
+    """A media object that could not be deleted, and will be tried again."""
+
+    media_id: str
+    descriptor: dict[str, Any]
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recording; nothing if it was `changed` since it was read."""
+
+    status: Literal["deleted", "protected", "changed"]
+    failed: tuple[FailedMedia, ...] = ()
+
+
+@dataclass
+class Swept:
+    """How many media objects a sweep deleted, left because they are still needed, and could not delete."""
+
+    deleted: int = 0
+    needed: int = 0
+    failed: int = 0
+
+
+class Deletion:
+    """Deletes recordings and media. Every method raises StoreUnavailable when Elasticsearch is away or overloaded."""
+
+    def __init__(
+        self,
+        repositories: Mapping[Resource, RecordingRepository],
+        protection: Protection,
+        journal: DeletionJournal,
+        storages: MediaStorages,
+        configured: Storages,
+    ) -> None:
+        self._repositories = repositories
+        self._protection = protection
+        self._journal = journal
+        self._storages = storages
+        self._configured = configured
+        self._slots = asyncio.Semaphore(_OBJECTS_AT_ONCE)
+
+    async def delete(
+        self, resource: Resource, contact_center: str, recording_id: str, *, with_media: bool
+    ) -> tuple[FailedMedia, ...]:
+        """Deletes a recording; its media objects too, but for those returned.
+
+        Raises RecordingNotFound or RecordingProtected; then nothing was touched.
+        """
+        repository = self._repositories[resource]
+        conflicts = 0
+        while True:
+            stored = await repository.find(contact_center, recording_id)
+            if stored is None:
+                raise RecordingNotFound(recording_id)
+            (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media)
+            if outcome.status == "protected":
+                raise RecordingProtected(recording_id)
+            if outcome.status == "deleted":
+                return outcome.failed
+            conflicts += 1
+            await pause_after_conflict(conflicts)
+
+    async def delete_stored(
+        self, resource: Resource, recordings: Sequence[Stored], *, with_media: bool
+    ) -> list[Outcome]:
+        """Deletes recordings in the state in which they were read; the outcomes are in their order."""
+        outcomes: dict[str, Outcome] = {}
+        deletable = []
+        for stored in recordings:
+            if is_protected(stored.recording):
+                outcomes[stored.document] = Outcome("protected")
+            elif stored.decision is not None and stored.decision.pending:
+                # Its screen recordings would never hear of what was decided.
+                await self._protection.settle(stored)
+                outcomes[stored.document] = Outcome("changed")
+            else:
+                deletable.append(stored)
+        entries = {stored.document: _entries(resource, stored) if with_media else [] for stored in deletable}
+        await self._journal.add([entry for some in entries.values() for entry in some])
+        unchanged = await self._repositories[resource].delete(deletable) if deletable else []
+        gone = []
+        for stored, deleted in zip(deletable, unchanged, strict=True):
+            # A deletion whose answer got lost meets itself, when the client repeats it: then the recording is gone.
+            if deleted or await self._repositories[resource].read(stored.document) is None:
+                gone.append(stored.document)
+            else:
+                outcomes[stored.document] = Outcome("changed")
+        await self._journal.remove(
+            [entry for document, some in entries.items() if document in outcomes for entry in some]
+        )
+        failed = await self._delete_objects([entry for document in gone for entry in entries[document]])
+        for document in gone:
+            outcomes[document] = Outcome(
+                "deleted", tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
+            )
+        return [outcomes[stored.document] for stored in recordings]
+
+    async def sweep(self, *, only_due: bool) -> Swept:
+        """Deletes the media objects that deletions left behind; `only_due` waits between attempts, and for others."""
+        swept = Swept()
+        async for batch in self._journal.claim(now_milliseconds() if only_due else None):
+            orphans = [entry for entry in batch if not await self._revived(entry)]
+            failed = await self._delete_objects(orphans, swept)
+            swept.failed += len(failed)
+            swept.needed += len(batch) - len(orphans)
+            await self._journal.remove([entry for entry in batch if entry not in orphans])
+        return swept
+
+    async def _revived(self, entry: MediaDeletion) -> bool:
+        """Whether the deletion of the recording did not happen; then it never will.
+
+        Writing the recording again, as it is, makes sure of that: whoever still wants to delete it must read it anew.
+        """
+        repository = self._repositories[entry.resource]
+        stored = await repository.read(entry.document)
+        version = (stored.version.if_seq_no, stored.version.if_primary_term) if stored else None
+        if stored is None or version != (entry.seq_no, entry.primary_term):
+            return False
+        return await repository.replace(stored, stored.recording, stored.decision)
+
+    async def _delete_objects(
+        self, entries: Sequence[MediaDeletion], swept: Swept | None = None
+    ) -> dict[str, FailedMedia]:
+        """Deletes the objects that no recording needs; by entry id those that stay in the journal."""
+        if not entries:
+            return {}
+        try:
+            needed = await self._journal.still_needed([entry.media_identity for entry in entries])
+        except StoreUnavailable:
+            # The recording is gone already, and a later sweep will find out.
+            return {entry.entry_id: _failed(entry) for entry in entries}
+        unneeded = [entry for entry in entries if entry.media_identity not in needed]
+        results = await asyncio.gather(*(self._delete_object(entry) for entry in unneeded))
+        failed = {entry.entry_id: _failed(entry) for entry, done in zip(unneeded, results, strict=True) if not done}
+        if swept is not None:
+            swept.deleted += len(unneeded) - len(failed)
+            swept.needed += len(entries) - len(unneeded)
+        try:
+            await self._journal.remove([entry for entry in entries if entry.entry_id not in failed])
+        except StoreUnavailable:
+            log.warning("the journal of deletions still names media objects that are gone; a sweep will see that")
+        return failed
+
+    async def _delete_object(self, entry: MediaDeletion) -> bool:
+        try:
+            async with self._slots:
+                await self._storages.delete(locate(codec.decode(entry.descriptor), self._configured))
+        except (NotConfigured, RecallError) as error:
+            log.warning("media object %s of recording %s is not deleted: %s", entry.media_id, entry.recording_id, error)
+            return False
+        return True
+
+
+def _entries(resource: Resource, stored: Stored) -> list[MediaDeletion]:
+    now = now_milliseconds()
+    return [
+        MediaDeletion(
+            resource=resource,
+            contact_center=stored.contact_center,
+            recording_id=stored.recording["id"],
+            media_id=str(media_uuid(stored.recording["id"], media["mediaDescriptor"])),
+            descriptor=codec.encode(media["mediaDescriptor"]).decode(),
+            media_identity=object_key(media["mediaDescriptor"]),
+            document=stored.document,
+            seq_no=stored.version.if_seq_no,
+            primary_term=stored.version.if_primary_term,
+            created=now,
+            next_attempt=now + _GRACE,
+        )
+        for media in stored.recording["mediaFiles"]
+    ]
+
+
+def _failed(entry: MediaDeletion) -> FailedMedia:
+    descriptor = codec.decode(entry.descriptor)
+    where = (
+        descriptor["path"]
+        if descriptor["storage"] == "webDAV"
+        else f"{descriptor['data']['bucket']}/{descriptor['path']}"
+    )
+    return FailedMedia(entry.media_id, descriptor, f"Fail to send request deleting {where}")

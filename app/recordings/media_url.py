@@ -1,0 +1,56 @@
+"""The normal form of the URL of a media object: two spellings of one object must not pass for two objects."""
+
+import ipaddress
+import re
+from urllib.parse import unquote_to_bytes, urlsplit
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class AmbiguousUrl(ValueError):
+    """Not a URL that every program reads in the same way; the text says why."""
+
+
+def parse_url(url: str) -> tuple[str, list[str]]:
+    """Origin (`http://host:port`, normalised) and decoded path segments; raises AmbiguousUrl.
+
+    Whatever different programs read differently is refused: user info, dot segments (encoded too), encoded slashes,
+    backslashes, control characters, a query, a fragment.
+    """
+    if any(character.isspace() or not character.isprintable() or character in "\\?#" for character in url):
+        raise AmbiguousUrl("it has a query, a fragment, a backslash, white space or a control character")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise AmbiguousUrl("it is not a URL") from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or "@" in parts.netloc:
+        raise AmbiguousUrl("it must be an http or https URL with a host and without user name or password")
+    host = _normal_host(parts.hostname)
+    origin = f"{parts.scheme}://{host}:{port if port is not None else _DEFAULT_PORTS[parts.scheme]}"
+    return origin, _segments(parts.path)
+
+
+def _normal_host(host: str) -> str:
+    if ":" not in host:
+        return host.lower()
+    try:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:
+        raise AmbiguousUrl("its host is not an address") from None
+
+
+def _segments(path: str) -> list[str]:
+    if _BAD_PERCENT.search(path):
+        raise AmbiguousUrl("it has a % that is not followed by two hexadecimal digits")
+    try:
+        segments = [unquote_to_bytes(segment).decode() for segment in path.split("/")[1:]]
+    except UnicodeDecodeError:
+        raise AmbiguousUrl("its path is not UTF-8") from None
+    for segment in segments:
+        if segment in {".", ".."} or any(c in "/\\" or not c.isprintable() for c in segment):
+            raise AmbiguousUrl("its path has a dot segment, an encoded slash, a backslash or a control character")
+    if "" in segments[:-1]:
+        raise AmbiguousUrl("its path has an empty segment")
+    return segments
