@@ -26,6 +26,7 @@ from app.settings import Settings, load_settings
 from app.store.client import connect
 from app.store.indices import SchemaMismatch, create_indices
 from app.store.repository import RecordingRepository
+from app.users import users_from_file
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +61,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        authenticator = Authenticator(settings.users)
         async with connect(settings) as client, open_storages(settings) as storages:
             app.state.services = Services(
                 settings=settings,
-                authenticator=Authenticator(settings.users),
+                authenticator=authenticator,
                 recordings=RecordingRepository(client, settings),
                 storages=storages,
                 metrics=metrics,
             )
-            async with _indices(client, settings):
+            async with _indices(client, settings), users_from_file(settings.config, authenticator):
                 yield
 
     app = Starlette(
