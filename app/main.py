@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
@@ -18,6 +18,7 @@ from app.api.middleware import EncodedPath, Metrics
 from app.api.ops import OneOpsRecording, OpsRecordings, PostedRecordings
 from app.api.playback import Playback
 from app.api.recordings import OneRecording, Recordings
+from app.audit import AuditLog
 from app.auth import Authenticator
 from app.errors import RecallError
 from app.media.storage import open_storages
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """
     settings = settings or load_settings()
     metrics = CollectorRegistry()
+    audit = AuditLog(settings.audit_log)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -69,9 +71,11 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 recordings=RecordingRepository(client, settings),
                 storages=storages,
                 metrics=metrics,
+                audit=audit,
             )
-            async with _indices(client, settings), users_from_file(settings.config, authenticator):
-                yield
+            with closing(audit):
+                async with _indices(client, settings), users_from_file(settings.config, authenticator):
+                    yield
 
     app = Starlette(
         routes=ROUTES,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from app.audit import AuditLog
 from app.auth import Authenticator
 from app.media.storage import MediaStorages
 from app.settings import Settings
@@ -17,3 +18,4 @@ class Services:
     recordings: RecordingRepository
     storages: MediaStorages
     metrics: CollectorRegistry
+    audit: AuditLog

@@ -84,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Storages = Storages()
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
+    audit_log: str | None = None
 
     storage_streams: int = 200
     storage_wait_seconds: float = 5.0
