@@ -12,11 +12,11 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = load_settings()
+        server = Server(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
     if not settings.users:
         logging.getLogger(__name__).warning("no [[users]] are configured, so nobody can log in: set RECALL_CONFIG")
-    server = Server(settings)
     # Pages of recordings are many small objects and hardly ever a cycle: collecting took a fifth of the processor.
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)

@@ -65,38 +65,51 @@ class _Attempts:
     next: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Verified:
+    """Credentials that were right; they let in as long as the user still has that hash."""
+
+    until: float
+    password_hash: str
+
+
 class Authenticator:
-    """Verifies credentials against the configured users.
+    """Verifies credentials against the configured users, who may be replaced at any time.
 
     An unknown user costs as much time as a wrong password. `clock` is in seconds, monotonic.
     """
 
     def __init__(self, users: tuple[User, ...], clock: Callable[[], float] = time.monotonic) -> None:
-        self._users = {user.name: user for user in users}
         self._clock = clock
         self._hasher = PasswordHasher()
+        self._key = secrets.token_bytes(32)
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._attempts: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
+        self._under_way: dict[tuple[bytes, str], asyncio.Task[str]] = {}
+        self._verifications = asyncio.Semaphore(_VERIFICATIONS_AT_ONCE)
+        self.replace_users(users)
+
+    def replace_users(self, users: tuple[User, ...]) -> None:
+        """From now on these are the users, also for credentials that are remembered or being verified."""
+        self._users = {user.name: user for user in users}
         # Verified for users that do not exist, so it must cost what the real ones cost.
         self._nobody = users[0].password_hash if users else self._hasher.hash(secrets.token_hex())
-        self._key = secrets.token_bytes(32)
-        self._verified: OrderedDict[bytes, float] = OrderedDict()
-        self._attempts: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
-        self._under_way: dict[tuple[bytes, str], asyncio.Task[User]] = {}
-        self._verifications = asyncio.Semaphore(_VERIFICATIONS_AT_ONCE)
 
     async def authenticate(self, authorization: str | None, address: str) -> User:
         """The user of an Authorization header; raises NotAuthenticated, always alike.
 
         `address` is the client's: failures are counted per user and address.
         """
-        credentials = _parse_basic(authorization)
+        credentials = parse_basic(authorization)
         if credentials is None:
             raise NotAuthenticated
         name, password = credentials
         # A keyed digest, so that no password lies in memory in clear, and none can be found by comparing.
         digest = hmac.digest(self._key, f"{name}:{password}".encode(), "sha256")
-        if self._verified.get(digest, 0.0) > self._clock():
+        verified = self._verified.get(digest)
+        if verified is not None and verified.until > self._clock() and self._has_hash(name, verified.password_hash):
             # Who comes again and again need not queue with those who guess.
-            self._remember(digest)
+            self._remember(digest, verified.password_hash)
             return self._users[name]
         # A client's first requests come all at once: one verification serves them all.
         key = (digest, address)
@@ -107,27 +120,35 @@ class Authenticator:
             task = asyncio.create_task(self._verify(name, password, address))
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
-        return await asyncio.shield(task)
+        if not self._has_hash(name, await asyncio.shield(task)):
+            raise NotAuthenticated
+        return self._users[name]
 
-    async def _verify(self, name: str, password: str, address: str) -> User:
+    def _has_hash(self, name: str, password_hash: str) -> bool:
+        """Whether what was verified against this hash still lets the user in."""
+        user = self._users.get(name)
+        return user is not None and user.password_hash == password_hash
+
+    async def _verify(self, name: str, password: str, address: str) -> str:
+        """The hash that the password has; raises NotAuthenticated."""
         # Counted before its outcome is known, or a thousand at once would all count as the first.
         await self._pause(self._count_attempt(name, address))
-        user = self._users.get(name)
         async with self._verifications:
+            user = self._users.get(name)
             password_hash = user.password_hash if user else self._nobody
             matches = await asyncio.to_thread(self._matches, password_hash, password)
         if user is None or not matches:
             raise NotAuthenticated
         self._attempts.pop((name, address), None)
-        return user
+        return password_hash
 
-    def _finish(self, key: tuple[bytes, str], task: asyncio.Task[User]) -> None:
+    def _finish(self, key: tuple[bytes, str], task: asyncio.Task[str]) -> None:
         del self._under_way[key]
         if not task.cancelled() and task.exception() is None:
-            self._remember(key[0])
+            self._remember(key[0], task.result())
 
-    def _remember(self, digest: bytes) -> None:
-        _put(self._verified, digest, self._clock() + _REMEMBER_SECONDS, _MAX_REMEMBERED)
+    def _remember(self, digest: bytes, password_hash: str) -> None:
+        _put(self._verified, digest, _Verified(self._clock() + _REMEMBER_SECONDS, password_hash), _MAX_REMEMBERED)
 
     def _matches(self, password_hash: str, password: str) -> bool:
         try:
@@ -158,7 +179,8 @@ class Authenticator:
         await asyncio.sleep(wait)
 
 
-def _parse_basic(authorization: str | None) -> tuple[str, str] | None:
+def parse_basic(authorization: str | None) -> tuple[str, str] | None:
+    """The name and the password of an Authorization header, unverified; None when it has none."""
     scheme, _, encoded = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
         return None

@@ -5,7 +5,7 @@ import logging
 import random
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
@@ -21,10 +21,12 @@ from app.api.ops import OneOpsRecording, OpsRecordings, PostedRecordings
 from app.api.playback import Playback
 from app.api.recordings import OneRecording, OneScreenRecording, Recordings
 from app.api.requests import ResourceConvertor
+from app.audit import AuditLog
 from app.errors import RecallError
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
 from app.store.indices import SchemaMismatch, create_indices
+from app.users import users_from_file
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +64,19 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """
     settings = settings or load_settings()
     metrics = CollectorRegistry()
+    audit = AuditLog(settings.audit_log)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_services(settings, metrics) as services:
-            app.state.services = services
-            async with _indices(services.client, settings), _upkeep(services):
-                yield
+        with closing(audit):
+            async with open_services(settings, audit, metrics) as services:
+                app.state.services = services
+                async with (
+                    _indices(services.client, settings),
+                    _upkeep(services),
+                    users_from_file(settings.config, services.authenticator),
+                ):
+                    yield
 
     app = Starlette(
         routes=ROUTES,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 
+from app.audit import AuditLog
 from app.auth import Authenticator
 from app.deletion import Deletion
 from app.media.storage import MediaStorages, open_storages
@@ -28,10 +29,11 @@ class Services:
     deletion: Deletion
     storages: MediaStorages
     metrics: CollectorRegistry
+    audit: AuditLog
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, metrics: CollectorRegistry | None = None) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorRegistry) -> AsyncIterator[Services]:
     """Opens no connection yet."""
     async with connect(settings) as client, open_storages(settings) as storages:
         recordings = RecordingRepository(client, settings)
@@ -49,5 +51,6 @@ async def open_services(settings: Settings, metrics: CollectorRegistry | None = 
             protection=protection,
             deletion=Deletion(repositories, protection, DeletionJournal(client, settings), storages, settings.storage),
             storages=storages,
-            metrics=metrics or CollectorRegistry(),
+            metrics=metrics,
+            audit=audit,
         )

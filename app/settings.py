@@ -78,6 +78,7 @@ class Storages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """See `README.md` for what each is for. Times are in seconds, sizes in bytes."""
 
+    config: str | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     public_url: str | None = None
@@ -86,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Storages = Storages()
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
+    audit_log: str | None = None
 
     storage_streams: int = 200
     storage_wait_seconds: float = 5.0
@@ -131,8 +133,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if file := environment.get("RECALL_CONFIG"):
         try:
             values = msgspec.toml.decode(Path(file).read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"RECALL_CONFIG={file}: {error}") from error
+        if "config" in values:
+            raise ConfigurationError(f"RECALL_CONFIG={file}: it cannot name another configuration file")
     for field in msgspec.structs.fields(Settings):
         value = environment.get(f"RECALL_{field.name.upper()}")
         if value and field.name not in {"users", "storage"}:

@@ -6,6 +6,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.audited import audited
 from app.api.recordings import read, search
 from app.api.requests import (
     api_url,
@@ -49,6 +50,7 @@ class OneOpsRecording(HTTPEndpoint):
         await authenticated(request, "ops")
         return await read(request, _contact_center(request), for_ops=True)
 
+    @audited("delete")
     async def delete(self, request: Request) -> Response:
         await authenticated(request, "ops")
         with_media = _with_media(request)

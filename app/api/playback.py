@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from msgspec import UNSET
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.audited import audit_entry, audited
 from app.api.recordings import stored_recording
 from app.api.requests import authenticated, own_contact_center, path_segment, query_parameters, services
 from app.errors import MediaNotFound, RangeNotSatisfiable, RecallError, StorageFailed, StorageRefused
@@ -28,12 +30,14 @@ _OF_THE_BYTES = ("Content-Length", "Content-Range")
 class Playback(HTTPEndpoint):
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
 
+    @audited("play")
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
         name = path_segment(request, "name")
         download = any(parameter == "download" for parameter, _ in query_parameters(request))
         recording = await stored_recording(request, own_contact_center(user))
         media = _media_file(recording, name)
+        audit_entry(request).media_id = media.get("mediaId", UNSET)
         try:
             location = locate(media["mediaDescriptor"], services(request).settings.storage)
         except NotConfigured as error:

@@ -8,6 +8,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.audited import audit_entry, audited
 from app.api.requests import (
     api_url,
     authenticated,
@@ -63,9 +64,11 @@ class OneScreenRecording(HTTPEndpoint):
 class OneRecording(OneScreenRecording):
     """`GET /recordings/{id}`, and `POST` to protect it from deletion, or no longer."""
 
+    @audited("protection")
     async def post(self, request: Request) -> Response:
         user = await authenticated(request, "admin", "supervisor", "agent")
         operation = await _operation(request)
+        audit_entry(request).operation = operation
         require_permission(user, operation)
         await services(request).protection.change(
             own_contact_center(user), path_segment(request, "id"), protect=operation == "apply"

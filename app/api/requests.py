@@ -45,6 +45,7 @@ async def authenticated(request: Request, *roles: Role) -> User:
     """The user who asks; raises NotAuthenticated, or InsufficientRole without one of the roles."""
     address = request.client.host if request.client else ""
     user = await services(request).authenticator.authenticate(request.headers.get("authorization"), address)
+    request.state.user = user  # also of who is refused from here on
     require_role(user, *roles)
     return user
 

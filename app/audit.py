@@ -1,0 +1,110 @@
+"""Who did what to which recording: one JSON line for each operation (README.md, "Audit log"). No HTTP here."""
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from app.recordings.identity import Resource
+from app.settings import ConfigurationError
+
+# "protection" is an attempt that was refused before it said whether it was to apply or to unapply.
+Operation = Literal["play", "delete", "purge", "apply", "unapply", "protection"]
+Outcome = Literal["success", "refused", "failed"]
+
+log = logging.getLogger("recall.audit")
+
+# Longer than any id; who is refused may send anything, and must not fill a disk with it.
+_LONGEST_TEXT = 500
+
+
+class Entry(msgspec.Struct, kw_only=True, rename="camel"):
+    """A line: these attributes, in camelCase.
+
+    `time` is when the operation was asked for (UTC, RFC 3339), `seconds` how long it took.
+    """
+
+    time: str = msgspec.field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+    user: str | None  # as given, if it is refused with 401
+    contact_center: str | None
+    address: str | None  # of the client
+    operation: Operation
+    resource: Resource
+    recording_id: str
+    outcome: Outcome = "failed"
+    http_status: int | None = None  # none when nobody was answered
+    status_code: int | None = None
+    seconds: float | UnsetType = UNSET
+    # Of plays only.
+    media: str | UnsetType = UNSET  # the last segment of the path
+    media_id: str | UnsetType = UNSET
+    bytes_sent: int | UnsetType = UNSET
+    completed: bool | UnsetType = UNSET
+
+
+class AuditLog:
+    """A file that other processes may append to, and that may be moved away at any time; without a path the log.
+
+    Raises ConfigurationError when the file cannot be opened.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path is not None else None
+        self._descriptor: int | None = None
+        if self._path is not None:
+            try:
+                self._open(self._path)
+            except (OSError, ValueError) as error:
+                raise ConfigurationError(f"the audit log cannot be opened: {error}") from error
+
+    def write(self, entry: Entry) -> None:
+        """Writes one line, which the operating system has when this returns.
+
+        What cannot be written to the file goes to the log, because the operation it tells of has happened.
+        """
+        line = _line(entry)
+        if self._path is None:
+            log.info("%s", line)
+            return
+        data = f"{line}\n".encode()
+        try:
+            descriptor = self._open(self._path)
+            # One call, so that lines of several processes do not mix; only a full disk takes less than all.
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError as error:
+            log.error("the audit log cannot be written (%s): %s", error, line)
+
+    def close(self) -> None:
+        """A later line opens the file again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self, path: Path) -> int:
+        """The file that now has this path."""
+        if self._descriptor is not None and not _is_at(path, self._descriptor):
+            self.close()
+        if self._descriptor is None:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        return self._descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _line(entry: Entry) -> str:
+    """JSON in ASCII: nothing in it can end a line or speak to a terminal."""
+    attributes = msgspec.to_builtins(entry)
+    return json.dumps({name: v[:_LONGEST_TEXT] if isinstance(v, str) else v for name, v in attributes.items()})

@@ -1,0 +1,463 @@
+"""Each operation leaves exactly one line in the audit log (README.md, "Audit log")."""
+
+import asyncio
+import logging
+import os
+import re
+import subprocess
+import sys
+from base64 import b64encode
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.api.audited import audit_entry, audited
+from app.api.errors import HANDLERS
+from app.api.middleware import EncodedPath
+from app.api.requests import envelope
+from app.audit import AuditLog, Entry
+from app.errors import InsufficientRole, MissingParameter, RecordingNotFound, StoreUnavailable
+from app.main import create_app
+from app.settings import ConfigurationError, S3Storage, Settings, Storages, WebDavStorage
+from tests.conftest import StartService
+from tests.media.conftest import counting_storage, faults, moto, trap  # noqa: F401 - fixtures
+from tests.servers import S3, CountingStorage, FaultServer
+from tests.support import CONTACT_CENTER, OPS_PATH, Service, a_media_file, a_recording, eventually
+
+ID = 'an "id"\n\u2028\x1b[31m/ü'
+ID_IN_PATH = "an%20%22id%22%0A%E2%80%A8%1B%5B31m%2F%C3%BC"
+SIZE = 1_000_000
+EVERYWHERE = {
+    "user": "admin",
+    "contactCenter": CONTACT_CENTER,
+    "address": "127.0.0.1",
+    "operation": "play",
+    "resource": "recordings",
+    "recordingId": ID,
+}
+
+
+class Played:
+    """A service with a playable recording, and its audit log."""
+
+    def __init__(self, service: Service, file: Path) -> None:
+        self.service = service
+        self.file = file
+        self.admin = service.client("admin")
+        self.path = ""
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(line) for line in self.file.read_bytes().split(b"\n") if line]
+
+    async def post(self, url: str) -> None:
+        media = a_media_file(mediaDescriptor={"storage": "webDAV", "path": url}, mediaId="the media")
+        response = await self.service.client("ops").post(OPS_PATH, json=a_recording(ID, mediaFiles=[media]))
+        assert response.status_code in {200, 201}, response.text
+        read = await self.admin.get(f"/api/v2/recordings/{ID_IN_PATH}")
+        self.path = "/api/v2" + read.json()["recording"]["mediaFiles"][-1]["playPath"]
+
+    def only_line(self, **expected: Any) -> None:
+        (line,) = self.lines()
+        begun = datetime.fromisoformat(line.pop("time"))
+        assert 0 <= (datetime.now(UTC) - begun).total_seconds() < 60
+        assert 0 <= line.pop("seconds") < 60
+        assert line == {**EVERYWHERE, "media": self.path.rpartition("/")[2], **expected}
+
+
+@pytest.fixture
+async def played(start_service: StartService, tmp_path: Path, counting_storage: CountingStorage) -> Played:  # noqa: F811
+    file = tmp_path / "audit.jsonl"
+    storage = Storages(webdav=(WebDavStorage(counting_storage.url, "media", "media-secret"),))
+    played = Played(await start_service(audit_log=str(file), storage=storage), file)
+    await played.post(counting_storage.put("a.wav", SIZE))
+    assert played.lines() == []
+    return played
+
+
+@pytest.fixture
+async def faulty(start_service: StartService, tmp_path: Path, faults: FaultServer) -> Played:  # noqa: F811
+    file = tmp_path / "audit.jsonl"
+    service = await start_service(
+        audit_log=str(file),
+        storage=Storages(webdav=(WebDavStorage(faults.url),)),
+        storage_first_byte_seconds=0.3,
+        storage_stall_seconds=0.3,
+    )
+    return Played(service, file)
+
+
+# --- plays ---
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status", "sent"),
+    [
+        ("GET", {}, 200, SIZE),
+        ("HEAD", {}, 200, 0),
+        ("GET", {"Range": "bytes=5-9"}, 206, 5),
+        ("GET", {"If-None-Match": f'"{SIZE:x}"'}, 304, 0),
+    ],
+)
+async def test_a_play(played: Played, method: str, headers: dict[str, str], status: int, sent: int) -> None:
+    response = await played.admin.request(method, played.path, headers=headers)
+    assert (response.status_code, len(response.content)) == (status, sent)
+    played.only_line(
+        outcome="success", httpStatus=status, statusCode=0, mediaId="the media", bytesSent=sent, completed=True
+    )
+
+
+async def test_the_line_is_there_when_the_last_byte_arrives(played: Played) -> None:
+    for plays in range(1, 6):
+        async with played.admin.stream("GET", played.path) as response:
+            received = 0
+            async for chunk in response.aiter_raw():
+                received += len(chunk)
+                if received == SIZE:
+                    assert len(played.lines()) == plays
+
+
+@pytest.mark.parametrize(
+    ("user", "headers", "expected"),
+    [
+        (None, {}, {"user": None, "contactCenter": None, "httpStatus": 401, "statusCode": 20}),
+        (
+            None,
+            {"Authorization": "Basic " + b64encode(b"admin:hunter2").decode()},
+            {"contactCenter": None, "httpStatus": 401, "statusCode": 20},
+        ),
+        (
+            None,
+            {"Authorization": "Bearer hunter2"},
+            {"user": None, "contactCenter": None, "httpStatus": 401, "statusCode": 20},
+        ),
+        ("agent", {}, {"user": "agent", "httpStatus": 403, "statusCode": 5}),
+        ("ops", {}, {"user": "ops", "contactCenter": None, "httpStatus": 403, "statusCode": 5}),
+        (
+            "other-admin",
+            {},
+            {
+                "user": "other-admin",
+                "contactCenter": "0b7c1c3e-5e5b-4a53-9c61-0e6f0f7b3a11",
+                "httpStatus": 404,
+                "statusCode": 6,
+            },
+        ),
+        (
+            "admin",
+            {"Range": f"bytes={SIZE}-"},
+            {"httpStatus": 416, "statusCode": 2, "mediaId": "the media"},
+        ),
+    ],
+)
+async def test_a_play_that_is_refused(
+    played: Played, user: str | None, headers: dict[str, str], expected: dict[str, Any]
+) -> None:
+    response = await played.service.client(user).get(played.path, headers=headers)
+    assert response.status_code == expected["httpStatus"]
+    played.only_line(outcome="refused", **expected)
+    assert "hunter2" not in played.file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "recording", "media", "status"),
+    [
+        (f"{ID_IN_PATH}/play/other.wav", ID, "other.wav", 404),
+        ("%FFa/play/b%0Ac", "\\xffa", "b\nc", 400),
+        (f"{'x' * 5000}/play/b", "x" * 500, "b", 404),
+    ],
+)
+async def test_a_play_of_what_is_not_there(played: Played, path: str, recording: str, media: str, status: int) -> None:
+    assert (await played.admin.get(f"/api/v2/recordings/{path}")).status_code == status
+    played.only_line(
+        outcome="refused", httpStatus=status, statusCode=6 if status == 404 else 2, recordingId=recording, media=media
+    )
+
+
+@pytest.mark.parametrize(("fault", "status"), [("status-404", 404), ("status-500", 502), ("stall-before-headers", 504)])
+async def test_a_play_whose_storage_fails(faulty: Played, faults: FaultServer, fault: str, status: int) -> None:  # noqa: F811
+    await faulty.post(faults.url_of(fault))
+    assert (await faulty.admin.get(faulty.path)).status_code == status
+    faulty.only_line(
+        outcome="refused" if status == 404 else "failed",
+        httpStatus=status,
+        statusCode=6 if status == 404 else 4,
+        mediaId="the media",
+    )
+
+
+async def test_a_play_that_breaks_off(faulty: Played, faults: FaultServer) -> None:  # noqa: F811
+    await faulty.post(faults.url_of("short-body"))
+    received = 0
+
+    async def receive(response: httpx.Response) -> None:
+        nonlocal received
+        async for chunk in response.aiter_raw():
+            received += len(chunk)
+
+    async with faulty.admin.stream("GET", faulty.path) as response:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await receive(response)
+    await eventually(lambda: bool(faulty.lines()))
+    faulty.only_line(
+        outcome="failed", httpStatus=200, statusCode=4, mediaId="the media", bytesSent=received, completed=False
+    )
+
+
+async def test_a_play_that_its_player_leaves(played: Played, counting_storage: CountingStorage) -> None:  # noqa: F811
+    counting_storage.rate = 100_000
+    async with played.admin.stream("GET", played.path) as response:
+        await anext(response.aiter_raw())
+    await eventually(lambda: bool(played.lines()))
+    sent = played.lines()[0]["bytesSent"]
+    assert 0 < sent < SIZE
+    played.only_line(
+        outcome="success", httpStatus=200, statusCode=0, mediaId="the media", bytesSent=sent, completed=False
+    )
+
+
+async def test_an_error_of_ours_is_a_line_too(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.api.playback._media_file", lambda *_: 1 / 0)
+    assert (await played.admin.get(played.path)).status_code == 500
+    played.only_line(outcome="failed", httpStatus=500, statusCode=4)
+
+
+async def test_reads_searches_and_posts_leave_none(played: Played) -> None:
+    for user in ("admin", "agent", "ops", None):
+        client = played.service.client(user)
+        for path in (f"/api/v2/recordings/{ID_IN_PATH}", "/api/v2/recordings?startTime=0", OPS_PATH, "/health/live"):
+            await client.get(path)
+        await client.post(OPS_PATH, json={})
+    await played.admin.put(played.path)
+    assert played.lines() == []
+
+
+async def test_many_plays_at_once_leave_one_line_each(played: Played) -> None:
+    paths = [played.path if n % 2 else f"/api/v2/recordings/missing-{n}/play/x" for n in range(100)]
+    await asyncio.gather(*(played.admin.get(path, headers={"Range": "bytes=0-9"}) for path in paths))
+    lines = played.lines()
+    assert len(lines) == 100
+    assert sum(line["outcome"] == "success" for line in lines) == 50
+    assert len({line["recordingId"] for line in lines}) == 51
+
+
+async def test_no_secret_is_ever_in_it(
+    start_service: StartService,
+    tmp_path: Path,
+    moto: S3,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "recall.audit")
+    moto.put("secret.wav", b"bytes", bucket="stage-recordings")
+    s3 = S3Storage(("stage-recordings",), moto.url, moto.region, moto.access_key_id, moto.secret_access_key)
+    file = tmp_path / "audit.jsonl"
+    service = await start_service(storage=Storages(s3=(s3,)), audit_log=str(file))
+    descriptor = {"storage": "awsS3", "path": "secret.wav", "data": {"bucket": "stage-recordings"}}
+    recording = a_recording(mediaFiles=[a_media_file(mediaDescriptor=descriptor)])
+    assert (await service.client("ops").post(OPS_PATH, json=recording)).status_code == 201
+    admin = service.client("admin")
+    play = (await admin.get("/api/v2/recordings/recording")).json()["recording"]["mediaFiles"][0]["playPath"]
+    assert (await admin.get(f"/api/v2{play}?token=hunter2")).content == b"bytes"
+    assert (await service.client("agent").get(f"/api/v2{play}?token=hunter2")).status_code == 403
+    text = file.read_text() + caplog.text
+    assert text.count('"play"') == 2
+    for secret in ("password", "hunter2", "Basic", "X-Amz", "http:", moto.secret_access_key, "argon2"):
+        assert secret not in text, secret
+
+
+# --- other operations ---
+
+
+class Table(HTTPEndpoint):
+    """Does what the test says, as an endpoint that deletes or protects would."""
+
+    @audited("protection")
+    async def post(self, request: Request) -> Response:
+        outcome = request.app.state.outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        audit_entry(request).operation = "apply"
+        return envelope(outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        ({}, ("apply", "success", 200, 0)),
+        ({"statusCode": 7}, ("apply", "success", 200, 7)),
+        (MissingParameter("operationName"), ("protection", "refused", 400, 1)),
+        (InsufficientRole(), ("protection", "refused", 403, 5)),
+        (RecordingNotFound("x"), ("protection", "refused", 404, 6)),
+        (StoreUnavailable(), ("protection", "failed", 503, 4)),
+        (ZeroDivisionError(), ("protection", "failed", 500, 4)),
+        (ClientDisconnect(), ("protection", "failed", None, None)),
+        (asyncio.CancelledError(), ("protection", "failed", None, None)),
+    ],
+)
+async def test_an_operation_that_answers_with_an_envelope(
+    tmp_path: Path, outcome: Any, expected: tuple[str, str, int | None, int | None]
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    log = AuditLog(str(file))
+    path = "/api/v2/ops/contact-centers/{contact_center}/screen-recordings/{id}"
+    table = Starlette(routes=[Route(path, Table)], middleware=[Middleware(EncodedPath)], exception_handlers=HANDLERS)
+    table.state.services, table.state.outcome = SimpleNamespace(audit=log), outcome
+    transport = httpx.ASGITransport(table, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://recall", auth=("ops", "hunter2")) as client:
+        with suppress(asyncio.CancelledError):
+            await client.post(path.format(contact_center="recordings", id="a%2Fb"))
+    log.close()
+    (data,) = file.read_bytes().splitlines()
+    line = msgspec.json.decode(data)
+    assert (line["operation"], line["outcome"], line["httpStatus"], line["statusCode"]) == expected
+    assert (line["user"], line["contactCenter"], line["recordingId"]) == ("ops", "recordings", "a/b")
+    assert line["resource"] == "screen-recordings"
+
+
+# --- the file ---
+
+
+def an_entry(recording_id: str = "r") -> Entry:
+    return Entry(
+        user="purge",
+        contact_center="cc",
+        address=None,
+        operation="purge",
+        resource="screen-recordings",
+        recording_id=recording_id,
+        outcome="success",
+    )
+
+
+def test_a_line_is_ascii_without_control_characters(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    log = AuditLog(str(file))
+    nasty = "".join(map(chr, range(0xA0))) + "\u2028\ud800"
+    log.write(an_entry(nasty))
+    log.close()
+    data = file.read_bytes()
+    assert re.fullmatch(rb"[ -~]+\n", data)
+    line = msgspec.json.decode(data.replace(b"\\ud800", b"?"))
+    assert line.pop("recordingId") == nasty[:-1] + "?"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line == {
+        "user": "purge",
+        "contactCenter": "cc",
+        "address": None,
+        "operation": "purge",
+        "resource": "screen-recordings",
+        "outcome": "success",
+        "httpStatus": None,
+        "statusCode": None,
+    }
+    assert file.stat().st_mode & 0o007 == 0
+
+
+def test_rotation_by_moving_by_deleting_and_by_truncating(tmp_path: Path) -> None:
+    file, moved = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
+    log = AuditLog(str(file))
+    log.write(an_entry("1"))
+    file.rename(moved)
+    log.write(an_entry("2"))
+    assert b'"1"' in moved.read_bytes()
+    assert (moved.read_bytes().count(b"\n"), file.read_bytes().count(b"\n")) == (1, 1)
+    file.rename(moved)
+    file.touch()  # as logrotate's "create" does
+    log.write(an_entry("3"))
+    assert b'"2"' in moved.read_bytes()
+    assert b'"3"' in file.read_bytes()
+    file.unlink()
+    log.write(an_entry("4"))
+    assert b'"4"' in file.read_bytes()
+    os.truncate(file, 0)  # "copytruncate"
+    log.write(an_entry("5"))
+    assert file.read_bytes().startswith(b"{")
+    log.close()
+    log.write(an_entry("6"))
+    assert file.read_bytes().count(b"\n") == 2
+    log.close()
+
+
+_WRITER = """
+import sys
+from app.audit import AuditLog, Entry
+log = AuditLog(sys.argv[1])
+for n in range(2000):
+    recording_id = sys.argv[2] * 400 + str(n)
+    log.write(
+        Entry(
+            user="purge", contact_center="cc", address=None, operation="purge", resource="recordings",
+            recording_id=recording_id,
+        )
+    )
+    if len(sys.argv) > 3:
+        import os
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_several_processes_write_to_one_file_while_it_is_rotated(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, file, name]) for name in "abc"]
+    rotated = []
+    while any(writer.poll() is None for writer in writers):
+        if file.exists() and file.stat().st_size > 300_000:
+            rotated.append(file.rename(tmp_path / f"audit.{len(rotated)}"))
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert rotated
+    data = b"".join(path.read_bytes() for path in [*rotated, file] if path.exists())
+    found = [msgspec.json.decode(line)["recordingId"] for line in data.splitlines()]
+    assert sorted(found) == sorted(name * 400 + str(n) for name in "abc" for n in range(2000))
+
+
+async def test_a_line_outlives_kill_9_right_after_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _WRITER, file, "a", "kill")
+    assert await process.wait() == -9
+    assert file.read_bytes().count(b"\n") == 1
+
+
+def test_a_file_that_cannot_be_opened_fails_at_the_start(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing" / "audit.jsonl", tmp_path, Path("a\0b")):
+        with pytest.raises(ConfigurationError, match="audit log"):
+            create_app(Settings(audit_log=str(path)))
+
+
+async def test_the_start_says_so_in_one_line(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app",
+        env={**os.environ, "RECALL_AUDIT_LOG": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors.decode() == f"the audit log cannot be opened: [Errno 21] Is a directory: '{tmp_path}'\n"
+
+
+def test_a_line_that_the_file_does_not_take_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    log = AuditLog("/dev/full")
+    log.write(an_entry("not lost"))
+    log.close()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("recall.audit", "ERROR")
+    assert "not lost" in record.getMessage()
+
+
+async def test_without_a_file_lines_go_to_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "recall.audit")
+    await service.client("admin").get("/api/v2/recordings/missing/play/x.wav")
+    (record,) = [record for record in caplog.records if record.name == "recall.audit"]
+    assert msgspec.json.decode(record.getMessage())["recordingId"] == "missing"

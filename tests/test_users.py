@@ -1,0 +1,228 @@
+"""Users change when the configuration file does, without a restart."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import app.auth
+import app.users
+from app.auth import Authenticator
+from app.errors import NotAuthenticated
+from app.settings import User
+from tests.conftest import StartService
+from tests.support import CONTACT_CENTER, USERS, Service, eventually
+from tests.test_authentication import basic, hash_password
+
+OPS, ADMIN, *_ = USERS
+PATH = "/api/v2/recordings/any"
+OPS_READS = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings/any"
+
+
+def toml(users: Sequence[User], head: str = "") -> str:
+    """A configuration file; what JSON writes is TOML, too."""
+    lines = [head]
+    for user in users:
+        lines.append("[[users]]")
+        for name, value in msgspec.to_builtins(user).items():
+            if value is not None:
+                lines.append(f"{name} = {msgspec.json.encode(value).decode()}")
+    return "\n".join(lines) + "\n"
+
+
+def write(file: Path, content: str | bytes | None) -> None:
+    """In place; None is no file."""
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def replace(file: Path, text: str) -> None:
+    """As careful editors and deployments do it."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "recall.toml"
+    file.write_text(toml(USERS))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every look at a file; they are frequent, so that tests are not long."""
+    paths: list[Path] = []
+    state = app.users._state
+
+    def look(path: Path) -> object:
+        paths.append(path)
+        return state(path)
+
+    monkeypatch.setattr(app.users, "_state", look)
+    monkeypatch.setattr(app.users, "_LOOK_SECONDS", 0.1)
+    return paths
+
+
+@pytest.fixture
+async def service(start_service: StartService, file: Path, caplog: pytest.LogCaptureFixture) -> Service:
+    caplog.set_level(logging.INFO, "app.users")
+    return await start_service(config=str(file))
+
+
+async def answers(service: Service, name: str, password: str, status: int, path: str = PATH) -> None:
+    """Waits until that is how the service answers."""
+    client = service.client()
+    headers = {"authorization": basic(name, password)}
+
+    async def condition() -> bool:
+        return (await client.get(path, headers=headers)).status_code == status
+
+    await eventually(condition)
+
+
+async def logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    await eventually(lambda: text in caplog.text)
+
+
+async def test_a_user_who_is_added_gets_in(service: Service, file: Path) -> None:
+    new = User("new", hash_password("secret"), ("admin",), CONTACT_CENTER)
+    write(file, toml([*USERS, new]))
+    await answers(service, "new", "secret", 404)
+    await answers(service, "admin", "admin-password", 404)
+
+
+async def test_a_user_who_is_removed_is_out_at_once_though_remembered(service: Service, file: Path) -> None:
+    await answers(service, "admin", "admin-password", 404)
+    replace(file, toml([OPS]))
+    await answers(service, "admin", "admin-password", 401)
+    replace(file, toml(USERS))
+    await answers(service, "admin", "admin-password", 404)
+
+
+async def test_a_changed_password_is_the_only_one(service: Service, file: Path) -> None:
+    await answers(service, "admin", "admin-password", 404)
+    replace(file, toml([OPS, msgspec.structs.replace(ADMIN, password_hash=hash_password("another"))]))
+    await answers(service, "admin", "another", 404)
+    await answers(service, "admin", "admin-password", 401)
+
+
+async def test_changed_roles_permissions_and_contact_centers_hold_for_remembered_credentials(
+    service: Service, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await answers(service, "admin", "admin-password", 404)
+    replace(file, toml([OPS, msgspec.structs.replace(ADMIN, roles=("agent",))]))
+    await answers(service, "admin", "admin-password", 403)
+    replace(file, toml([OPS, msgspec.structs.replace(ADMIN, roles=("ops",), contact_center=None)]))
+    await answers(service, "admin", "admin-password", 404, OPS_READS)
+    assert ADMIN.password_hash not in caplog.text
+
+
+async def test_a_file_behind_links_as_kubernetes_mounts_it(start_service: StartService, tmp_path: Path) -> None:
+    for version, users in (("1", USERS), ("2", USERS[:1])):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "recall.toml").write_text(toml(users))
+    data, file = tmp_path / "data", tmp_path / "recall.toml"
+    data.symlink_to("1")
+    file.symlink_to("data/recall.toml")
+    service = await start_service(config=str(file))
+    await answers(service, "admin", "admin-password", 404)
+    (tmp_path / "new").symlink_to("2")
+    (tmp_path / "new").replace(data)
+    await answers(service, "admin", "admin-password", 401)
+
+
+BROKEN = {
+    "Invalid": "region = ",
+    "same name": toml([*USERS, ADMIN]),
+    "it has no [[users]]": "",
+    "Unterminated string": toml(USERS)[:-30],
+    "utf-8": b"\xff",
+    "unknown field": toml(USERS, head="regoin = 'x'"),
+    "No such file": None,
+}
+
+
+async def test_a_file_that_cannot_be_used_leaves_the_users_and_is_logged_once_a_change(
+    service: Service, file: Path, looks: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for fault, content in BROKEN.items():
+        caplog.clear()
+        write(file, content)
+        await logged(caplog, "the users stay as they were")
+        seen = len(looks)
+        await eventually(lambda seen=seen: len(looks) > seen + 3)  # type: ignore[misc]
+        assert (await service.client("admin").get(PATH)).status_code == 404
+        (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert str(file) in error
+        assert fault.lower() in error.lower(), error
+        assert "$argon2" not in caplog.text
+    replace(file, toml([OPS]))
+    await answers(service, "admin", "admin-password", 401)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
+async def test_other_changes_need_a_restart_and_it_says_so(
+    service: Service, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What it is compared with is what the first look found.
+    replace(file, toml([OPS]))
+    await answers(service, "admin", "admin-password", 401)
+    replace(file, toml(USERS, head="region = 'elsewhere'\nelasticsearch_password = 'hidden'"))
+    await logged(caplog, "need a restart: region, elasticsearch_password")
+    await answers(service, "admin", "admin-password", 404)
+    assert "hidden" not in caplog.text
+    assert "users added: 'admin'" in caplog.text
+
+
+async def test_the_environment_goes_before_the_file_then_too(
+    service: Service, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECALL_REGION", "here")
+    replace(file, toml([OPS], head="region = 'elsewhere'"))
+    await answers(service, "admin", "admin-password", 401)
+    replace(file, toml(USERS, head="region = 'nowhere'"))
+    await answers(service, "admin", "admin-password", 404)
+    assert "restart" not in caplog.text
+
+
+async def test_without_a_file_there_is_nothing_to_watch(service: Service, start_service: StartService) -> None:
+    def watches() -> int:
+        return sum(getattr(task.get_coro(), "__qualname__", "") == "_watch" for task in asyncio.all_tasks())
+
+    assert watches() == 1
+    await start_service()
+    assert watches() == 1
+
+
+async def test_failed_attempts_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.auth, "_FIRST_PAUSE", 100.0)
+    authenticator = Authenticator(USERS)
+    for _ in range(20):
+        authenticator._count_attempt("admin", "10.0.0.1")
+    authenticator._attempts["admin", "10.0.0.1"].next = authenticator._clock() + 1_000
+    authenticator.replace_users((OPS, ADMIN))
+    with pytest.raises(NotAuthenticated) as refused:
+        await authenticator.authenticate(basic("admin", "guess"), "10.0.0.1")
+    assert refused.value.headers is not None
+    assert "Retry-After" in refused.value.headers
+
+
+async def test_a_password_that_is_being_verified_while_it_changes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator = Authenticator(USERS)
+    verify = authenticator._matches
+
+    def change_meanwhile(password_hash: str, password: str) -> bool:
+        authenticator.replace_users((OPS,))
+        return verify(password_hash, password)
+
+    monkeypatch.setattr(authenticator, "_matches", change_meanwhile)
+    for _ in range(2):
+        with pytest.raises(NotAuthenticated):
+            await authenticator.authenticate(basic("admin", "admin-password"), "10.0.0.1")
