@@ -310,13 +310,13 @@ async def test_an_operation_that_answers_with_an_envelope(
 ) -> None:
     file = tmp_path / "audit.jsonl"
     log = AuditLog(str(file))
-    path = "/api/v2/ops/contact-centers/{contact_center}/screen-recordings/{id}"
+    path = "/api/v2/ops/contact-centers/{contact_center}/{resource:resource}/{id}"
     table = Starlette(routes=[Route(path, Table)], middleware=[Middleware(EncodedPath)], exception_handlers=HANDLERS)
     table.state.services, table.state.outcome = SimpleNamespace(audit=log), outcome
     transport = httpx.ASGITransport(table, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://recall", auth=("ops", "hunter2")) as client:
         with suppress(asyncio.CancelledError):
-            await client.post(path.format(contact_center="recordings", id="a%2Fb"))
+            await client.post("/api/v2/ops/contact-centers/recordings/screen-recordings/a%2Fb")
     log.close()
     (data,) = file.read_bytes().splitlines()
     line = msgspec.json.decode(data)
