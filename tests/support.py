@@ -25,11 +25,11 @@ REGION = "test"
 OPS_PATH = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings"
 
 # As cheap as argon2 allows: the tests are about what happens around it.
-_hash = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
+hash_password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
 
 # Name, roles and contact center; the password is the name and "-password".
 USERS = tuple(
-    User(name=name, password_hash=_hash(f"{name}-password"), roles=roles, contact_center=contact_center)
+    User(name=name, password_hash=hash_password(f"{name}-password"), roles=roles, contact_center=contact_center)
     for name, roles, contact_center in (
         ("ops", ("ops",), None),
         ("admin", ("admin",), CONTACT_CENTER),

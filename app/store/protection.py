@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 10
 
-# A decision that is younger is probably being completed by whoever made it, in milliseconds.
-_ABANDONED = 10_000
+# A decision that is younger is probably being completed by whoever made it.
+_ABANDONED_SECONDS = 10.0
 
 
 class Protection:
@@ -59,7 +59,7 @@ class Protection:
         if stored.decision is not None and stored.decision.pending:
             await self._complete(stored.document, stored.decision, protect=is_protected(stored.recording))
 
-    async def repair(self) -> int:
+    async def repair(self, *, older_than_seconds: float = _ABANDONED_SECONDS) -> int:
         """Completes decisions that were left half done, and returns how many."""
         repaired = 0
         for document in await self._recordings.pending():
@@ -68,7 +68,7 @@ class Protection:
                 stored is not None
                 and stored.decision is not None
                 and stored.decision.pending
-                and stored.decision.at < now_milliseconds() - _ABANDONED
+                and stored.decision.at <= now_milliseconds() - older_than_seconds * 1000
             ):
                 await self.settle(stored)
                 repaired += 1

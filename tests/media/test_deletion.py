@@ -344,7 +344,7 @@ async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_med
     kills = 0
     while waiting:
         async with app.client("ops") as ops:
-            until = len(answered) + rng.randrange(1, 15)
+            until = len(answered) + rng.randrange(5, 30)
             workers = asyncio.gather(*(delete_some(ops) for _ in range(4)), return_exceptions=True)
             await eventually(lambda until=until: len(answered) >= until or not waiting)  # type: ignore[misc]
             await asyncio.sleep(rng.uniform(0, 0.02))  # somewhere in the next ones
@@ -353,7 +353,7 @@ async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_med
         kills += 1
         await app.start()
     await app.stop()
-    assert kills >= 10
+    assert kills >= 6
     services = await open_store(configured)
     swept = await services.deletion.sweep(only_due=False)
     assert swept.failed == 0

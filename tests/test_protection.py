@@ -1,0 +1,304 @@
+"""Protection from deletion (CONTRACT.md section 8 and seeds/recording-non-deletion.txt)."""
+
+import itertools
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from app.settings import User
+from tests.conftest import StartService
+from tests.support import (
+    CONTACT_CENTER,
+    OPS_PATH,
+    OTHER_CONTACT_CENTER,
+    REGION,
+    Service,
+    a_media_file,
+    a_recording,
+    assert_error,
+    hash_password,
+)
+
+SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
+APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
+
+PERMISSIONS = {
+    "nothing": (),
+    "apply": ("RECORDING_PERMISSION_APPLY_NON_DELETE",),
+    "apply-as-spelled-elsewhere": ("RECORDING_PERMISSION_APPLY_NON_DELETION",),
+    "unapply": ("RECORDING_PERMISSION_UNAPPLY_NON_DELETE",),
+    "unapply-as-spelled-elsewhere": ("RECORDING_PERMISSION_UNAPPLY_NON_DELETION",),
+    "both": ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETE"),
+    "something-else": ("RECORDING_PERMISSION_PLAY", "recording_permission_apply_non_delete"),
+}
+ROLES = ("ops", "admin", "supervisor", "agent")
+
+# Body → the operation it asks for, or the code of what is wrong with it.
+BODIES: dict[str, tuple[bytes, str | int]] = {
+    "apply": (b'{"operationName": "applyNonDelete"}', "apply"),
+    "unapply": (b'{"operationName": "unapplyNonDelete"}', "unapply"),
+    "unapply-as-spelled-elsewhere": (b'{"operationName": "unapplyNonDeletion"}', "unapply"),
+    "more-attributes": (b'{"operationName": "applyNonDelete", "comment": "court"}', "apply"),
+    "other-operation": (b'{"operationName": "delete"}', 2),
+    "other-case": (b'{"operationName": "ApplyNonDelete"}', 2),
+    "no-text": (b'{"operationName": ["applyNonDelete"]}', 2),
+    "null": (b'{"operationName": null}', 2),
+    "missing": (b"{}", 1),
+    "empty": (b"", 1),
+    "no-object": (b'["applyNonDelete"]', 2),
+    "malformed": (b'{"operationName": "applyNonDelete"', 2),
+}
+TARGETS = ("unprotected", "protected", "other-contact-center", "other-region", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def more_users() -> tuple[User, ...]:
+    """One for each role and set of permissions."""
+    return tuple(
+        User(
+            name=f"{role}-{name}",
+            password_hash=hash_password(f"{role}-{name}-password"),
+            roles=(role,),  # type: ignore[arg-type]
+            contact_center=None if role == "ops" else CONTACT_CENTER,
+            permissions=permissions,
+        )
+        for role in ROLES
+        for name, permissions in PERMISSIONS.items()
+    )
+
+
+def expected(role: str, permissions: str, body: str, target: str) -> tuple[int, int]:
+    """HTTP status and code, in the order of CONTRACT.md section 8: role, (the body), permission, existence."""
+    if role == "ops":
+        return 403, 5
+    operation = BODIES[body][1]
+    if isinstance(operation, int):
+        return 400, operation
+    if role != "admin" and permissions not in {operation, f"{operation}-as-spelled-elsewhere", "both"}:
+        return 403, 3
+    if target in {"other-contact-center", "other-region", "nowhere"}:
+        return 404, 6
+    return 200, 0
+
+
+MESSAGES = {
+    (403, 5): "Insufficient user roles.",
+    (403, 3): "Insufficient recording permissions.",
+    (404, 6): "Requested recording [{id}] cannot be found.",
+    (400, 1): "Parameter 'operationName' is missing",
+}
+
+
+@pytest.fixture(scope="module")
+async def targets(module_service: Service) -> dict[str, str]:
+    """Target → the id of its recording."""
+    ops, admin = module_service.client("ops"), module_service.client("admin")
+    other = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
+    for name, path, region in (
+        ("unprotected", OPS_PATH, REGION),
+        ("protected", OPS_PATH, REGION),
+        ("other-contact-center", other, REGION),
+        ("other-region", OPS_PATH, "elsewhere"),
+    ):
+        assert (await ops.post(path, json=a_recording(name, region=region))).status_code == 201
+    assert (await admin.post("/api/v2/recordings/protected", json=APPLY)).status_code == 200
+    return {name: name for name in TARGETS}
+
+
+@pytest.mark.parametrize("permissions", PERMISSIONS)
+@pytest.mark.parametrize("role", ROLES)
+async def test_who_may_do_what_to_which_recording(
+    module_service: Service, targets: dict[str, str], role: str, permissions: str
+) -> None:
+    client = module_service.client(f"{role}-{permissions}")
+    admin = module_service.client("admin")
+    for body, target in itertools.product(BODIES, TARGETS):
+        response = await client.post(
+            f"/api/v2/recordings/{targets[target]}",
+            content=BODIES[body][0],
+            headers={"Content-Type": "application/json"},
+        )
+        status, code = expected(role, permissions, body, target)
+        assert (response.status_code, response.json()["statusCode"]) == (status, code), (body, target)
+        if (status, code) == (200, 0):
+            assert response.json() == {"statusCode": 0}
+        elif (status, code) in MESSAGES:
+            assert response.json()["statusMessage"] == MESSAGES[status, code].format(id=target)
+        if target in {"protected", "unprotected"}:
+            path = f"/api/v2/recordings/{target}"
+            wanted = BODIES[body][1] == "apply" if status == 200 else target == "protected"
+            assert (await admin.get(path)).json()["recording"].get("nonDelete", False) == wanted
+            if wanted != (target == "protected"):  # the next case begins with the target as its name says
+                assert (await admin.post(path, json=UNAPPLY if wanted else APPLY)).status_code == 200
+
+
+async def test_the_words_for_an_invalid_operation(module_service: Service) -> None:
+    admin = module_service.client("admin")
+    response = await admin.post("/api/v2/recordings/any", json={"operationName": "protect"})
+    assert response.status_code == 400
+    assert response.json() == {
+        "statusCode": 2,
+        "statusMessage": "Parameter 'operationName' is invalid: The specified value is not within valid range",
+    }
+
+
+async def test_without_credentials_nothing_is_told(module_service: Service) -> None:
+    assert_error(await module_service.client().post("/api/v2/recordings/any", json=APPLY), 401, 20)
+
+
+# --- screen recordings ---
+
+
+async def post(client: httpx.AsyncClient, path: str, recording_id: str, *call_uuids: str, **attributes: Any) -> None:
+    media_files = [a_media_file(f"{recording_id}-{call}", callUUID=call) for call in call_uuids]
+    response = await client.post(path, json=a_recording(recording_id, mediaFiles=media_files, **attributes))
+    assert response.status_code in {200, 201}, response.text
+
+
+async def are_protected(ops: httpx.AsyncClient, *paths: str) -> list[bool]:
+    answers = [(await ops.get(path)).json() for path in paths]
+    return [answer.get("recording", answer.get("screenRecording")).get("nonDelete", False) for answer in answers]
+
+
+async def test_screen_recordings_have_the_life_of_a_recording(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    created = await ops.post(f"{SCREENS_PATH}/", json=a_recording("a/b"), params={"refresh": "wait_for"})
+    assert created.status_code == 201
+    assert created.json()["uri"].endswith(f"/{CONTACT_CENTER}/screen-recordings/a%2Fb")
+    assert (await ops.post(SCREENS_PATH, json=a_recording("a/b", note="x"))).status_code == 200
+    assert (await admin.get("/api/v2/recordings/a%2Fb")).status_code == 404
+    read = (await admin.get("/api/v2/screen-recordings/a%2Fb")).json()
+    assert read.keys() == {"statusCode", "screenRecording"}
+    assert read["screenRecording"]["note"] == "x"
+    (media,) = read["screenRecording"]["mediaFiles"]
+    assert media["playPath"].startswith("/screen-recordings/a%2Fb/play/")
+    assert "originalMediaDesc" not in media
+    (media,) = (await ops.get(f"{SCREENS_PATH}/a%2Fb")).json()["screenRecording"]["mediaFiles"]
+    assert media["originalMediaDesc"]["storage"] == "awsS3"
+    for client, path in (
+        (admin, "/api/v2/screen-recordings"),
+        (admin, "/api/v2/screen-recordings/screen-recordings"),
+        (ops, SCREENS_PATH),
+    ):
+        found = (await client.get(path, params={"startTime": "0"})).json()
+        assert found.keys() == {"statusCode", "screenRecordings"}
+        assert [recording["id"] for recording in found["screenRecordings"]] == ["a/b"]
+    assert (await admin.get("/api/v2/recordings", params={"startTime": "0"})).json()["recordings"] == []
+    assert_error(await admin.get("/api/v2/screen-recordings"), 400, 1)
+    assert (await ops.delete(f"{SCREENS_PATH}/a%2Fb")).json() == {"statusCode": 0}
+    assert_error(await ops.get(f"{SCREENS_PATH}/a%2Fb"), 404, 6, "Requested recording [a/b] cannot be found.")
+
+
+async def test_screen_recordings_have_no_protection_operation_and_no_internal_path(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    refused = await admin.post("/api/v2/screen-recordings/s", json=APPLY)
+    assert_error(refused, 405, 2)
+    assert "POST" not in refused.headers["allow"]
+    internal = f"/internal-api/contact-centers/{CONTACT_CENTER}/screen-recordings"
+    assert_error(await ops.post(internal, json=a_recording()), 404, 6)
+
+
+async def test_protection_takes_associated_screen_recordings_along(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    other = SCREENS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
+    await post(ops, OPS_PATH, "r", "call-1", "call-2")
+    await post(ops, SCREENS_PATH, "s1", "call-1")
+    await post(ops, SCREENS_PATH, "s2", "other", "call-2")
+    await post(ops, SCREENS_PATH, "unrelated", "other", "call-3")
+    await post(ops, other, "s1", "call-1")
+    # All of them, though none can be found by a search yet.
+    assert (await admin.post("/api/v2/recordings/r", json=APPLY)).json() == {"statusCode": 0}
+    group = [f"{OPS_PATH}/r", f"{SCREENS_PATH}/s1", f"{SCREENS_PATH}/s2"]
+    others = [f"{SCREENS_PATH}/unrelated", f"{other}/s1"]
+    assert await are_protected(ops, *group, *others) == [True, True, True, False, False]
+    for path in group:
+        recording_id = path.rpartition("/")[2]
+        refused = await ops.delete(path, params={"subresources": "*"})
+        assert_error(refused, 403, 3, f"Requested recording [{recording_id}] is protected from deletion.")
+    # One that comes later is not protected by what was done before, but by doing it again.
+    await post(ops, SCREENS_PATH, "s3", "call-2")
+    assert await are_protected(ops, f"{SCREENS_PATH}/s3") == [False]
+    assert (await admin.post("/api/v2/recordings/r", json=APPLY)).status_code == 200
+    assert await are_protected(ops, *group, f"{SCREENS_PATH}/s3") == [True] * 4
+    assert (await admin.post("/api/v2/recordings/r", json=UNAPPLY)).status_code == 200
+    assert await are_protected(ops, *group, f"{SCREENS_PATH}/s3") == [False] * 4
+    assert (await ops.delete(f"{SCREENS_PATH}/s1")).status_code == 200
+
+
+async def test_more_screen_recordings_than_are_read_at_once(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.repository._BATCH", 3)
+    await post(ops, OPS_PATH, "r", "call")
+    ids = [f"s{i}" for i in range(10)]
+    for recording_id in ids:
+        await post(ops, SCREENS_PATH, recording_id, "call")
+    assert (await admin.post("/api/v2/recordings/r", json=APPLY)).status_code == 200
+    assert all(await are_protected(ops, *(f"{SCREENS_PATH}/{recording_id}" for recording_id in ids)))
+
+
+async def test_protection_survives_updates_and_is_told_to_everybody(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post(ops, OPS_PATH, "r", "call")
+    await post(ops, SCREENS_PATH, "s", "call")
+    assert (await admin.post("/api/v2/recordings/r", json=APPLY)).status_code == 200
+    for value in (False, None, "no"):
+        await post(ops, OPS_PATH, "r", "call", "another", nonDelete=value)
+        await post(ops, SCREENS_PATH, "s", "call", nonDelete=value)
+    response = await ops.post(OPS_PATH, json=a_recording("r", note=1), params={"refresh": "wait_for"})
+    assert response.status_code == 200
+    read = (await admin.get("/api/v2/recordings/r")).json()["recording"]
+    (found,) = (await admin.get("/api/v2/recordings", params={"startTime": "0"})).json()["recordings"]
+    assert read["nonDelete"] is found["nonDelete"] is True
+    assert await are_protected(ops, f"{SCREENS_PATH}/s") == [True]
+
+
+async def test_a_recording_that_is_not_protected_does_not_say_so(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post(ops, OPS_PATH, "r", "call", nonDelete=True)
+    assert "nonDelete" not in (await admin.get("/api/v2/recordings/r")).json()["recording"]
+    assert (await ops.delete(f"{OPS_PATH}/r")).status_code == 200
+    # What is created anew knows nothing of the protection before.
+    await post(ops, OPS_PATH, "r", "call")
+    assert (await admin.post("/api/v2/recordings/r", json=APPLY)).status_code == 200
+    assert (await admin.post("/api/v2/recordings/r", json=UNAPPLY)).status_code == 200
+    assert "nonDelete" not in (await admin.get("/api/v2/recordings/r")).json()["recording"]
+
+
+async def test_each_attempt_is_one_line_of_the_audit(start_service: StartService, tmp_path: Any) -> None:
+    file = tmp_path / "audit.jsonl"
+    service = await start_service(audit_log=str(file))
+    ops, admin, agent = service.client("ops"), service.client("admin"), service.client("agent")
+    await post(ops, OPS_PATH, "r", "call")
+    await post(ops, SCREENS_PATH, "s", "call")
+    path = "/api/v2/recordings/r"
+    await admin.post(path, json=APPLY)
+    await ops.delete(f"{OPS_PATH}/r")
+    await agent.post(path, json=UNAPPLY)
+    await ops.post(path, json=UNAPPLY)
+    await admin.post(path, json={"operationName": "other"})
+    await admin.post("/api/v2/recordings/other", json=APPLY)
+    await admin.post(path, json={"operationName": "unapplyNonDeletion"})
+    await ops.delete(f"{SCREENS_PATH}/s")
+    await ops.delete(f"{OPS_PATH}/r", params={"subresources": "*"})
+    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    assert [
+        (line["user"], line["operation"], line["resource"], line["recordingId"], line["outcome"], line["statusCode"])
+        for line in lines
+    ] == [
+        ("admin", "apply", "recordings", "r", "success", 0),
+        ("ops", "delete", "recordings", "r", "refused", 3),
+        ("agent", "unapply", "recordings", "r", "refused", 3),
+        ("ops", "protection", "recordings", "r", "refused", 5),
+        ("admin", "protection", "recordings", "r", "refused", 2),
+        ("admin", "apply", "recordings", "other", "refused", 6),
+        ("admin", "unapply", "recordings", "r", "success", 0),
+        ("ops", "delete", "screen-recordings", "s", "success", 0),
+        ("ops", "delete", "recordings", "r", "success", 7),
+    ]
+    assert {line["contactCenter"] for line in lines if line["operation"] != "protection"} == {CONTACT_CENTER}

@@ -1,0 +1,240 @@
+"""Protection against everything else at the same moment, with several processes, and with processes that are killed."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.audit import AuditLog
+from app.services import open_services
+from app.settings import Settings
+from tests.conftest import own_settings
+from tests.media.test_playback import webdav_storage
+from tests.process import AppProcess
+from tests.servers import WebDav
+from tests.servers import apache as start_apache
+from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording, eventually
+
+SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
+APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
+ALL = {"subresources": "*"}
+
+ROUNDS = 300
+ROUNDS_AT_ONCE = 6
+
+
+@dataclass
+class Cluster:
+    """Several processes of the service over one Elasticsearch; each client belongs to one of them."""
+
+    ops: list[httpx.AsyncClient]
+    admin: list[httpx.AsyncClient]
+    media: WebDav
+
+    async def post(self, process: int, recording_id: str, path: str = OPS_PATH, **attributes: Any) -> int:
+        """Posts with one media file; the call of a recording and its screen recordings is its id's first part."""
+        descriptor = {"storage": "webDAV", "path": self.media.url_of(f"{recording_id}.wav")}
+        media = a_media_file(mediaDescriptor=descriptor, callUUID=recording_id.partition(".")[0])
+        response = await self.ops[process].post(path, json=a_recording(recording_id, mediaFiles=[media], **attributes))
+        assert response.status_code in {200, 201}, response.text
+        return response.status_code
+
+    async def change(self, process: int, recording_id: str, operation: dict[str, str]) -> int:
+        response = await self.admin[process].post(f"/api/v2/recordings/{recording_id}", json=operation)
+        assert response.status_code in {200, 404}, response.text
+        return response.status_code
+
+    async def delete(self, process: int, recording_id: str, path: str = OPS_PATH) -> int:
+        response = await self.ops[process].delete(f"{path}/{recording_id}", params=ALL)
+        assert response.status_code in {200, 403, 404}, response.text
+        return response.status_code
+
+    async def read(self, recording_id: str, path: str = OPS_PATH) -> dict[str, Any] | None:
+        answer = (await self.ops[0].get(f"{path}/{recording_id}")).json()
+        found: dict[str, Any] | None = answer.get("recording", answer.get("screenRecording"))
+        return found
+
+
+@pytest.fixture(scope="module")
+async def cluster(elasticsearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    with start_apache() as media:
+        async with own_settings(elasticsearch_url) as own:
+            settings = msgspec.structs.replace(own, storage=webdav_storage(media))
+            processes = [AppProcess(settings, tmp_path_factory.mktemp("app")) for _ in range(3)]
+            for process in processes:
+                await process.start()
+            ops, admin = [[process.client(user) for process in processes] for user in ("ops", "admin")]
+            yield Cluster(ops, admin, media)
+            for client in ops + admin:
+                await client.aclose()
+            for process in processes:
+                await process.stop()
+
+
+async def in_rounds(name: str, run: Callable[[str, random.Random], Awaitable[None]]) -> None:
+    """Runs 300 rounds, a few at once; each has an id of its own."""
+    numbers = iter(range(ROUNDS))
+
+    async def work() -> None:
+        for number in numbers:
+            await run(f"{name}-{number}", random.Random(number))
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(ROUNDS_AT_ONCE):
+            workers.create_task(work())
+
+
+async def a_little_later(rng: random.Random, awaitable: Awaitable[int]) -> int:
+    await asyncio.sleep(rng.uniform(0, 0.02))
+    return await awaitable
+
+
+async def test_delete_against_apply(cluster: Cluster) -> None:
+    outcomes: set[tuple[int, int]] = set()
+
+    async def run(recording_id: str, rng: random.Random) -> None:
+        cluster.media.put(f"{recording_id}.wav", b"media")
+        await cluster.post(0, recording_id)
+        deleted, applied = await asyncio.gather(
+            a_little_later(rng, cluster.delete(1, recording_id)),
+            a_little_later(rng, cluster.change(2, recording_id, APPLY)),
+        )
+        outcomes.add((deleted, applied))
+        # Exactly one of them has its way, and the whole of it.
+        assert (deleted, applied) in {(200, 404), (403, 200)}
+        recording = await cluster.read(recording_id)
+        assert (recording is not None and recording["nonDelete"]) == (applied == 200)
+        assert cluster.media.exists(f"{recording_id}.wav") == (applied == 200)
+
+    await in_rounds("delete-apply", run)
+    assert len(outcomes) == 2  # or this was no race
+
+
+async def test_apply_against_unapply(cluster: Cluster) -> None:
+    finals: set[bool] = set()
+
+    async def run(recording_id: str, rng: random.Random) -> None:
+        screens = [f"{recording_id}.{i}" for i in range(2)]
+        await cluster.post(0, recording_id)
+        for screen in screens:
+            await cluster.post(0, screen, SCREENS_PATH)
+        if rng.random() < 0.5:
+            assert await cluster.change(0, recording_id, APPLY) == 200
+        await asyncio.gather(
+            a_little_later(rng, cluster.change(1, recording_id, APPLY)),
+            a_little_later(rng, cluster.change(2, recording_id, UNAPPLY)),
+        )
+        group = [await cluster.read(recording_id), *[await cluster.read(screen, SCREENS_PATH) for screen in screens]]
+        states = {recording.get("nonDelete", False) for recording in group if recording is not None}
+        assert len(states) == 1, "the recording and its screen recordings do not agree"
+        finals.update(states)
+
+    await in_rounds("apply-unapply", run)
+    assert finals == {True, False}
+
+
+async def test_update_against_apply(cluster: Cluster) -> None:
+    async def run(recording_id: str, rng: random.Random) -> None:
+        await cluster.post(0, recording_id)
+        updated, applied = await asyncio.gather(
+            a_little_later(rng, cluster.post(1, recording_id, note=recording_id)),
+            a_little_later(rng, cluster.change(2, recording_id, APPLY)),
+        )
+        recording = await cluster.read(recording_id)
+        assert (updated, applied) == (200, 200)
+        assert recording is not None
+        assert (recording["note"], recording["nonDelete"]) == (recording_id, True)
+        assert await cluster.delete(0, recording_id) == 403
+
+    await in_rounds("update-apply", run)
+
+
+async def test_apply_against_the_arrival_of_a_screen_recording(cluster: Cluster) -> None:
+    finals: set[bool] = set()
+
+    async def run(recording_id: str, rng: random.Random) -> None:
+        early, late = f"{recording_id}.early", f"{recording_id}.late"
+        await cluster.post(0, recording_id)
+        await cluster.post(0, early, SCREENS_PATH)
+        _, applied = await asyncio.gather(
+            a_little_later(rng, cluster.post(1, late, SCREENS_PATH)),
+            a_little_later(rng, cluster.change(2, recording_id, APPLY)),
+        )
+        assert applied == 200
+        # What was there before surely is protected; what came meanwhile is there, protected or not.
+        for path, protected in ((OPS_PATH, recording_id), (SCREENS_PATH, early)):
+            recording = await cluster.read(protected, path)
+            assert recording is not None
+            assert recording["nonDelete"] is True
+        arrived = await cluster.read(late, SCREENS_PATH)
+        assert arrived is not None
+        finals.add(arrived.get("nonDelete", False))
+        # Whoever wants it protected too asks again.
+        assert await cluster.change(1, recording_id, APPLY) == 200
+        arrived = await cluster.read(late, SCREENS_PATH)
+        assert arrived is not None
+        assert arrived["nonDelete"] is True
+
+    await in_rounds("arrival", run)
+    assert finals == {True, False}
+
+
+async def test_killed_processes_leave_each_group_all_or_none(settings: Settings, tmp_path: Path) -> None:
+    app = AppProcess(settings, tmp_path)
+    rng = random.Random(5)
+    groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(200)}
+    await app.start()
+    async with app.client("ops") as ops:
+        slots = asyncio.Semaphore(16)
+
+        async def store(recording_id: str, path: str) -> None:
+            async with slots:
+                media = a_media_file(callUUID=recording_id.partition(".")[0])
+                response = await ops.post(path, json=a_recording(recording_id, mediaFiles=[media]))
+                assert response.status_code == 201
+
+        async with asyncio.TaskGroup() as tasks:
+            for recording_id, screens in groups.items():
+                tasks.create_task(store(recording_id, OPS_PATH))
+                for screen in screens:
+                    tasks.create_task(store(screen, SCREENS_PATH))
+    answered: set[str] = set()
+    waiting = list(groups)
+
+    async def apply_some(admin: httpx.AsyncClient) -> None:
+        while waiting:
+            recording_id = waiting.pop()
+            response = await admin.post(f"/api/v2/recordings/{recording_id}", json=APPLY)
+            assert response.status_code == 200
+            answered.add(recording_id)
+
+    while waiting:
+        async with app.client("admin") as admin:
+            until = len(answered) + rng.randrange(5, 30)
+            workers = asyncio.gather(*(apply_some(admin) for _ in range(4)), return_exceptions=True)
+            await eventually(lambda until=until: len(answered) >= until or not waiting)  # type: ignore[misc]
+            await asyncio.sleep(rng.uniform(0, 0.02))  # somewhere in the next ones
+            await app.kill()
+            await workers
+        await app.start()
+    await app.stop()
+    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+        left_half_done = len(await services.repositories["recordings"].pending())
+        await services.client.indices.refresh(index=f"{settings.index_prefix}-*")
+        await services.protection.repair(older_than_seconds=0)
+        await services.client.indices.refresh(index=f"{settings.index_prefix}-*")
+        assert await services.repositories["recordings"].pending() == []
+        for recording_id, screens in groups.items():
+            documents = [await services.repositories["recordings"].get(CONTACT_CENTER, recording_id)]
+            documents += [await services.repositories["screen-recordings"].get(CONTACT_CENTER, s) for s in screens]
+            states = {document.get("nonDelete", False) for document in documents if document is not None}
+            assert len(states) == 1, recording_id
+            assert states == {True} or recording_id not in answered
+    assert left_half_done > 0  # or no kill came at a bad moment
