@@ -255,6 +255,7 @@ class _Http:
         self._slots = asyncio.Semaphore(settings.storage_streams)
         self._wait_seconds = settings.storage_wait_seconds
         self._first_byte_seconds = settings.storage_first_byte_seconds
+        self._stall_seconds = settings.storage_stall_seconds
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
             timeout=aiohttp.ClientTimeout(
@@ -280,10 +281,14 @@ class _Http:
         stream = await self.open(method, url, headers, body)
         try:
             content = b""
-            while chunk := await stream.read():
-                content += chunk
-                if len(content) > _LONGEST_ANSWER:
-                    raise StorageFailed
+            # It is so short that one time limit does for all of it.
+            async with asyncio.timeout(self._stall_seconds):
+                while chunk := await stream.read():
+                    content += chunk
+                    if len(content) > _LONGEST_ANSWER:
+                        raise StorageFailed
+        except TimeoutError as error:
+            raise StorageTimeout from error
         finally:
             stream.close()
         return stream.status, content
