@@ -87,7 +87,7 @@ class WebDav:
 @contextlib.contextmanager
 def wsgidav(*, basic: bool = False) -> Iterator[WebDav]:
     if not importlib.util.find_spec("wsgidav") or not importlib.util.find_spec("cheroot"):
-        _missing("wsgidav", "pip install wsgidav cheroot")
+        missing("wsgidav", "pip install wsgidav cheroot")
     with _folder() as folder:
         files = folder / "recordings"
         files.mkdir()
@@ -111,7 +111,7 @@ def wsgidav(*, basic: bool = False) -> Iterator[WebDav]:
 def apache(*, basic: bool = False) -> Iterator[WebDav]:
     program, modules = _program("apache2") or _program("httpd"), _apache_modules()
     if not program or not modules:
-        _missing("Apache", "apt-get install apache2-bin")
+        missing("Apache", "apt-get install apache2-bin")
     with _folder() as folder:
         for name in ("www/recordings", "lock"):
             (folder / name).mkdir(parents=True)
@@ -226,7 +226,7 @@ def versitygw() -> Iterator[S3]:
     """Checks signatures and when they expire."""
     program = _program("versitygw", *_go_folders())
     if not program:
-        _missing("versitygw", "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
+        missing("versitygw", "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
     with _folder() as folder:
         for name in ("files", "attributes"):
             (folder / name).mkdir()
@@ -245,7 +245,7 @@ def versitygw() -> Iterator[S3]:
 def moto() -> Iterator[S3]:
     """Checks neither signatures nor when they expire: nothing to test authentication with."""
     if not importlib.util.find_spec("moto") or not importlib.util.find_spec("flask"):
-        _missing("moto", "pip install 'moto[server]'")
+        missing("moto", "pip install 'moto[server]'")
     with _folder() as folder:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
         with _running(folder, lambda port: [*command, port]) as port:
@@ -360,7 +360,7 @@ def _give(path: Path, owner: tuple[int, int]) -> None:
         os.chown(path, *owner)
 
 
-def _missing(what: str, how: str) -> NoReturn:
+def missing(what: str, how: str) -> NoReturn:
     reason = f"{what} is not installed: {how}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)

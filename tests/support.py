@@ -72,6 +72,8 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._socket = socket.create_server(("127.0.0.1", 0))
+        # asyncio does this only for sockets that it made itself; without it every answer in two parts takes 40 ms.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(
             uvicorn.Config(

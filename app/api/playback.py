@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from msgspec import UNSET
@@ -19,6 +19,7 @@ from app.errors import MediaNotFound, RangeNotSatisfiable, RecallError, StorageF
 from app.media.conditions import answers_range, if_range_holds, not_modified, one_range
 from app.media.location import Location, NotConfigured, locate
 from app.media.storage import MediaStorages, MediaStream
+from app.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,23 @@ log = logging.getLogger(__name__)
 _OF_THE_FILE = ("ETag", "Last-Modified", "Accept-Ranges")
 _OF_THE_BYTES = ("Content-Length", "Content-Range")
 
+# Of the event loop, after each piece of a body.
+_TURNS_TO_GIVE = 8
+
 
 class Playback(HTTPEndpoint):
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
 
     @audited("play")
     async def get(self, request: Request) -> Response:
+        storages = services(request).storages
+        storages.opening += 1
+        try:
+            return await self._open(request)
+        finally:
+            storages.opening -= 1
+
+    async def _open(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
         name = path_segment(request, "name")
         download = any(parameter == "download" for parameter, _ in query_parameters(request))
@@ -54,7 +66,7 @@ class Playback(HTTPEndpoint):
             if download:
                 headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
             status = 304 if unchanged else stream.status
-            return MediaResponse(stream, status, headers, services(request).settings.player_stall_seconds)
+            return MediaResponse(stream, status, headers, services(request))
         except BaseException:  # a storage's header that cannot be passed on, for one
             stream.close()
             raise
@@ -66,36 +78,89 @@ class MediaResponse(Response):
     A storage that fails on the way ends the connection, so that the client sees that something is missing.
     """
 
-    def __init__(self, stream: MediaStream, status: int, headers: Mapping[str, str], stall_seconds: float) -> None:
+    def __init__(self, stream: MediaStream, status: int, headers: Mapping[str, str], services: Services) -> None:
         super().__init__(None, status, headers)
         if status != 304 and "content-length" not in stream.headers:
             del self.headers["content-length"]
         self._stream = stream
-        self._stall_seconds = stall_seconds
+        self._storages = services.storages
+        self._storage_seconds = services.settings.storage_stall_seconds
+        self._player_seconds = services.settings.player_stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._close_when_client_leaves(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if scope["method"] != "HEAD" and self.status_code != 304:
-                while chunk := await self._stream.read():
-                    async with asyncio.timeout(self._stall_seconds):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    # The server's send does not wait when the client has left: let the watch see it.
-                    await asyncio.sleep(0)
+                await self._send_body(send)
             await send({"type": "http.response.body"})
         except (RecallError, TimeoutError) as error:
             # Without its last message the response is not whole, and the server closes the connection.
             if not watch.done():
-                log.warning("a media stream broke off: %s", error or "the client takes nothing")
+                log.warning("a media stream broke off: %s", error or "nothing moved for too long")
         finally:
             watch.cancel()
             self._stream.close()
+
+    async def _send_body(self, send: Send) -> None:
+        async with StepLimit() as limit:
+            while True:
+                limit.step(self._storage_seconds)
+                piece = await self._stream.read()
+                if not piece:
+                    return
+                limit.step(self._player_seconds)
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Lets players who wait for their first byte go first, but not for ever."""
+        for _ in range(_TURNS_TO_GIVE):
+            if not self._storages.opening:
+                return
+            await asyncio.sleep(0)
 
     async def _close_when_client_leaves(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._stream.close()
+
+
+class StepLimit:
+    """A time limit for each of many steps: `asyncio.timeout` around each would cost more than the step itself."""
+
+    def __init__(self) -> None:
+        self._timeout = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()
+        self._end = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        """Raises TimeoutError for a step that has taken too long."""
+        if self._timer:
+            self._timer.cancel()
+        await self._timeout.__aexit__(*error)
+
+    def step(self, seconds: float) -> None:
+        """Begins the next step. The timer of an earlier one stays, and looks again when it goes off."""
+        self._end = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._end:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._end, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() < self._end:
+            self._set_timer()
+        else:
+            self._timeout.reschedule(self._end)
 
 
 def _media_file(recording: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
@@ -31,8 +31,9 @@ _WHAT_IS_IT = b'<?xml version="1.0"?><propfind xmlns="DAV:"><prop><resourcetype/
 # The element, under whatever prefix: text and attributes have their "<" escaped.
 _COLLECTION = re.compile(rb"<(?:[\w.-]+:)?collection[\s/>]")
 
-# How much of a file a stream reads ahead of its player, in bytes; aiohttp stops reading at twice that.
-_READ_AHEAD = 128 * 1024
+# How much of a file a stream holds in memory, in bytes; the network's own buffers read ahead of the player. With less
+# the work for each piece counts, with more a new player waits longer for its turn among those who play already.
+_PIECE = 128 * 1024
 
 
 class MediaStream:
@@ -41,15 +42,14 @@ class MediaStream:
     def __init__(self, response: aiohttp.ClientResponse, slots: asyncio.Semaphore) -> None:
         self._response = response
         self._slots: asyncio.Semaphore | None = slots
+        self._read = self._read_first
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
     async def read(self) -> bytes:
-        """What has arrived, nothing at the end; raises StorageFailed or StorageTimeout when it breaks off."""
+        """What has arrived, nothing at the end; raises StorageFailed when it breaks off. It has no time limit."""
         try:
-            return await self._response.content.readany()
-        except TimeoutError as error:
-            raise StorageTimeout from error
+            return await self._read()
         except (aiohttp.ClientError, OSError) as error:
             raise StorageFailed from error
 
@@ -59,6 +59,77 @@ class MediaStream:
         if self._slots is not None:
             self._slots.release()
             self._slots = None
+
+    async def _read_first(self) -> bytes:
+        """What came with the headers. Decides how the rest is read."""
+        content = self._response.content
+        arrived = b""
+        while more := content.read_nowait():
+            arrived += more
+        connection, length = self._response.connection, self._response.content_length
+        # Without a connection all has arrived, or it is lost.
+        if connection and connection.transport is not None and length is not None and not self._is_chunked():
+            self._read = _Rest(connection, content, length - len(arrived)).read
+        else:
+            self._read = content.readany
+        return arrived or await self._read()
+
+    def _is_chunked(self) -> bool:
+        return "Transfer-Encoding" in self._response.headers
+
+
+class _Rest(asyncio.BufferedProtocol):
+    """The rest of a body of known length, read from the connection itself, one piece whenever one is wanted.
+
+    aiohttp's reader copies each byte three times and takes up to half a megabyte at once, during which all other
+    players wait. At the end the connection is aiohttp's again, for the next request.
+    """
+
+    def __init__(self, connection: aiohttp.connector.Connection, content: aiohttp.StreamReader, length: int) -> None:
+        assert connection.transport is not None
+        assert connection.protocol is not None
+        self._transport = connection.transport
+        self._aiohttp = connection.protocol
+        self._content = content
+        self._left = length
+        self._buffer = memoryview(bytearray(min(_PIECE, length)))
+        self._piece: asyncio.Future[bytes] | None = None
+        self._lost = False
+        self._aiohttp.pause_reading()
+        self._transport.set_protocol(self)
+
+    async def read(self) -> bytes:
+        """A piece, nothing at the end; raises ConnectionError."""
+        if not self._left:
+            return b""
+        if self._lost or self._transport.is_closing():
+            raise ConnectionResetError
+        self._piece = asyncio.get_running_loop().create_future()
+        self._transport.resume_reading()
+        return await self._piece
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer[: self._left]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._transport.pause_reading()
+        self._left -= nbytes
+        # A copy, because the player's connection may keep it for a while.
+        self._settle(lambda piece: piece.set_result(bytes(self._buffer[:nbytes])))
+        if not self._left:
+            self._transport.set_protocol(self._aiohttp)
+            self._aiohttp.resume_reading()
+            self._content.feed_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        self._settle(lambda piece: piece.set_exception(ConnectionResetError()))
+        self._aiohttp.connection_lost(error)
+
+    def _settle(self, settle: Callable[[asyncio.Future[bytes]], None]) -> None:
+        piece, self._piece = self._piece, None
+        if piece and not piece.done():  # cancelled
+            settle(piece)
 
 
 class Storage(Protocol):
@@ -139,6 +210,8 @@ class MediaStorages:
 
     def __init__(self, storages: Mapping[WebDavStorage | S3Storage, Storage]) -> None:
         self._storages = storages
+        # How many players wait for their first byte.
+        self.opening = 0
 
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         return await self._storages[location.storage].open(method, location, headers)
@@ -182,18 +255,17 @@ class _Http:
         self._slots = asyncio.Semaphore(settings.storage_streams)
         self._wait_seconds = settings.storage_wait_seconds
         self._first_byte_seconds = settings.storage_first_byte_seconds
+        self._stall_seconds = settings.storage_stall_seconds
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
             timeout=aiohttp.ClientTimeout(
                 total=None,
                 sock_connect=settings.storage_connect_seconds,
-                sock_read=settings.storage_stall_seconds,
             ),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            read_bufsize=_READ_AHEAD,
         )
 
     async def __aenter__(self) -> "_Http":
@@ -209,10 +281,14 @@ class _Http:
         stream = await self.open(method, url, headers, body)
         try:
             content = b""
-            while chunk := await stream.read():
-                content += chunk
-                if len(content) > _LONGEST_ANSWER:
-                    raise StorageFailed
+            # It is so short that one time limit does for all of it.
+            async with asyncio.timeout(self._stall_seconds):
+                while chunk := await stream.read():
+                    content += chunk
+                    if len(content) > _LONGEST_ANSWER:
+                        raise StorageFailed
+        except TimeoutError as error:
+            raise StorageTimeout from error
         finally:
             stream.close()
         return stream.status, content

@@ -215,7 +215,7 @@ async def test_deleting_is_for_ops_and_within_contact_center_and_region(
 
 
 @pytest.mark.parametrize(
-    "fault", ["status-500", "status-401", "redirect", "stall-before-headers", "reset-before-headers"]
+    "fault", ["status-500", "status-401", "redirect", "stall-before-headers", "stall-in-body", "reset-before-headers"]
 )
 async def test_media_that_cannot_be_deleted_are_reported_and_remembered(
     start_service: StartService,
@@ -225,7 +225,9 @@ async def test_media_that_cannot_be_deleted_are_reported_and_remembered(
     fault: str,
 ) -> None:
     storage = Storages(webdav=(WebDavStorage(faults.url), WebDavStorage(apache.url)))
-    store = Store(await start_service(storage=storage, storage_first_byte_seconds=0.5), apache)
+    store = Store(
+        await start_service(storage=storage, storage_first_byte_seconds=0.5, storage_stall_seconds=0.5), apache
+    )
     descriptor = {"storage": "webDAV", "path": faults.url_of(fault), "auth": {"a": "b"}}
     await store.post("r", store.put("works.wav"), descriptor)
     media = (await store.ops.get(f"{OPS_PATH}/r")).json()["recording"]["mediaFiles"][1]

@@ -1,0 +1,179 @@
+"""Chromium plays what the service serves: an `<audio>` element knows the duration and seeks."""
+
+import asyncio
+import contextlib
+import io
+import json
+import math
+import os
+import shutil
+import wave
+from array import array
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from app.settings import Storages, WebDavStorage
+from tests.conftest import StartService
+from tests.media.test_playback import post_media
+from tests.servers import WebDav, missing
+from tests.support import eventually
+
+RATE = 8000  # samples per second
+MINUTES = 20
+# A tone for each minute, so that one can tell where in the file one is.
+FREQUENCIES = [500 + 150 * minute for minute in range(MINUTES)]
+
+# Runs in the page. `heard` is the frequency that is loudest half a second after a seek.
+SEEK = """
+(async () => {
+    const happens = (audio, event) => new Promise((resolve, reject) => {
+        audio.addEventListener(event, resolve, {once: true});
+        audio.addEventListener("error", () => reject(new Error(audio.error.message)), {once: true});
+    });
+    const audio = document.createElement("audio");
+    document.documentElement.append(audio);
+    const context = new AudioContext({sampleRate: 8000});
+    const analyser = new AnalyserNode(context, {fftSize: 4096, smoothingTimeConstant: 0});
+    context.createMediaElementSource(audio).connect(analyser).connect(context.destination);
+    audio.src = PATH;
+    await happens(audio, "loadedmetadata");
+    const places = [];
+    for (const place of PLACES) {
+        const seeked = happens(audio, "seeked");
+        audio.currentTime = place;
+        await seeked;
+        const landed = audio.currentTime;
+        await audio.play();
+        while (audio.currentTime < place + 1) await happens(audio, "timeupdate");
+        const loudness = new Float32Array(analyser.frequencyBinCount);
+        analyser.getFloatFrequencyData(loudness);
+        const heard = loudness.indexOf(Math.max(...loudness)) * context.sampleRate / analyser.fftSize;
+        places.push({landed, playing: audio.currentTime, heard});
+        audio.pause();
+    }
+    return {duration: audio.duration, places};
+})()
+"""
+
+
+def minutes_of_tones() -> bytes:
+    """A WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(RATE)
+        for frequency in FREQUENCIES:
+            second = array("h", (round(9000 * math.sin(2 * math.pi * frequency * i / RATE)) for i in range(RATE)))
+            out.writeframes(second.tobytes() * 60)
+    return file.getvalue()
+
+
+class Page:
+    """A page of a browser, by the DevTools protocol."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._last = 0
+        self.events: list[dict[str, Any]] = []
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._last += 1
+        await self._connection.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        async for message in self._connection:
+            answer = json.loads(message)
+            if answer.get("id") == self._last:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self.events.append(answer)
+        raise AssertionError("the browser has left")
+
+    async def run(self, script: str) -> Any:
+        """The value that a script's promise gives."""
+        answer = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        missing("Chromium", "apt-get install chromium")
+    process = await asyncio.create_subprocess_exec(
+        program,
+        "--headless",
+        "--no-sandbox",  # which root cannot have
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--no-proxy-server",
+        "--autoplay-policy=no-user-gesture-required",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={tmp_path}",
+        "about:blank",
+        env={**os.environ, "HOME": str(tmp_path)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr
+    try:
+        async with asyncio.timeout(60):
+            async for line in process.stderr:
+                if line.startswith(b"DevTools listening on "):
+                    break
+            else:
+                raise AssertionError("Chromium did not start")
+        browser = line.split()[-1].decode()
+        drain = asyncio.create_task(process.stderr.read())
+        async with connect(browser, proxy=None, max_size=None) as connection:
+            targets = await Page(connection).call("Target.getTargets")
+        target = next(target["targetId"] for target in targets["targetInfos"] if target["type"] == "page")
+        async with connect(browser.rpartition("/browser/")[0] + f"/page/{target}", proxy=None) as connection:
+            yield Page(connection)
+        drain.cancel()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+async def test_an_audio_element_knows_the_duration_and_seeks(
+    start_service: StartService, apache_basic: WebDav, page: Page
+) -> None:
+    storage = WebDavStorage(apache_basic.url, apache_basic.username, apache_basic.password)
+    service = await start_service(storage=Storages(webdav=(storage,)))
+    descriptor = {"storage": "webDAV", "path": apache_basic.put("tones.wav", minutes_of_tones())}
+    media = await post_media(service, descriptor, type="audio/wav")
+    # Who opens a page with name and password need not give them again for what is in it.
+    await page.call("Network.enable")
+    await page.call(
+        "Page.navigate", url=f"{service.url}/api/v2/recordings/recording".replace("//", "//admin:admin-password@")
+    )
+
+    async def loaded() -> bool:
+        return "callerPhoneNumber" in (await page.run("document.body ? document.body.innerText : ''"))
+
+    await eventually(loaded)
+    minutes = [18, 3, 11]
+    places = [60 * minute + 10 for minute in minutes]
+    async with asyncio.timeout(60):
+        found = await page.run(SEEK.replace("PATH", json.dumps(media.path)).replace("PLACES", json.dumps(places)))
+    answers = [event["params"]["response"] for event in page.events if event["method"] == "Network.responseReceived"]
+    parts = [
+        value for answer in answers for name, value in answer["headers"].items() if name.lower() == "content-range"
+    ]
+    # It did not just load the file up to there.
+    assert any(int(part.split()[1].partition("-")[0]) > 60 * 17 * RATE * 2 for part in parts), answers
+    assert found["duration"] == 60 * MINUTES
+    for minute, place, seen in zip(minutes, places, found["places"], strict=True):
+        assert seen["landed"] == pytest.approx(place, abs=0.1)
+        assert place + 1 <= seen["playing"] < place + 5
+        assert seen["heard"] == pytest.approx(FREQUENCIES[minute], abs=10)

@@ -1,0 +1,97 @@
+"""What is not configured is refused at play, and sees no connection (CONTRACT.md section 6)."""
+
+import sys
+from typing import Any
+
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.settings import Settings, Storages, WebDavStorage
+from tests.conftest import StartService
+from tests.servers import CountingStorage, FaultServer, Trap
+from tests.support import a_media_file, a_recording, assert_error, store_many
+
+# Every address that this process connects to; an audit hook cannot be removed.
+connected: list[Any] = []
+sys.addaudithook(lambda event, arguments: connected.append(arguments[1]) if event == "socket.connect" else None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://127.0.0.1:{trap}/recordings/a.wav",
+        "http://localhost:{trap}/recordings/a.wav",
+        "http://LocalHost:{trap}/recordings/a.wav",
+        "http://localhost:{allowed}/recordings/a.wav",
+        "http://[::1]:{trap}/recordings/a.wav",
+        "http://[::1]:{allowed}/recordings/a.wav",
+        "http://[::ffff:127.0.0.1]:{allowed}/recordings/a.wav",
+        "http://2130706433:{allowed}/recordings/a.wav",
+        "http://0x7f.1:{allowed}/recordings/a.wav",
+        "http://127.1:{allowed}/recordings/a.wav",
+        "http://0.0.0.0:{trap}/recordings/a.wav",
+        "http://127.0.0.1:{allowed}@127.0.0.1:{trap}/recordings/a.wav",
+        "http://allowed.example@127.0.0.1:{trap}/recordings/a.wav",
+        "http://127.0.0.1:{trap}#@127.0.0.1:{allowed}/recordings/a.wav",
+        "http://127.0.0.1:{trap}\\\\@127.0.0.1:{allowed}/recordings/a.wav",
+        "http://127.0.0.1:{allowed}/recordings/../other/a.wav",
+        "http://127.0.0.1:{allowed}/recordings/%2e%2e/other/a.wav",
+        "http://127.0.0.1:{allowed}/recordings/..%2fother/a.wav",
+        "http://127.0.0.1:{allowed}/other/a.wav",
+        "http://169.254.169.254/recordings/a.wav",
+        "http://169.254.169.254:{allowed}/recordings/latest/meta-data",
+        "https://127.0.0.1:{allowed}/recordings/a.wav",
+        None,
+    ],
+)
+async def test_what_is_not_configured_sees_no_connection(  # noqa: PLR0917
+    start_service: StartService,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    counting_storage: CountingStorage,
+    trap: Trap,
+    path: str | None,
+) -> None:
+    """Stored behind the service's back, as when the configuration has changed since it was posted."""
+    service = await start_service(storage=Storages(webdav=(WebDavStorage(counting_storage.url),)))
+    if path is None:
+        descriptor: dict[str, Any] = {"storage": "awsS3", "path": "a.wav", "data": {"bucket": "stage-recordings"}}
+    else:
+        path = path.format(trap=trap.port, allowed=counting_storage.port)
+        descriptor = {"storage": "webDAV", "path": path}
+    allowed = {"storage": "webDAV", "path": counting_storage.put("allowed.wav", 1000)}
+    media = [a_media_file(mediaDescriptor=descriptor), a_media_file(mediaDescriptor=allowed)]
+    await store_many(elasticsearch, settings, [a_recording(mediaFiles=media)])
+    admin = service.client("admin")
+    recording = (await admin.get("/api/v2/recordings/recording")).json()["recording"]
+    refused, played = ("/api/v2" + file["playPath"] for file in recording["mediaFiles"])
+    connected.clear()
+    for method in ("GET", "HEAD"):
+        response = await admin.request(method, refused)
+        assert response.status_code == 502
+    assert_error(await admin.get(refused), 502, 4, "not in a configured media storage")
+    assert (trap.connections, counting_storage.connections) == (0, 0)
+    here = {int(url.rpartition(":")[2]) for url in (service.url, settings.elasticsearch_url)}
+    assert {address[1] for address in connected} <= here
+    # What is allowed is played, and seen both ways.
+    assert (await admin.get(played)).status_code == 200
+    assert counting_storage.connections == 1
+    assert ("127.0.0.1", counting_storage.port) in connected
+
+
+async def test_a_redirect_is_not_followed(
+    start_service: StartService,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    faults: FaultServer,
+    trap: Trap,
+) -> None:
+    service = await start_service(storage=Storages(webdav=(WebDavStorage(faults.url),)))
+    descriptor = {"storage": "webDAV", "path": faults.url_of("redirect")}
+    media = [a_media_file(mediaDescriptor=descriptor)]
+    await store_many(elasticsearch, settings, [a_recording(mediaFiles=media)])
+    admin = service.client("admin")
+    recording = (await admin.get("/api/v2/recordings/recording")).json()["recording"]
+    response = await admin.get("/api/v2" + recording["mediaFiles"][0]["playPath"], follow_redirects=True)
+    assert_error(response, 502, 4, "The media storage")
+    assert (len(faults.requests), trap.connections) == (1, 0)
