@@ -52,6 +52,20 @@ async def assert_unavailable(service: Service) -> None:
     assert (await ops.get("/health/live")).status_code == 200
 
 
+async def assert_refuses_at_once(service: Service) -> None:
+    """Hardly anybody waits for an Elasticsearch that is away: only who is let through to see whether it still is."""
+    ops = service.client("ops")
+    probe = asyncio.create_task(ops.get("/health/ready"))
+    took = []
+    for _ in range(5):
+        for request in (ops.get("/health/ready"), ops.post(OPS_PATH, json=a_recording())):
+            begun = time.monotonic()
+            assert_error(await request, 503, 4)
+            took.append(time.monotonic() - begun)
+    assert sorted(took)[len(took) // 2] < 0.5
+    assert_error(await probe, 503, 4)
+
+
 async def assert_recovers(service: Service) -> None:
     ops = service.client("ops")
 
@@ -65,8 +79,29 @@ async def assert_recovers(service: Service) -> None:
 async def test_a_killed_node_is_503_and_the_service_recovers_by_itself(fragile: Service, node: Node) -> None:
     node.kill()
     await assert_unavailable(fragile)
+    await assert_refuses_at_once(fragile)
     await asyncio.to_thread(node.restart)
     await assert_recovers(fragile)
+
+
+async def test_no_post_is_acknowledged_that_a_stalling_node_did_not_store(fragile: Service, node: Node) -> None:
+    ops = fragile.client("ops")
+    names = [f"stalled-{i}" for i in range(60)]
+    first = await ops.post(OPS_PATH, json=a_recording())  # so that the service knows its user
+    assert first.status_code in {200, 201}
+    posts = [asyncio.create_task(ops.post(OPS_PATH, json=a_recording(name))) for name in names]
+    await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+    node.pause()
+    try:
+        responses = dict(zip(names, await asyncio.gather(*posts), strict=True))
+        await assert_refuses_at_once(fragile)
+    finally:
+        node.resume()
+    await assert_recovers(fragile)
+    assert {response.status_code for response in responses.values()} == {201, 503}
+    for name, response in responses.items():
+        if response.status_code == 201:
+            assert (await ops.get(f"{OPS_PATH}/{name}")).status_code == 200
 
 
 async def test_a_node_that_stalls_is_503_within_five_seconds(fragile: Service, node: Node) -> None:
@@ -90,8 +125,9 @@ async def test_a_service_that_starts_before_elasticsearch_makes_its_indices_late
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_an_elasticsearch_that_rejects_is_503(start_service: StartService, status: int) -> None:
+    short = dict.fromkeys(("elasticsearch_timeout", "elasticsearch_search_timeout", "elasticsearch_write_timeout"), 1.0)
     async with _rejecting(status) as url:
-        await assert_unavailable(await start_service(elasticsearch_url=url))
+        await assert_unavailable(await start_service(elasticsearch_url=url, **short))
 
 
 async def test_missing_indices_are_503_and_never_made_by_a_write(
@@ -109,7 +145,7 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
 
     def loses(request: bytes) -> bool:
         """The first answer to a write."""
-        if lost or not request.startswith(b"PUT") or b"/_doc/" not in request:
+        if lost or b"/_bulk?" not in request:
             return False
         lost.append(request)
         return True
@@ -127,7 +163,7 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
 async def test_a_refresh_is_waited_for_longer_than_anything_else(
     start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
-    service = await start_service(elasticsearch_timeout=1.0)
+    service = await start_service(elasticsearch_write_timeout=1.0)
     await elasticsearch.indices.put_settings(
         index=f"{settings.index_prefix}-recordings", settings={"index.refresh_interval": "2500ms"}
     )
@@ -209,7 +245,9 @@ async def _proxy(url: str, loses: Callable[[bytes], bool]) -> AsyncIterator[str]
                 request = await reader.readuntil(b"\r\n\r\n")
                 upstream.write(request + await reader.readexactly(_content_length(request)))
                 answer = await upstream_reader.readuntil(b"\r\n\r\n")
-                if not request.startswith(b"HEAD"):
+                if b"transfer-encoding: chunked" in answer.lower():
+                    answer += await upstream_reader.readuntil(b"\r\n0\r\n\r\n")
+                elif not request.startswith(b"HEAD"):
                     answer += await upstream_reader.readexactly(_content_length(answer))
                 if loses(request):
                     break
