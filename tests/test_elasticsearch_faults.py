@@ -91,7 +91,7 @@ async def test_a_service_that_starts_before_elasticsearch_makes_its_indices_late
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_an_elasticsearch_that_rejects_is_503(start_service: StartService, status: int) -> None:
     async with _rejecting(status) as url:
-        await assert_unavailable(await start_service(elasticsearch_url=url))
+        await assert_unavailable(await start_service(elasticsearch_url=url, elasticsearch_timeout=1.0))
 
 
 async def test_missing_indices_are_503_and_never_made_by_a_write(
@@ -109,7 +109,7 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
 
     def loses(request: bytes) -> bool:
         """The first answer to a write."""
-        if lost or not request.startswith(b"PUT") or b"/_doc/" not in request:
+        if lost or b"/_bulk?" not in request:
             return False
         lost.append(request)
         return True
@@ -209,7 +209,9 @@ async def _proxy(url: str, loses: Callable[[bytes], bool]) -> AsyncIterator[str]
                 request = await reader.readuntil(b"\r\n\r\n")
                 upstream.write(request + await reader.readexactly(_content_length(request)))
                 answer = await upstream_reader.readuntil(b"\r\n\r\n")
-                if not request.startswith(b"HEAD"):
+                if b"transfer-encoding: chunked" in answer.lower():
+                    answer += await upstream_reader.readuntil(b"\r\n0\r\n\r\n")
+                elif not request.startswith(b"HEAD"):
                     answer += await upstream_reader.readexactly(_content_length(answer))
                 if loses(request):
                     break

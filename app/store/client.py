@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from elastic_transport import JsonSerializer, NdjsonSerializer
@@ -12,11 +13,13 @@ from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 from app import codec
 from app.errors import InternalError, StoreUnavailable
 from app.settings import Settings
+from app.store.resilience import ResilientTransport
 
 log = logging.getLogger(__name__)
 
 # Overloaded, still starting, blocked for writes, or without the index that is just being made.
 _TRANSIENT = frozenset({403, 404, 408, 409, 429, 502, 503, 504})
+_LONGEST_DEAD_SECONDS = 5.0
 
 
 class _Json(JsonSerializer):
@@ -50,9 +53,9 @@ def connect(settings: Settings) -> AsyncElasticsearch:
         serializers={serializer.mimetype: serializer for serializer in (_Json(), _Ndjson())},
         connections_per_node=settings.elasticsearch_connections,
         request_timeout=settings.elasticsearch_timeout,
-        # A connection error is retried, on another node if there is one; what a node answers is not, because the
-        # client would repeat it without a pause.
-        retry_on_status=(),
+        transport_class=partial(ResilientTransport, retry_seconds=settings.elasticsearch_timeout),  # type: ignore[arg-type]
+        # A node that did not answer is left alone so long, at most: it may be back soon.
+        max_dead_node_backoff=_LONGEST_DEAD_SECONDS,
         **options,
     )
 

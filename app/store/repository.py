@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from weakref import WeakValueDictionary
 
-from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
+from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
 from app.errors import RecordingTooLarge, SearchTooLarge, StoreUnavailable
@@ -20,6 +20,7 @@ from app.recordings.model import Recording
 from app.search.criteria import Criteria, Page
 from app.search.query import ORDER, search_body
 from app.settings import Settings
+from app.store.batches import Reads, Version, Writes
 from app.store.client import store_errors
 from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
 from app.store.indices import alias
@@ -34,14 +35,6 @@ MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 # A refresh is due every second; an operator may have made that longer.
 _WAIT_FOR_REFRESH_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Version:
-    """The state of a document that a write is conditional on."""
-
-    if_seq_no: int
-    if_primary_term: int
 
 
 @dataclass(frozen=True)
@@ -76,14 +69,21 @@ class RecordingRepository:
         self._region = settings.region
         self._index = alias(settings, resource)
         self._seconds = settings.elasticsearch_timeout
+        self._search_seconds = settings.elasticsearch_search_timeout
+        self._write_seconds = settings.elasticsearch_write_timeout
+        self._searching = client.options(request_timeout=self._search_seconds)
+        self._reads = Reads(client, self._seconds)
+        self._writes = Writes(
+            client, self._reads, seconds=self._write_seconds, refresh_seconds=_WAIT_FOR_REFRESH_SECONDS
+        )
         # A write that waits for a refresh keeps its connection meanwhile: half of them stay for everything else.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def check(self) -> None:
         """Returns when a search would be answered: Elasticsearch is there, with the alias and all its shards."""
-        async with store_errors(self._seconds):
-            await self._client.search(
+        async with store_errors(self._search_seconds):
+            await self._searching.search(
                 index=self._index, query={"match_none": {}}, size=0, allow_partial_search_results=False
             )
 
@@ -103,9 +103,9 @@ class RecordingRepository:
 
     async def search(self, contact_center: str, criteria: Criteria, page: Page) -> Found:
         """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
-        async with store_errors(self._seconds):
+        async with store_errors(self._search_seconds):
             try:
-                response = await self._client.search(
+                response = await self._searching.search(
                     index=self._index,
                     body=search_body(contact_center, self._region, criteria, page),
                     # An answer that some shards are missing from would be taken for the whole.
@@ -130,10 +130,8 @@ class RecordingRepository:
         updates together have made too much of it.
         """
         document = document_id(contact_center, posted["region"], posted["id"])
-        attempted: Recording | None = None
         conflicts = 0
-        seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._seconds
-        client = self._client.options(request_timeout=seconds)
+        seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
             while True:
                 stored = await self._read(document)
@@ -142,15 +140,12 @@ class RecordingRepository:
                 if len(body) > MAX_DOCUMENT_BYTES:
                     raise RecordingTooLarge(posted["id"])
                 try:
-                    await self._write(client, document, body, stored, wait_for_refresh=wait_for_refresh)
+                    await self._write(document, body, stored, wait_for_refresh=wait_for_refresh)
                 except ConflictError:
-                    # The client, and aiohttp below it, repeat a write whose answer got lost: this may be our own.
-                    if stored is None:
-                        attempted = merged
                     conflicts += 1
                     await pause_after_conflict(conflicts)
                 else:
-                    return stored is None or stored.recording == attempted
+                    return stored is None
 
     def _turn(self, document: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
         """Posts for one id take turns within a process, or each would mostly meet the others' conflicts.
@@ -162,9 +157,9 @@ class RecordingRepository:
     async def replace(self, stored: Stored, recording: Recording, decision: Decision | None) -> bool:
         """Writes a recording back; False when something has happened to it since it was read."""
         body = codec.encode(to_document(stored.contact_center, recording, decision))
-        async with store_errors(self._seconds):
+        async with store_errors(self._write_seconds):
             try:
-                await self._write(self._client, stored.document, body, stored)
+                await self._write(stored.document, body, stored)
             except ConflictError:
                 return False
         return True
@@ -172,7 +167,7 @@ class RecordingRepository:
     async def delete(self, recordings: Sequence[Stored]) -> list[bool]:
         """Deletes recordings; False for each to which something has happened since it was read."""
         operations = [{"delete": {"_id": stored.document, **vars(stored.version)}} for stored in recordings]
-        async with store_errors(self._seconds):
+        async with store_errors(self._write_seconds):
             response = await self._client.bulk(index=self._index, operations=operations, require_alias=True)
         return [_was_deleted(item["delete"]) for item in response.body["items"]]
 
@@ -215,34 +210,15 @@ class RecordingRepository:
         return [hit["_id"] for hit in response.body["hits"]["hits"]]
 
     async def _read(self, document: str) -> Stored | None:
-        try:
-            response = await self._client.get(index=self._index, id=document)
-        except NotFoundError as error:
-            if isinstance(error.body, dict) and error.body.get("found") is False:
-                return None
-            raise
-        return _stored(response.body)
+        hit = await self._reads.get(self._index, document)
+        return _stored(hit) if hit else None
 
     async def _write(
-        self,
-        client: AsyncElasticsearch,
-        document: str,
-        body: bytes,
-        stored: Stored | None,
-        *,
-        wait_for_refresh: bool = False,
+        self, document: str, body: bytes, stored: Stored | None, *, wait_for_refresh: bool = False
     ) -> None:
         """Creates a document, or replaces what was `stored`; raises ConflictError."""
-        await client.index(
-            index=self._index,
-            id=document,
-            body=cast("Any", body),  # encoded already, to know its size; the client passes it on as it is
-            refresh="wait_for" if wait_for_refresh else None,
-            require_alias=True,
-            # How long Elasticsearch waits for a primary shard: no longer than we do.
-            timeout=f"{round(self._seconds * 1000)}ms",
-            **(vars(stored.version) if stored else {"op_type": "create"}),
-        )
+        version = stored.version if stored else None
+        await self._writes.put(self._index, document, body, version, wait_for_refresh=wait_for_refresh)
 
 
 async def pause_after_conflict(conflicts: int) -> None:
