@@ -43,6 +43,7 @@ from load_sample import Loader, LoadError, Sample, progress
 from app import codec
 from app.embedded.choose import elasticsearch_for_development
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.sample import sample_recordings
 from app.errors import RecallError
 from app.recordings.dates import format_instant, parse_instant
 from app.recordings.merge import merge
@@ -57,14 +58,16 @@ from app.store.indices import alias, create_indices
 
 REGION = "bench"
 CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"
-USER, PASSWORD = "admin", "admin-password"
+USER, OPS_USER, PASSWORD = "admin", "ops", "a-password"
 
 PAGE = 100
 CONNECTIONS = 8
+INGEST_CONNECTIONS = 32
 NODE_HEAP = "2g"
 
 _BATCH = 500
 _START_SECONDS = 60.0
+_MOST_SECONDS = 600.0
 _SETTLE_SECONDS = 300.0
 
 
@@ -121,6 +124,17 @@ class Stage:
         stats = await self.client.indices.stats(index=index, metric="segments")
         return int(stats.body["_all"]["primaries"]["segments"]["count"])
 
+    async def copy_index(self, resource: str, name: str) -> None:
+        """An empty index with the schema and settings of one of ours."""
+        created = (await self.client.indices.get(index=alias(self.settings, resource))).body
+        [index] = created.values()
+        wanted = {"sort": index["settings"]["index"]["sort"], "number_of_replicas": 0, "number_of_shards": 1}
+        await self.client.indices.create(index=self.index(name), mappings=index["mappings"], settings={"index": wanted})
+
+    async def count(self, index: str) -> int:
+        await self.client.indices.refresh(index=index)
+        return int((await self.client.count(index=index)).body["count"])
+
     async def remove(self) -> None:
         indices = list((await self.client.indices.get(index=f"{self.settings.index_prefix}-*")).body)
         if indices:
@@ -175,10 +189,12 @@ def _app(settings: Settings) -> Iterator[str]:
         "index_prefix": settings.index_prefix,
         "replicas": 0,
     }
-    user: dict[str, object] = {"name": USER, "password_hash": PasswordHasher().hash(PASSWORD), "roles": ["admin"]}
+    password_hash = PasswordHasher().hash(PASSWORD)
+    admin = {"name": USER, "password_hash": password_hash, "roles": ["admin"], "contact_center": CONTACT_CENTER}
     tables: list[tuple[str, dict[str, object]]] = [
         ("", config),
-        ("[[users]]", user | {"contact_center": CONTACT_CENTER}),
+        ("[[users]]", admin),
+        ("[[users]]", {"name": OPS_USER, "password_hash": password_hash, "roles": ["ops"]}),
         *(("[[storage.webdav]]", msgspec.structs.asdict(storage)) for storage in settings.storage.webdav),
         *(("[[storage.s3]]", msgspec.structs.asdict(storage)) for storage in settings.storage.s3),
     ]
@@ -367,8 +383,8 @@ class Questions:
         return data
 
 
-def _authorization() -> tuple[str, str]:
-    return "Authorization", f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
+def _authorization(user: str = USER) -> tuple[str, str]:
+    return "Authorization", f"Basic {base64.b64encode(f'{user}:{PASSWORD}'.encode()).decode()}"
 
 
 def _wildcard(who: str, pattern: str) -> Clause:
@@ -464,7 +480,7 @@ class _Connection(asyncio.Protocol):
                 head, end, data = data.partition(b"\r\n\r\n")
                 if not end:
                     return
-                if b" 200 " not in head.partition(b"\r\n")[0]:
+                if not head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")):
                     self._fail(f"an answer was {head!r}")
                     return
                 size = self._read_head(head)
@@ -498,35 +514,45 @@ class _Connection(asyncio.Protocol):
     def _answered(self) -> None:
         now = time.perf_counter()
         self._measured.latencies.setdefault(self._kind, []).append(now - self._asked)
-        if now < self._until:
-            self._ask()
+        self._ask()
+
+    def _ask(self) -> None:
+        self._asked = time.perf_counter()
+        if self._asked < self._until and (question := next(self._questions, None)):
+            self._kind, request = question
+            self._transport.write(request)
         else:
             self.done.set_result(None)
             self._transport.close()
 
-    def _ask(self) -> None:
-        self._kind, request = next(self._questions)
-        self._asked = time.perf_counter()
-        self._transport.write(request)
 
-
-async def _load(url: str, requests: Sequence[tuple[str, Request]], seconds: float, measured: Measured) -> None:
-    """Keeps the connections busy for some time; adds to `measured`."""
+async def _load(
+    url: str,
+    requests: Sequence[tuple[str, Request]],
+    measured: Measured,
+    *,
+    connections: int,
+    seconds: float | None = None,
+) -> None:
+    """Keeps the connections busy for some time, or until each request was made once; adds to `measured`."""
     address = urlsplit(url)
     assert address.hostname
     assert address.port
-    questions = itertools.cycle([(kind, request.encoded(address.netloc)) for kind, request in requests])
+    encoded = [(kind, request.encoded(address.netloc)) for kind, request in requests]
+    questions = itertools.cycle(encoded) if seconds else iter(encoded)
+    seconds = seconds or _MOST_SECONDS
     begun = time.perf_counter()
-    connections = [
+    until = begun + seconds
+    opened = [
         (
             await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(questions, measured, begun + seconds), address.hostname, address.port
+                lambda: _Connection(questions, measured, until), address.hostname, address.port
             )
         )[1]
-        for _ in range(CONNECTIONS)
+        for _ in range(connections)
     ]
     async with asyncio.timeout(seconds + 60):
-        await asyncio.gather(*(connection.done for connection in connections))
+        await asyncio.gather(*(connection.done for connection in opened))
     measured.seconds += time.perf_counter() - begun
 
 
@@ -592,20 +618,13 @@ async def _rounds(
         for name, url in urls.items():
             # The first round is for the caches and the Java compiler.
             measured = sides[name] if number else warm_up[name]
-            await _load(url, requests[name], options.seconds, measured)
+            await _load(url, requests[name], measured, connections=CONNECTIONS, seconds=options.seconds)
             print(f"round {number}, {name}: {measured.rate:.0f} requests/s so far", file=sys.stderr, flush=True)
     return sides
 
 
 def _print_search(api: Measured, direct: Measured) -> None:
-    _print_row("", "requests/s", "p50 ms", "p95 ms", "p99 ms", "KB/answer", "answers")
-    _print_row("---", *["---:"] * 6)
-    for name, side in (("API", api), ("Elasticsearch directly", direct)):
-        percentiles = [f"{side.percentile(percent):.1f}" for percent in (50, 95, 99)]
-        answers = len(side.all)
-        _print_row(name, f"{side.rate:.1f}", *percentiles, f"{side.bytes / answers / 1000:.0f}", str(answers))
-    ratios = [f"{api.percentile(percent) / direct.percentile(percent):.2f}" for percent in (50, 95, 99)]
-    _print_row("ratio (wanted: rate at least 1.0, p50 at most 1.1)", f"{api.rate / direct.rate:.2f}", *ratios, "", "")
+    _print_sides(api, direct, "wanted: rate at least 1.0, p50 at most 1.1")
     print()
     _print_row("question", "API p50 ms", "p95", "direct p50 ms", "p95", "p50 ratio")
     _print_row("---", *["---:"] * 5)
@@ -614,8 +633,63 @@ def _print_search(api: Measured, direct: Measured) -> None:
         _print_row(kind, *cells, f"{api.percentile(50, kind) / direct.percentile(50, kind):.2f}")
 
 
+def _print_sides(api: Measured, direct: Measured, wanted: str) -> None:
+    _print_row("", "requests/s", "p50 ms", "p95 ms", "p99 ms", "KB/answer", "answers")
+    _print_row("---", *["---:"] * 6)
+    for name, side in (("API", api), ("Elasticsearch directly", direct)):
+        percentiles = [f"{side.percentile(percent):.1f}" for percent in (50, 95, 99)]
+        answers = len(side.all)
+        _print_row(name, f"{side.rate:.1f}", *percentiles, f"{side.bytes / answers / 1000:.0f}", str(answers))
+    ratios = [f"{api.percentile(percent) / direct.percentile(percent):.2f}" for percent in (50, 95, 99)]
+    _print_row(f"ratio ({wanted})", f"{api.rate / direct.rate:.2f}", *ratios, "", "")
+
+
 def _print_row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |")
+
+
+# --- ingest -------------------------------------------------------------------------------------------------
+
+
+async def ingest(stage: Stage, options: argparse.Namespace) -> None:
+    """Posts to the API, and the same documents put one by one straight into Elasticsearch, in an index alike."""
+    await create_indices(stage.client, stage.settings)
+    await stage.copy_index("recordings", "direct")
+    sample = Sample(CONTACT_CENTER, REGION)
+    sides = {"API": Measured(), "direct": Measured()}
+    with _app(stage.settings) as app_url:
+        for number in range(options.rounds + 1):
+            first = number * options.recordings
+            requests = _posts(sample, first, options.recordings, f"/{stage.index('direct')}")
+            for name, url in (("API", app_url), ("direct", stage.settings.elasticsearch_url)):
+                # The first round is for the Java compiler.
+                measured = sides[name] if number else Measured()
+                await stage.settle()
+                await _load(url, requests[name], measured, connections=INGEST_CONNECTIONS)
+                print(f"round {number}, {name}: {measured.rate:.0f} recordings/s so far", file=sys.stderr, flush=True)
+    counts = [await stage.count(alias(stage.settings, "recordings")), await stage.count(stage.index("direct"))]
+    if counts != [(options.rounds + 1) * options.recordings] * 2:
+        raise LoadError(f"stored were {counts}")
+    print(f"\n{options.rounds} rounds of {options.recordings} new recordings each, {INGEST_CONNECTIONS} connections\n")
+    _print_sides(sides["API"], sides["direct"], "wanted: rate at least 1.5, p99 at most 2")
+
+
+def _posts(sample: Sample, first: int, count: int, index: str) -> dict[str, list[tuple[str, Request]]]:
+    """For each side its requests, ready to be sent."""
+    path = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings"
+    json_type = ("Content-Type", "application/json")
+    posted = sample_recordings(
+        count, seed=sample.seed, region=REGION, contact_center=CONTACT_CENTER, first=first, until=sample.until
+    )
+    api = [
+        ("POST", Request("POST", path, (_authorization(OPS_USER), json_type), codec.encode(body))) for body in posted
+    ]
+    direct = []
+    for recording in sample.recordings(first, count):
+        document = document_id(CONTACT_CENTER, REGION, recording["id"])
+        body = codec.encode(to_document(CONTACT_CENTER, recording))
+        direct.append(("PUT", Request("PUT", f"{index}/_doc/{document}", (json_type,), body)))
+    return {"API": api, "direct": direct}
 
 
 # --- wildcard -----------------------------------------------------------------------------------------------
@@ -1001,11 +1075,13 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(run: Callable[[Stage, argparse.Namespace], Awaitable[None]], rounds: int) -> argparse.ArgumentParser:
+    def add(
+        run: Callable[[Stage, argparse.Namespace], Awaitable[None]], rounds: int, recordings: int = 200_000
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         if run is not play:
-            command.add_argument("--recordings", type=int, default=200_000)
+            command.add_argument("--recordings", type=int, default=recordings)
         command.add_argument("--rounds", type=int, default=rounds, help=f"not counting warm-up (default: {rounds})")
         return command
 
@@ -1014,6 +1090,7 @@ def _options() -> argparse.Namespace:
     command.add_argument("--questions", type=int, default=21_000, help="different ones (default: 21,000)")
     command.add_argument("--kind", default="", help="only questions whose name in the table holds this text")
     command.add_argument("--check", type=int, default=140, help="questions to compare beforehand (default: 140)")
+    add(ingest, rounds=5, recordings=5_000)
     command = add(wildcard, rounds=15)
     # A fresh node takes some thousand searches until Java has compiled what they use.
     command.add_argument("--warm-up", type=int, default=10, help="rounds beforehand (default: 10)")

@@ -155,12 +155,12 @@ def _check_bounds(body: Any) -> None:
         depth += 1
         if depth > MAX_DEPTH:
             raise InvalidParameter("body", f"it is nested more than {MAX_DEPTH} levels deep")
-        if any(codec.number_length(value) > MAX_NUMBER_LENGTH for value in level):
-            raise InvalidParameter("body", f"it has a number of more than {MAX_NUMBER_LENGTH} characters")
-        level = [child for value in level for child in _children(value)]
-
-
-def _children(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        children: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                children += value.values()
+            elif isinstance(value, list):
+                children += value
+            elif not isinstance(value, str) and codec.number_length(value) > MAX_NUMBER_LENGTH:
+                raise InvalidParameter("body", f"it has a number of more than {MAX_NUMBER_LENGTH} characters")
+        level = children

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = 86_400_000
 
@@ -14,6 +15,11 @@ _DATE = r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
 _TIME = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
 _OFFSET = r"(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2}))"
 _DATE_TIME = re.compile(f"{_DATE}[Tt ]{_TIME}{_OFFSET}")
+# What almost every client sends, and every stored date: Python itself reads these faster.
+_USUAL = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{3})?"
+    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])"
+)
 _QUERY_DATE = re.compile(_DATE)
 _QUERY_MILLISECONDS = re.compile(r"-?[0-9]{1,15}")
 # A '+' that was not percent-encoded in a query arrives as a space.
@@ -26,6 +32,12 @@ def parse_instant(text: str, *, round_up: bool = False) -> int:
     Parts of a millisecond are cut off, or counted as a whole one with `round_up`.
     Raises ValueError, whose text says what is allowed.
     """
+    if _USUAL.fullmatch(text):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("there is no such date or time") from None
+        return _in_range((moment - _EPOCH) // _MILLISECOND)
     match = _DATE_TIME.fullmatch(text)
     if match is None:
         raise ValueError("it must be a date like 2013-05-17T11:45:32.000-0800 or 2013-05-17T19:45:32Z")
@@ -70,9 +82,9 @@ def parse_query_instant(text: str, *, round_up: bool = False) -> int:
 
 def format_instant(instant: int) -> str:
     """`2013-05-17T19:45:32.000+0000`, always UTC."""
-    moment = _EPOCH + timedelta(milliseconds=instant)
+    moment = _NAIVE_EPOCH + timedelta(milliseconds=instant)
     # isoformat, because strftime does not pad the year to four digits everywhere.
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}+0000"
+    return f"{moment.isoformat(timespec='milliseconds')}+0000"
 
 
 def _in_range(instant: int) -> int:

@@ -157,7 +157,7 @@ def _check_media_descriptor(fields: _Fields) -> None:
 
 
 def _is_http_url(text: str) -> bool:
-    if any(character.isspace() or not character.isprintable() for character in text):
+    if " " in text or not text.isprintable():  # other white space is not printable
         return False
     try:
         url = urlsplit(text)

@@ -5,6 +5,8 @@ tokens are joined by spaces, for a text field whose analyzer only splits at whit
 exactly when its own trigrams follow each other in the value's. The last token of every value is END alone.
 """
 
+from functools import lru_cache
+
 # Noncharacters of Unicode, which hardly any text holds; a value that does hold them is escaped below.
 _RESERVED = [chr(0xFDD0 + i) for i in range(32)]
 _START, END, _ESCAPE, _ZERO, _ONE = _RESERVED[:5]
@@ -25,8 +27,17 @@ _SUBSTITUTES = str.maketrans(
 
 def tokens_of_value(value: str) -> str:
     """What is indexed for a value."""
+    return _tokens(value) if len(value) > _MOST_REMEMBERED_LENGTH else _remembered_tokens(value)
+
+
+def _tokens(value: str) -> str:
     marked = mark(value, at_start=True, at_end=True)
-    return " ".join(marked[i : i + 3] for i in range(len(marked)))
+    return " ".join([marked[i : i + 3] for i in range(len(marked))])
+
+
+# Names, queues, and numbers that are called come again and again.
+_remembered_tokens = lru_cache(maxsize=10_000)(_tokens)
+_MOST_REMEMBERED_LENGTH = 50
 
 
 def mark(text: str, *, at_start: bool = False, at_end: bool = False) -> str:
