@@ -103,6 +103,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     elasticsearch_ca_file: str | None = None
     elasticsearch_connections: int = 32
     elasticsearch_timeout: float = 4.0
+    elasticsearch_search_timeout: float = 4.0
+    elasticsearch_write_timeout: float = 4.0
+    elasticsearch_admin_timeout: float = 30.0
     index_prefix: str = "recall"
     shards: int = 1
     replicas: int = 1
@@ -119,12 +122,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("elasticsearch_username and elasticsearch_api_key exclude each other")
         if self.shards < 1 or self.replicas < 0:
             raise ValueError("shards is 1 or more, replicas 0 or more")
-        if self.elasticsearch_connections < 2 or self.elasticsearch_timeout <= 0 or self.max_body_bytes < 1:
-            raise ValueError("elasticsearch_connections is 2 or more, elasticsearch_timeout and max_body_bytes above 0")
+        if self.elasticsearch_connections < 2 or self.max_body_bytes < 1:
+            raise ValueError("elasticsearch_connections is 2 or more, max_body_bytes above 0")
+        self._check_timeouts()
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
             raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError("public_url is an http or https URL")
+
+    def _check_timeouts(self) -> None:
+        for name in ("timeout", "search_timeout", "write_timeout", "admin_timeout"):
+            if getattr(self, f"elasticsearch_{name}") <= 0:
+                raise ValueError(f"elasticsearch_{name} is above 0")
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:

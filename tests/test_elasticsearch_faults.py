@@ -52,6 +52,23 @@ async def assert_unavailable(service: Service) -> None:
     assert (await ops.get("/health/live")).status_code == 200
 
 
+async def assert_refuses_at_once(service: Service) -> None:
+    """Nobody but one probe at a time waits for an Elasticsearch that is away, and nothing piles up."""
+    ops = service.client("ops")
+    probe = asyncio.create_task(ops.get("/health/ready"))
+    await asyncio.sleep(0)
+
+    async def seconds() -> float:
+        begun = time.monotonic()
+        assert_error(await ops.get("/health/ready"), 503, 4)
+        assert_error(await ops.post(OPS_PATH, json=a_recording()), 503, 4)
+        return time.monotonic() - begun
+
+    took = await asyncio.gather(*(seconds() for _ in range(20)))
+    assert sorted(took)[len(took) // 2] < 1.0
+    assert_error(await probe, 503, 4)
+
+
 async def assert_recovers(service: Service) -> None:
     ops = service.client("ops")
 
@@ -65,8 +82,29 @@ async def assert_recovers(service: Service) -> None:
 async def test_a_killed_node_is_503_and_the_service_recovers_by_itself(fragile: Service, node: Node) -> None:
     node.kill()
     await assert_unavailable(fragile)
+    await assert_refuses_at_once(fragile)
     await asyncio.to_thread(node.restart)
     await assert_recovers(fragile)
+
+
+async def test_no_post_is_acknowledged_that_a_stalling_node_did_not_store(fragile: Service, node: Node) -> None:
+    ops = fragile.client("ops")
+    names = [f"stalled-{i}" for i in range(60)]
+    first = await ops.post(OPS_PATH, json=a_recording())  # so that the service knows its user
+    assert first.status_code in {200, 201}
+    posts = [asyncio.create_task(ops.post(OPS_PATH, json=a_recording(name))) for name in names]
+    await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+    node.pause()
+    try:
+        responses = dict(zip(names, await asyncio.gather(*posts), strict=True))
+        await assert_refuses_at_once(fragile)
+    finally:
+        node.resume()
+    await assert_recovers(fragile)
+    assert {response.status_code for response in responses.values()} == {201, 503}
+    for name, response in responses.items():
+        if response.status_code == 201:
+            assert (await ops.get(f"{OPS_PATH}/{name}")).status_code == 200
 
 
 async def test_a_node_that_stalls_is_503_within_five_seconds(fragile: Service, node: Node) -> None:
@@ -90,8 +128,9 @@ async def test_a_service_that_starts_before_elasticsearch_makes_its_indices_late
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_an_elasticsearch_that_rejects_is_503(start_service: StartService, status: int) -> None:
+    short = dict.fromkeys(("elasticsearch_timeout", "elasticsearch_search_timeout", "elasticsearch_write_timeout"), 1.0)
     async with _rejecting(status) as url:
-        await assert_unavailable(await start_service(elasticsearch_url=url, elasticsearch_timeout=1.0))
+        await assert_unavailable(await start_service(elasticsearch_url=url, **short))
 
 
 async def test_missing_indices_are_503_and_never_made_by_a_write(
@@ -127,7 +166,7 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
 async def test_a_refresh_is_waited_for_longer_than_anything_else(
     start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
-    service = await start_service(elasticsearch_timeout=1.0)
+    service = await start_service(elasticsearch_write_timeout=1.0)
     await elasticsearch.indices.put_settings(
         index=f"{settings.index_prefix}-recordings", settings={"index.refresh_interval": "2500ms"}
     )

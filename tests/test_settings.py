@@ -45,6 +45,7 @@ def test_the_environment_goes_before_the_file(file: Path) -> None:
         ("elasticsearch_username = 'a'\nelasticsearch_api_key = 'b'", "exclude each other"),
         ("shards = 0", "shards"),
         ("elasticsearch_timeout = 0", "elasticsearch_timeout"),
+        ("elasticsearch_write_timeout = -1", "elasticsearch_write_timeout"),
         (USER.replace('"admin"]', '"ops"]'), "so it has none"),
         ("public_url = 'example.com'", "public_url"),
         (USER + USER, "same name"),

@@ -54,12 +54,14 @@ class Batcher(Generic[_Item, _Result]):
         return await result
 
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            await self._send_batch(batch)
-        # In the same step in which nobody waited: who comes later starts another.
-        worker = asyncio.current_task()
-        assert worker
-        self._workers.discard(worker)
+        try:
+            while batch := self._next_batch():
+                await self._send_batch(batch)
+        finally:
+            # In the same step in which nobody waited: who comes later starts another.
+            worker = asyncio.current_task()
+            assert worker
+            self._workers.discard(worker)
 
     def _next_batch(self) -> list[tuple[_Item, asyncio.Future[_Result]]]:
         """As many as fit, at least one if one waits."""
@@ -81,6 +83,10 @@ class Batcher(Generic[_Item, _Result]):
             results = await self._send([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  # its waiters are told
             results = [error] * len(batch)
+        except BaseException:
+            for _, waiter in batch:
+                waiter.cancel()
+            raise
         for (_, waiter), result in zip(batch, results, strict=True):
             if waiter.done():  # cancelled
                 continue
@@ -139,7 +145,7 @@ class Writes:
     """
 
     def __init__(self, client: AsyncElasticsearch, reads: Reads, *, seconds: float, refresh_seconds: float) -> None:
-        self._client = client
+        self._client = client.options(request_timeout=seconds)
         self._refresh_client = client.options(request_timeout=refresh_seconds)
         self._reads = reads
         self._seconds = seconds

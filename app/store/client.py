@@ -53,7 +53,7 @@ def connect(settings: Settings) -> AsyncElasticsearch:
         serializers={serializer.mimetype: serializer for serializer in (_Json(), _Ndjson())},
         connections_per_node=settings.elasticsearch_connections,
         request_timeout=settings.elasticsearch_timeout,
-        transport_class=partial(ResilientTransport, retry_seconds=settings.elasticsearch_timeout),  # type: ignore[arg-type]
+        transport_class=partial(ResilientTransport, retry_seconds=settings.elasticsearch_search_timeout),  # type: ignore[arg-type]
         # A node that did not answer is left alone so long, at most: it may be back soon.
         max_dead_node_backoff=_LONGEST_DEAD_SECONDS,
         **options,

@@ -10,7 +10,6 @@ from app.settings import Settings
 from app.store.client import store_errors
 
 _MAPPINGS = Path(__file__).parents[2] / "es_mappings" / "v2"
-_SECONDS = 30.0
 
 RESOURCES = ("recordings", "screen-recordings", "media-deletions")
 
@@ -30,7 +29,9 @@ async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list
     Raises SchemaMismatch when what exists has another mapping, StoreUnavailable or InternalError.
     """
     missing = await missing_indices(client, settings)
-    async with store_errors(_SECONDS):
+    seconds = settings.elasticsearch_admin_timeout
+    client = client.options(request_timeout=seconds)
+    async with store_errors(seconds):
         for resource, index in missing.items():
             await _create_index(client, settings, resource, index)
     if missing:
@@ -45,7 +46,7 @@ async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dic
     Raises SchemaMismatch when what exists has another mapping, StoreUnavailable or InternalError.
     """
     missing = {}
-    async with store_errors(_SECONDS):
+    async with store_errors(settings.elasticsearch_admin_timeout):
         for resource in RESOURCES:
             name = alias(settings, resource)
             if not await client.indices.exists_alias(name=name):

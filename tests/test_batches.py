@@ -1,0 +1,264 @@
+"""Gathering requests into few: each gets its own outcome, whatever becomes of the others."""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+import hypothesis
+import pytest
+from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
+from hypothesis import strategies
+
+from app import codec
+from app.recordings.merge import merge
+from app.recordings.model import parse_recording
+from app.settings import Settings
+from app.store.batches import Batcher, Reads, Version, Writes
+from app.store.documents import to_document
+from app.store.indices import alias, create_indices
+from tests.support import CONTACT_CENTER, a_recording
+
+SECONDS = 10.0
+
+
+class Sent:
+    """What a batcher sent. An answer comes when it is released, and is the item itself, or an error for `bad` ones."""
+
+    def __init__(self, *bad: str, broken: str = "") -> None:
+        self.batches: list[list[str]] = []
+        self.released = asyncio.Event()
+        self._bad = bad
+        self._broken = broken
+
+    async def __call__(self, batch: list[str]) -> Sequence[str | Exception]:
+        self.batches.append(batch)
+        await self.released.wait()
+        if self._broken in batch:
+            raise OSError("the whole request failed")
+        return [ValueError(item) if item in self._bad else item for item in batch]
+
+
+async def steps() -> None:
+    """Lets everything happen that needs no answer."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def ask(batcher: Batcher[str, str], items: str) -> dict[str, asyncio.Task[str]]:
+    """One waiter for each letter."""
+    return {item: asyncio.create_task(batcher(item, 1)) for item in items}
+
+
+async def test_who_comes_alone_is_sent_alone_and_at_once() -> None:
+    sent = Sent()
+    sent.released.set()
+    assert await Batcher(sent)("a") == "a"
+    assert sent.batches == [["a"]]
+
+
+async def test_who_comes_during_a_request_goes_together_in_the_next() -> None:
+    sent = Sent()
+    batcher = Batcher(sent, at_once=1)
+    waiters = ask(batcher, "a")
+    await steps()
+    waiters |= ask(batcher, "bcd")
+    await steps()
+    assert sent.batches == [["a"]]
+    sent.released.set()
+    assert {item: await waiter for item, waiter in waiters.items()} == {item: item for item in "abcd"}
+    assert sent.batches == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_request_that_takes_long_does_not_hold_up_the_next() -> None:
+    sent = Sent()
+    batcher = Batcher(sent, at_once=2)
+    waiters = ask(batcher, "a")
+    await steps()
+    waiters |= ask(batcher, "b")
+    await steps()
+    assert sent.batches == [["a"], ["b"]]
+    sent.released.set()
+    await asyncio.gather(*waiters.values())
+
+
+async def test_batches_are_bounded_in_number_and_bytes_but_what_is_too_large_goes_alone() -> None:
+    sent = Sent()
+    sent.released.set()
+    batcher = Batcher(sent, at_once=1, most_items=3, most_bytes=10)
+    await asyncio.gather(*(batcher(item, size) for item, size in zip("abcdefg", (1, 1, 1, 6, 5, 5, 99), strict=True)))
+    assert sent.batches == [["a", "b", "c"], ["d"], ["e", "f"], ["g"]]
+
+
+async def test_each_gets_its_own_error() -> None:
+    sent = Sent("b")
+    sent.released.set()
+    outcomes = await asyncio.gather(*ask(Batcher(sent), "abc").values(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [str, ValueError, str]
+
+
+async def test_a_request_that_fails_fails_those_in_it_and_no_others() -> None:
+    sent = Sent(broken="b")
+    sent.released.set()
+    batcher = Batcher(sent, at_once=1, most_items=2)
+    outcomes = await asyncio.gather(*ask(batcher, "abcd").values(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [OSError, OSError, str, str]
+    assert await batcher("e") == "e"
+
+
+async def test_who_leaves_harms_no_other_and_is_not_sent_if_there_is_time() -> None:
+    sent = Sent()
+    batcher = Batcher(sent, at_once=1)
+    waiters = ask(batcher, "ab")
+    await steps()
+    waiters |= ask(batcher, "cd")
+    await steps()
+    waiters["a"].cancel()
+    waiters["c"].cancel()
+    await steps()
+    sent.released.set()
+    assert [await waiters[item] for item in "bd"] == ["b", "d"]
+    assert sent.batches == [["a", "b"], ["d"]]
+
+
+class Lost(Exception):
+    """The whole request failed, with these numbers in it."""
+
+
+class Randomly:
+    """Sends after a while, or fails; what it is given are numbers and their sizes."""
+
+    def __init__(self, rng: Random) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+        self._rng = rng
+
+    async def __call__(self, batch: list[tuple[int, int]]) -> list[int | Exception]:
+        self.batches.append(batch)
+        for _ in range(self._rng.randint(0, 3)):
+            await asyncio.sleep(0)
+        if self._rng.random() < 0.1:
+            raise Lost(*(number for number, _ in batch))
+        return [ValueError(number) if number % 7 == 0 else number for number, _ in batch]
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(seed=strategies.integers())
+async def test_whoever_stays_gets_an_own_answer_in_a_bounded_batch(seed: int) -> None:
+    rng = Random(seed)
+    most_items, most_bytes = rng.randint(1, 5), rng.randint(1, 20)
+    send = Randomly(rng)
+    batcher = Batcher(send, at_once=rng.randint(1, 3), most_items=most_items, most_bytes=most_bytes)
+    waiters: list[asyncio.Task[int]] = []
+    for number in range(rng.randint(1, 40)):
+        size = rng.randint(0, 25)
+        waiters.append(asyncio.create_task(batcher((number, size), size)))
+        if rng.random() < 0.3:
+            await asyncio.sleep(0)
+        if rng.random() < 0.2:
+            rng.choice(waiters).cancel()
+    for number, outcome in enumerate(await asyncio.gather(*waiters, return_exceptions=True)):
+        if isinstance(outcome, Lost | ValueError):
+            assert number in outcome.args
+        elif not isinstance(outcome, asyncio.CancelledError):
+            assert outcome == number
+    sent = [number for batch in send.batches for number, _ in batch]
+    assert len(sent) == len(set(sent))
+    for batch in send.batches:
+        assert len(batch) <= most_items
+        assert len(batch) == 1 or sum(size for _, size in batch) <= most_bytes
+
+
+# --- with Elasticsearch ---
+
+
+class Documents:
+    """Reads and writes of an alias of one's own."""
+
+    def __init__(self, client: AsyncElasticsearch, index: str) -> None:
+        self.index = index
+        self.reads = Reads(client, SECONDS)
+        self.writes = Writes(client, self.reads, seconds=SECONDS, refresh_seconds=SECONDS)
+
+    async def put(self, document: str, content: str, version: Version | None = None) -> None:
+        await self.writes.put(self.index, document, body_of(content), version)
+
+    async def get(self, document: str) -> tuple[str, Version] | None:
+        hit = await self.reads.get(self.index, document)
+        if hit is None:
+            return None
+        content = codec.decode(hit["_source"]["recording"])["content"]
+        return content, Version(hit["_seq_no"], hit["_primary_term"])
+
+
+def body_of(content: str) -> bytes:
+    return codec.encode(to_document(CONTACT_CENTER, merge(None, parse_recording(a_recording(content=content)))))
+
+
+@pytest.fixture
+async def documents(elasticsearch: AsyncElasticsearch, settings: Settings) -> Documents:
+    await create_indices(elasticsearch, settings)
+    return Documents(elasticsearch, alias(settings, "recordings"))
+
+
+async def test_each_document_of_a_batch_has_its_own_fate(documents: Documents) -> None:
+    await documents.put("there", "first")
+    found = await documents.get("there")
+    assert found
+    refused = documents.writes.put(documents.index, "refused", b'{"unknown":"field"}', None)
+    nowhere = documents.writes.put(f"{documents.index}-not", "nowhere", body_of("x"), None)
+    outcomes = await asyncio.gather(
+        *(documents.put(f"new-{i}", str(i)) for i in range(20)),
+        documents.put("there", "second"),
+        documents.put("there", "third", found[1]),
+        documents.put("absent", "fourth", found[1]),
+        refused,
+        nowhere,
+        return_exceptions=True,
+    )
+    assert outcomes[:20] == [None] * 20
+    kinds = [type(outcome) for outcome in outcomes[20:]]
+    assert kinds == [ConflictError, type(None), ConflictError, BadRequestError, NotFoundError]
+    reads = await asyncio.gather(
+        *(documents.get(name) for name in [f"new-{i}" for i in range(20)] + ["there", "absent", "refused", "nowhere"])
+    )
+    assert [read and read[0] for read in reads] == [*map(str, range(20)), "third", None, None, None]
+    with pytest.raises(NotFoundError):
+        await documents.reads.get(f"{documents.index}-not", "nowhere")
+
+
+@hypothesis.settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+@hypothesis.given(seed=strategies.integers())
+async def test_of_many_writers_each_knows_whether_it_was_the_one(documents: Documents, seed: int) -> None:
+    """Writers add their number to one of a few documents, again on a conflict; some are cancelled."""
+    rng = Random(seed)
+    prefix = f"{rng.getrandbits(64):x}"
+    done: dict[str, list[int]] = {}
+
+    async def add(name: str, number: int) -> None:
+        while True:
+            found = await documents.get(name)
+            content = f"{found[0]} {number}" if found else str(number)
+            try:
+                await documents.put(name, content, found[1] if found else None)
+            except ConflictError:
+                continue
+            done.setdefault(name, []).append(number)
+            return
+
+    names = [f"{prefix}-{i}" for i in range(rng.randint(1, 8))]
+    writers = [asyncio.create_task(add(rng.choice(names), number)) for number in range(rng.randint(2, 30))]
+    cancelled = rng.sample(range(len(writers)), rng.randint(0, len(writers) // 2))
+    for number in cancelled:
+        await asyncio.sleep(rng.uniform(0, 0.003))
+        writers[number].cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+    assert sum(map(len, done.values())) >= len(writers) - len(cancelled)
+    for name, numbers in done.items():
+        found = await documents.get(name)
+        assert found
+        stored = [int(number) for number in found[0].split()]
+        assert len(stored) == len(set(stored))
+        assert set(numbers) <= set(stored) <= set(numbers) | set(cancelled)

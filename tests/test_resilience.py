@@ -1,0 +1,93 @@
+"""When a request may be sent again, and when it is not sent at all."""
+
+import pytest
+
+from app.store.resilience import Circuit, CircuitOpen, Retries, may_be_repeated
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def circuit(clock: Clock) -> Circuit:
+    return Circuit(clock)
+
+
+def fail_for(circuit: Circuit, clock: Clock, seconds: float, times: int) -> None:
+    for i in range(times):
+        circuit.failed()
+        if i < times - 1:
+            clock.now += seconds / (times - 1)
+
+
+def test_many_failures_in_a_moment_leave_the_circuit_closed(circuit: Circuit, clock: Clock) -> None:
+    fail_for(circuit, clock, 0.9, 100)
+    circuit.check()
+    circuit.check()
+
+
+def test_two_failures_long_apart_leave_the_circuit_closed(circuit: Circuit, clock: Clock) -> None:
+    fail_for(circuit, clock, 3600, 2)
+    circuit.check()
+
+
+def test_an_answer_in_between_leaves_the_circuit_closed(circuit: Circuit, clock: Clock) -> None:
+    fail_for(circuit, clock, 0.9, 10)
+    circuit.answered()
+    fail_for(circuit, clock, 0.9, 10)
+    circuit.check()
+
+
+def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_answer(
+    circuit: Circuit, clock: Clock
+) -> None:
+    fail_for(circuit, clock, 1.0, 3)
+    for _ in range(3):
+        with pytest.raises(CircuitOpen):
+            circuit.check()
+        clock.now += Circuit.PROBE_PAUSE
+        circuit.check()
+        circuit.failed()
+    circuit.answered()
+    circuit.check()
+    circuit.check()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "safe"),
+    [
+        ("GET", "/recall-recordings/_doc/1", True),
+        ("HEAD", "/_alias/recall-recordings", True),
+        ("POST", "/recall-recordings/_search?allow_partial_search_results=false", True),
+        ("POST", "/_search", True),
+        ("PUT", "/recall-recordings/_doc/1?if_seq_no=1&if_primary_term=1", True),
+        ("PUT", "/recall-recordings/_doc/1?op_type=create", True),
+        ("DELETE", "/recall-recordings/_doc/1?if_seq_no=1&if_primary_term=1", True),
+        ("PUT", "/recall-recordings/_doc/1", False),
+        ("POST", "/recall-recordings/_doc", False),
+        ("DELETE", "/recall-recordings/_doc/_search", False),
+        ("PUT", "/_bulk", False),
+        ("POST", "/_bulk?require_alias=true", False),
+        ("POST", "/_aliases", False),
+        ("PUT", "/recall-recordings-v2-000001", False),
+    ],
+)
+def test_only_what_does_no_harm_twice_is_sent_twice(method: str, target: str, safe: bool) -> None:
+    assert may_be_repeated(method, target) is safe
+
+
+async def test_pauses_end_with_the_time() -> None:
+    retries = Retries(0.05)
+    assert await retries.pause() or retries.seconds_left > 0
+    retries = Retries(0.0)
+    assert not await retries.pause()
