@@ -53,19 +53,16 @@ async def assert_unavailable(service: Service) -> None:
 
 
 async def assert_refuses_at_once(service: Service) -> None:
-    """Nobody but one probe at a time waits for an Elasticsearch that is away, and nothing piles up."""
+    """Hardly anybody waits for an Elasticsearch that is away: only who is let through to see whether it still is."""
     ops = service.client("ops")
     probe = asyncio.create_task(ops.get("/health/ready"))
-    await asyncio.sleep(0)
-
-    async def seconds() -> float:
-        begun = time.monotonic()
-        assert_error(await ops.get("/health/ready"), 503, 4)
-        assert_error(await ops.post(OPS_PATH, json=a_recording()), 503, 4)
-        return time.monotonic() - begun
-
-    took = await asyncio.gather(*(seconds() for _ in range(20)))
-    assert sorted(took)[len(took) // 2] < 1.0
+    took = []
+    for _ in range(5):
+        for request in (ops.get("/health/ready"), ops.post(OPS_PATH, json=a_recording())):
+            begun = time.monotonic()
+            assert_error(await request, 503, 4)
+            took.append(time.monotonic() - begun)
+    assert sorted(took)[len(took) // 2] < 0.5
     assert_error(await probe, 503, 4)
 
 

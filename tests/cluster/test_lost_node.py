@@ -22,7 +22,17 @@ from app.store.client import connect
 from app.store.documents import document_id, from_source
 from app.store.indices import alias
 from tests.conftest import StartService
-from tests.support import CONTACT_CENTER, OPS_PATH, REGION, USERS, a_recording, an_event, assert_error, eventually
+from tests.support import (
+    CONTACT_CENTER,
+    OPS_PATH,
+    REGION,
+    STORAGES,
+    USERS,
+    a_recording,
+    an_event,
+    assert_error,
+    eventually,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +84,7 @@ def settings(nodes: dict[str, Node]) -> Settings:
         replicas=1,
         region=REGION,
         users=USERS,
+        storage=STORAGES,
     )
 
 
