@@ -43,7 +43,7 @@ from load_sample import Loader, LoadError, Sample, progress
 from app import codec
 from app.embedded.choose import elasticsearch_for_development
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
-from app.embedded.sample import sample_recordings
+from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
 from app.errors import RecallError
 from app.recordings.dates import format_instant, parse_instant
 from app.recordings.merge import merge
@@ -657,7 +657,9 @@ async def ingest(stage: Stage, options: argparse.Namespace) -> None:
     await stage.copy_index("recordings", "direct")
     sample = Sample(CONTACT_CENTER, REGION)
     sides = {"API": Measured(), "direct": Measured()}
-    with _app(stage.settings) as app_url:
+    # Nothing is asked of them, but media elsewhere is refused.
+    storages = Storages(tuple(map(WebDavStorage, WEBDAV_URLS)), (S3Storage(BUCKETS),))
+    with _app(msgspec.structs.replace(stage.settings, storage=storages)) as app_url:
         for number in range(options.rounds + 1):
             first = number * options.recordings
             requests = _posts(sample, first, options.recordings, f"/{stage.index('direct')}")

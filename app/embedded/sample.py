@@ -51,8 +51,8 @@ _PRODUCTS = ("Fiber 500", "Mobile S", "Mobile XL", "TV Basic", "Home Insurance",
 _TENANTS = ("Environment", "Resources")
 _PROFILES = ("DefaultProfile", "SalesProfile", "SupportProfile")
 _PARTITIONS = ("part1", "part2", "emea", "americas", "apac", "pci")
-_BUCKETS = ("stage-recordings", "eu-recordings")
-_WEBDAV = ("http://media-1.example.net:8080/recordings", "https://media-2.example.net/recordings")
+BUCKETS = ("stage-recordings", "eu-recordings")
+WEBDAV_URLS = ("http://media-1.example.net:8080/recordings", "https://media-2.example.net/recordings")
 
 # How busy each hour of a working day is.
 _HOURS = tuple(accumulate((1, 1, 1, 1, 1, 2, 5, 12, 40, 80, 95, 90, 60, 75, 90, 90, 80, 60, 25, 12, 8, 5, 3, 2)))
@@ -204,9 +204,9 @@ class _Sample:
 
     def _descriptor(self, random: Random, path: str) -> dict[str, Any]:
         if random.random() < 0.75:
-            data = {"bucket": random.choice(_BUCKETS)}
+            data = {"bucket": random.choice(BUCKETS)}
             return {"storage": "awsS3", "path": f"{self._folder}/{path}", "data": data}
-        return {"storage": "webDAV", "path": f"{random.choice(_WEBDAV)}/{self._folder}/{path}"}
+        return {"storage": "webDAV", "path": f"{random.choice(WEBDAV_URLS)}/{self._folder}/{path}"}
 
 
 def _events(
