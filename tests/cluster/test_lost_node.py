@@ -168,7 +168,7 @@ async def test_nothing_acknowledged_is_lost_and_hardly_anything_fails_when_nodes
                 killed = time.monotonic()
                 await asyncio.to_thread(node.kill)
                 await until_answered(load, 500)
-                await asyncio.to_thread(node.restart)
+                await asyncio.to_thread(node.restart, timeout=300.0)
                 await until_green(elasticsearch)
                 failed = [when - killed for when, _ in load.failed if when >= killed]
                 log.info("%s: %d failed, the last after %.1f s", choose.__name__, len(failed), max(failed, default=0.0))
