@@ -1,13 +1,17 @@
 """Indices and the aliases in front of them; `es_mappings/` is the whole truth about their fields."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError
 
+from app.errors import StoreUnavailable
 from app.settings import Settings
 from app.store.client import store_errors
+
+log = logging.getLogger(__name__)
 
 _MAPPINGS = Path(__file__).parents[2] / "es_mappings" / "v2"
 
@@ -55,6 +59,14 @@ async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dic
             for index, actual in (await client.indices.get(index=name, flat_settings=True)).body.items():
                 _compare(index, _schema(resource), actual)
     return missing
+
+
+async def refresh(client: AsyncElasticsearch, *indices: str) -> None:
+    """Makes every write that was acknowledged searchable; raises StoreUnavailable where that cannot be promised."""
+    response = await client.indices.refresh(index=indices)
+    if response.body["_shards"]["failed"]:
+        log.warning("not every shard could be refreshed: %s", response.body["_shards"])
+        raise StoreUnavailable
 
 
 async def _create_index(client: AsyncElasticsearch, settings: Settings, resource: str, index: str) -> None:

@@ -12,7 +12,7 @@ from app.errors import StoreUnavailable
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.indices import alias
+from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class DeletionJournal:
         nothing. What another has claimed at the same moment is left out.
         """
         async with store_errors(self._seconds):
-            await self._client.indices.refresh(index=self._index)
+            await refresh(self._client, self._index)
         after: list[Any] | None = None
         while True:
             async with store_errors(self._seconds):
@@ -107,13 +107,23 @@ class DeletionJournal:
         wanted = sorted(set(media_identities))
         needed: set[str] = set()
         async with store_errors(self._seconds):
-            await self._client.indices.refresh(index=self._recordings)
+            await refresh(self._client, *self._recordings)
             for start in range(0, len(wanted), _BATCH):
                 some = wanted[start : start + _BATCH]
                 response = await self._client.search(
                     index=self._recordings,
                     query={"terms": {"mediaIdentities": some}},
-                    aggs={"needed": {"terms": {"field": "mediaIdentities", "include": some, "size": len(some)}}},
+                    aggs={
+                        "needed": {
+                            "terms": {
+                                "field": "mediaIdentities",
+                                "include": some,
+                                "size": len(some),
+                                # Of the few recordings that were found, not of all identities there are.
+                                "execution_hint": "map",
+                            }
+                        }
+                    },
                     size=0,
                     allow_partial_search_results=False,
                 )

@@ -23,7 +23,7 @@ from app.settings import Settings
 from app.store.batches import Reads, Version, Writes
 from app.store.client import store_errors
 from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
-from app.store.indices import alias
+from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class RecordingRepository:
         """
         found: list[Stored] = []
         async with store_errors(self._seconds):
-            await self._client.indices.refresh(index=self._index)
+            await refresh(self._client, self._index)
             while True:
                 response = await self._client.search(
                     index=self._index,
