@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from app.errors import RecallError
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.store.documents import Document, document_id, from_source, to_document
+from app.store.documents import Document, decision_of, document_id, from_source, to_document
 
 # As a search returns it, with `_seq_no` and, where a source names some, `fields`.
 Hit = dict[str, Any]
@@ -76,7 +76,8 @@ class V2Recordings:
     def transform(self, hit: Hit) -> tuple[str, Document]:
         try:
             (contact_center,) = hit["fields"]["contactCenter"]
-            return hit["_id"], to_document(contact_center, from_source(hit["_source"]))
+            source = hit["_source"]
+            return hit["_id"], to_document(contact_center, from_source(source), decision_of(source))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise Rejected(f"it is no document of schema v2: {error!r}") from error
 
