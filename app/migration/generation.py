@@ -107,9 +107,9 @@ class Generation:
                 index=self._fence,
                 ids=[copied.id for copied in some],
                 realtime=False,
-                filter_path=["docs._source", "docs.error"],
+                filter_path=["docs._id", "docs._source", "docs.error"],
             )
-            for copied, found in zip(some, answer.body.get("docs") or [{}] * len(some), strict=True):
+            for copied, found in zip(some, answer.body["docs"], strict=True):
                 if "error" in found:
                     raise MigrationError(f"cannot read {self.index}: {found['error']}")
                 if found.get("_source") != self._stored(copied.document):
