@@ -212,8 +212,9 @@ class Migration:
         plan.blocked = True
         await lease.save()
         begun = time.monotonic()
-        # Returns when every write that was under way is done.
-        for index in plan.sources:
+        # Each returns when every write that was under way is done. First the one behind the alias: a client that is
+        # turned away by an earlier deployment and comes to this one must wait for the swap.
+        for index in reversed(plan.sources):
             await patiently(self._client.indices.add_block, index=index, block="write")
         snapshot = await self._catch_up(before)
         try:
