@@ -5,6 +5,7 @@ written since a snapshot are the documents with higher numbers, and what was ove
 that a later snapshot no longer has.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,23 +66,27 @@ class Snapshot(Generic[S]):
     async def take(cls, client: AsyncElasticsearch, sources: Iterable[S]) -> "Snapshot[S]":
         """Everything that was acknowledged before is in it."""
         snapshot = cls(client, [])
-        shards: list[Shard[S]] = []
-        for source in sources:
-            settled = await patiently(_settled, client, source.index)
-            await patiently(client.indices.refresh, index=source.index)
-            for number, upto in settled.items():
-                answer = await patiently(
-                    client.open_point_in_time,
-                    index=source.index,
-                    keep_alive=_KEEP_ALIVE,
-                    preference=f"_shards:{number}",
-                )
-                shard = Shard(source, number, upto, answer.body["id"])
-                newest = await snapshot.search(shard, size=1, sort=[{"_seq_no": "desc"}], source=False)
-                shard.top = max([hit["_seq_no"] for hit in newest["hits"]["hits"]], default=-1)
-                shards.append(shard)
-        snapshot.shards = shards
+        # All sources at once: the last snapshot is taken while writes are blocked.
+        found = await asyncio.gather(*(snapshot._shards_now(source) for source in sources))
+        snapshot.shards = [shard for shards in found for shard in shards]
         return snapshot
+
+    async def _shards_now(self, source: S) -> list[Shard[S]]:
+        settled = await patiently(_settled, self._client, source.index)
+        await patiently(self._client.indices.refresh, index=source.index)
+        shards = []
+        for number, upto in settled.items():
+            answer = await patiently(
+                self._client.open_point_in_time,
+                index=source.index,
+                keep_alive=_KEEP_ALIVE,
+                preference=f"_shards:{number}",
+            )
+            shard = Shard(source, number, upto, answer.body["id"])
+            newest = await self.search(shard, size=1, sort=[{"_seq_no": "desc"}], source=False)
+            shard.top = max([hit["_seq_no"] for hit in newest["hits"]["hits"]], default=-1)
+            shards.append(shard)
+        return shards
 
     async def close(self) -> None:
         """Never fails: what is not closed expires."""
@@ -149,6 +154,8 @@ class Snapshot(Generic[S]):
         """
         then = {(shard.source.index, shard.number): shard for shard in later.shards}
         for shard in self.shards:
+            if shard.top < 0:
+                continue
             after = then[shard.source.index, shard.number]
             numbers = await self._gone_numbers(shard, later, after)
             for i in range(0, len(numbers), _TERMS_AT_ONCE):
@@ -159,7 +166,9 @@ class Snapshot(Generic[S]):
     async def _gone_numbers(self, before: Shard[S], later: "Snapshot[S]", after: Shard[S]) -> list[int]:
         # Above `settled`, numbers may also appear between the two snapshots, which would make up for those that go.
         # There are few: each is looked at.
-        gone = await self._fewer(before, later, after, [_between(before.settled, before.top)], 1)
+        gone: list[int] = []
+        if before.top > before.settled:
+            gone = await self._fewer(before, later, after, [_between(before.settled, before.top)], 1)
         interval = 1
         while before.settled // interval > _MOST_BUCKETS:
             interval *= _FINER
@@ -179,8 +188,9 @@ class Snapshot(Generic[S]):
         self, before: Shard[S], later: "Snapshot[S]", after: Shard[S], ranges: list[Query], interval: int
     ) -> list[int]:
         """The beginning of each interval in these ranges that has fewer documents than before."""
-        earlier = await self._histogram(before, ranges, interval)
-        now = await later._histogram(after, ranges, interval)
+        earlier, now = await asyncio.gather(
+            self._histogram(before, ranges, interval), later._histogram(after, ranges, interval)
+        )
         return [number for number, count in earlier.items() if now.get(number, 0) < count]
 
     async def _histogram(self, shard: Shard[S], ranges: list[Query], interval: int) -> dict[int, int]:
