@@ -23,8 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -38,13 +38,18 @@ import uvloop
 from argon2 import PasswordHasher
 from botocore.config import Config
 from elasticsearch import AsyncElasticsearch
-from load_sample import Loader, LoadError, Sample, progress
+from elasticsearch.helpers import async_bulk, async_scan
+from load_sample import Loader, LoadError, Sample, create_v1_index, progress
 
 from app import codec
 from app.embedded.choose import elasticsearch_for_development
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
+from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
+from app.migration.run import Migration, current_index, holding, roll_back
+from app.migration.run import Options as MigrationOptions
+from app.migration.sources import Rejected, V1Recordings, V2Recordings
 from app.recordings.dates import format_instant, parse_instant
 from app.recordings.merge import merge
 from app.recordings.model import Recording, parse_recording
@@ -54,7 +59,7 @@ from app.search.query import search_body
 from app.settings import S3Storage, Settings, Storages, WebDavStorage
 from app.store.client import connect
 from app.store.documents import document_id, to_document
-from app.store.indices import alias, create_indices
+from app.store.indices import alias, create_indices, load_schema
 
 REGION = "bench"
 CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"
@@ -89,7 +94,7 @@ class Stage:
         """Recordings as the service stores them. Returns the alias."""
         await create_indices(self.client, self.settings)
         index = alias(self.settings, "recordings")
-        await self._load(Loader(self.client, index, to_document), sample, count, "our schema")
+        await self.load(Loader(self.client, index, to_document), sample, count, "our schema")
         return index
 
     async def load_plain(self, sample: Sample, count: int) -> str:
@@ -97,10 +102,10 @@ class Stage:
         index = self.index("plain")
         await self.client.indices.create(index=index, settings={"number_of_replicas": 0})
         loader = Loader(self.client, index, _plain_document, is_alias=False)
-        await self._load(loader, sample, count, "default mappings")
+        await self.load(loader, sample, count, "default mappings")
         return index
 
-    async def _load(self, loader: Loader, sample: Sample, count: int, what: str) -> None:
+    async def load(self, loader: Loader, sample: Sample, count: int, what: str) -> None:
         with progress(count, what) as advance:
             await loader.load(sample, count, _BATCH, advance)
         if loader.stored != count:
@@ -1061,6 +1066,119 @@ def _print_play(kind: str, played: dict[str, Played]) -> None:
     print(f"\nWanted: rate at least {wanted} times nginx's, median time to the first byte at most 2 times.")
 
 
+# --- migrate ------------------------------------------------------------------------------------------------
+
+
+async def migrate(stage: Stage, options: argparse.Namespace) -> None:
+    """A whole migration from schema v1 beside bare copies with the Elasticsearch client's own helpers."""
+    sample = Sample(CONTACT_CENTER, REGION)
+    old = await create_v1_index(stage.client, stage.settings, CONTACT_CENTER)
+    loader = Loader(
+        stage.client,
+        old,
+        lambda _, recording: v1_document(recording),
+        to_id=lambda _, recording: str(recording["id"]),
+        is_alias=False,
+    )
+    await stage.load(loader, sample, options.recordings, "schema v1")
+    rates: dict[str, list[float]] = {}
+    for _ in range(options.rounds):
+        await stage.settle()
+        rates.setdefault(_MIGRATION, []).append(await _migrated(stage, old, rates))
+        await stage.settle()
+        rates.setdefault(_V1_COPY, []).append(await _helpers_copy(stage, old, _v1_schema()))
+        full = await _full_documents(stage, old)
+        await stage.settle()
+        rates.setdefault(_V2_COPY, []).append(await _helpers_copy(stage, full, load_schema("recordings")))
+        await stage.client.indices.delete(index=full)
+    print()
+    _print_row("", "documents/s, median", "of them the slowest", "migration beside it")
+    _print_row("---", *["---:"] * 3)
+    ours = statistics.median(rates[_MIGRATION])
+    for what, measured in rates.items():
+        median = statistics.median(measured)
+        _print_row(what, f"{median:.0f}", f"{min(measured):.0f}", f"{ours / median:.2f}")
+    print("\nWanted: at least 0.8.")
+
+
+_MIGRATION = "migration, all of it: copy, verify, catch up, swap"
+_COPYING = "migration, copying alone"
+_V1_COPY = "helpers: the v1 documents into an index of schema v1"
+_V2_COPY = "helpers: the v2 documents into an index of schema v2"
+
+
+async def _migrated(stage: Stage, old: str, rates: dict[str, list[float]]) -> float:
+    """Documents a second, and those of the copying alone into `rates`. The old state is there again afterwards."""
+    await create_indices(stage.client, stage.settings)
+    phases: dict[str, float] = {}
+
+    @contextmanager
+    def timed(_total: int, what: str) -> Iterator[Callable[[int], object]]:
+        begun = time.perf_counter()
+        yield lambda _: None
+        phases[what] = time.perf_counter() - begun
+
+    async with holding(stage.client, stage.settings, "recordings") as lease:
+        current = await current_index(stage.client, alias(stage.settings, "recordings"))
+        migration = Migration(
+            stage.client,
+            stage.settings,
+            "recordings",
+            sources=[V1Recordings(old, CONTACT_CENTER), V2Recordings(current)],
+            options=MigrationOptions(allow_rejects=True),
+            progress=timed,
+        )
+        begun = time.perf_counter()
+        report = await migration.run(lease, current)
+        seconds = time.perf_counter() - begun
+        rates.setdefault(_COPYING, []).append(report.read / phases["copying"])
+        await roll_back(stage.client, stage.settings, lease, "recordings")
+    await stage.client.indices.delete(index=report.target)
+    return report.read / seconds
+
+
+async def _helpers_copy(stage: Stage, old: str, schema: dict[str, Any]) -> float:
+    """Documents a second of `scan` and `bulk`, as they come, into an index in the state that fills fastest."""
+    target = stage.index("copy")
+    settings = {**schema.get("settings", {}), "index.number_of_replicas": 0, "index.refresh_interval": "-1"}
+    await stage.client.indices.create(index=target, mappings=schema["mappings"], settings=settings)
+    begun = time.perf_counter()
+    actions = (
+        {"_op_type": "index", "_index": target, "_id": hit["_id"], "_source": hit["_source"]}
+        async for hit in async_scan(stage.client, index=old, size=_BATCH)
+    )
+    copied, _ = await async_bulk(stage.client, actions)
+    await stage.client.indices.refresh(index=target)
+    seconds = time.perf_counter() - begun
+    await stage.client.indices.delete(index=target)
+    return int(copied) / seconds
+
+
+async def _full_documents(stage: Stage, old: str) -> str:
+    """An index whose `_source` is all of each v2 document, so that a copy of it needs no transformation."""
+    index = stage.index("full")
+    schema = load_schema("recordings")
+    mappings = {key: value for key, value in schema["mappings"].items() if key != "_source"}
+    await stage.client.indices.create(
+        index=index, mappings=mappings, settings={**schema["settings"], "index.number_of_replicas": 0}
+    )
+
+    async def actions() -> AsyncIterator[dict[str, Any]]:
+        async for hit in async_scan(stage.client, index=old, size=_BATCH):
+            with suppress(Rejected):
+                _id, document = V1Recordings(old, CONTACT_CENTER).transform(hit)
+                yield {"_op_type": "index", "_index": index, "_id": _id, "_source": document}
+
+    await async_bulk(stage.client, actions())
+    await stage.client.indices.refresh(index=index)
+    return index
+
+
+def _v1_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = codec.decode((Path(__file__).parents[1] / "es_mappings/v1/recordings.json").read_bytes())
+    return schema
+
+
 # --- The command line ---------------------------------------------------------------------------------------
 
 
@@ -1093,6 +1211,7 @@ def _options() -> argparse.Namespace:
     command.add_argument("--kind", default="", help="only questions whose name in the table holds this text")
     command.add_argument("--check", type=int, default=140, help="questions to compare beforehand (default: 140)")
     add(ingest, rounds=5, recordings=5_000)
+    add(migrate, rounds=3)
     command = add(wildcard, rounds=15)
     # A fresh node takes some thousand searches until Java has compiled what they use.
     command.add_argument("--warm-up", type=int, default=10, help="rounds beforehand (default: 10)")

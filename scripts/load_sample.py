@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from elasticsearch import ApiError, AsyncElasticsearch, TransportError
+from elasticsearch import ApiError, AsyncElasticsearch, BadRequestError, TransportError
 from tqdm import tqdm
 
 from app import codec
 from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings, start_of_today
+from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
 from app.recordings.merge import merge
 from app.recordings.model import Recording, check_id, parse_recording
@@ -35,6 +37,8 @@ _REQUEST_SECONDS = 60.0
 _ATTEMPTS = 7
 _FIRST_PAUSE = 0.5
 _SAY_EVERY_SECONDS = 10.0
+
+_V1 = Path(__file__).parents[1] / "es_mappings" / "v1" / "recordings.json"
 
 _OVERLOADED = frozenset({429, 502, 503, 504})
 
@@ -65,19 +69,31 @@ class Sample:
             yield merge(None, parse_recording(posted))
 
 
-# A recording in its stored form → its document, for an index with one schema or another.
+# Contact center and a recording in its stored form → its `_id`, or its document, in one schema or another.
+ToId = Callable[[str, Recording], str]
 ToDocument = Callable[[str, Recording], dict[str, Any]]
+
+
+def _id_in_v2(contact_center: str, recording: Recording) -> str:
+    return document_id(contact_center, recording["region"], recording["id"])
 
 
 class Loader:
     """Stores samples in one index, and counts what becomes of them."""
 
     def __init__(
-        self, client: AsyncElasticsearch, index: str, to_document: ToDocument, *, is_alias: bool = True
+        self,
+        client: AsyncElasticsearch,
+        index: str,
+        to_document: ToDocument,
+        *,
+        to_id: ToId = _id_in_v2,
+        is_alias: bool = True,
     ) -> None:
         self._client = client.options(request_timeout=_REQUEST_SECONDS)
         self._index = index
         self._to_document = to_document
+        self._to_id = to_id
         self._is_alias = is_alias
         self.stored = self.already_there = 0
         # Why documents were refused, by kind: how many, and the first of them in Elasticsearch's words.
@@ -104,7 +120,7 @@ class Loader:
 
     def _operations(self, sample: Sample, first: int, count: int) -> list[bytes]:
         return [
-            codec.encode({"create": {"_id": document_id(sample.contact_center, recording["region"], recording["id"])}})
+            codec.encode({"create": {"_id": self._to_id(sample.contact_center, recording)}})
             + b"\n"
             + codec.encode(self._to_document(sample.contact_center, recording))
             for recording in sample.recordings(first, count)
@@ -168,7 +184,9 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
         now = time.monotonic()
         if now - said >= _SAY_EVERY_SECONDS:
             said = now
-            print(f"{what}: {done} of {total} recordings, {done / (now - begun):.0f}/s", file=sys.stderr, flush=True)
+            rate = done / (now - begun)
+            left = f", {max(total - done, 0) / rate:.0f} s left" if rate else ""
+            print(f"{what}: {done} of {total} recordings, {rate:.0f}/s{left}", file=sys.stderr, flush=True)
 
     yield advance
 
@@ -184,6 +202,42 @@ async def load_sample(settings: Settings, sample: Sample, count: int, batch: int
         with progress(count, "loading") as advance:
             await loader.load(sample, count, batch, advance)
     return loader
+
+
+async def load_sample_v1(settings: Settings, sample: Sample, count: int, batch: int) -> Loader:
+    """Loads into an index of schema v1, of the sample's contact center, which is made if it is missing.
+
+    Raises LoadError.
+    """
+    async with connect(settings) as client:
+        index = await create_v1_index(client, settings, sample.contact_center)
+        loader = Loader(
+            client,
+            index,
+            lambda _, recording: v1_document(recording),
+            to_id=lambda _, recording: str(recording["id"]),
+            is_alias=False,
+        )
+        with progress(count, "loading") as advance:
+            await loader.load(sample, count, batch, advance)
+    return loader
+
+
+async def create_v1_index(client: AsyncElasticsearch, settings: Settings, contact_center: str) -> str:
+    """Makes the index of schema v1 of a contact center, if it is missing, and returns its name. Raises LoadError."""
+    index = f"{alias(settings, 'recordings')}-v1-{contact_center}"
+    try:
+        await client.options(request_timeout=_REQUEST_SECONDS).indices.create(
+            index=index,
+            **codec.decode(_V1.read_bytes()),
+        )
+        await client.indices.put_settings(index=index, settings={"index.number_of_replicas": settings.replicas})
+    except BadRequestError as error:
+        if error.error != "resource_already_exists_exception":
+            raise LoadError(f"Elasticsearch refuses to make the index {index}: {error}") from error
+    except (TransportError, ApiError) as error:
+        raise LoadError(f"Elasticsearch fails: {error}") from error
+    return index
 
 
 def _report(loader: Loader, count: int, seconds: float) -> None:
@@ -202,6 +256,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--contact-center", default=DEMO_CONTACT_CENTER, type=_contact_center)
     parser.add_argument("--region", type=_region, help="default: the one that is configured")
     parser.add_argument("--batch", type=_positive, default=500, help="recordings in a bulk request (default: 500)")
+    parser.add_argument("--schema", choices=("v1", "v2"), default="v2", help="v1: as an earlier deployment has them")
     return parser.parse_args()
 
 
@@ -234,7 +289,9 @@ def main() -> None:
         settings = load_settings()
         sample = Sample(options.contact_center, options.region or settings.region, options.seed)
         begun = time.monotonic()
-        loader = asyncio.run(load_sample(settings, sample, options.count, options.batch))
+        loader = asyncio.run(
+            (load_sample_v1 if options.schema == "v1" else load_sample)(settings, sample, options.count, options.batch)
+        )
     except ConfigurationError as error:
         sys.exit(str(error))
     except RecallError as error:

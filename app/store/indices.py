@@ -57,7 +57,7 @@ async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dic
                 missing[resource] = f"{name}-v2-000001"
                 continue
             for index, actual in (await client.indices.get(index=name, flat_settings=True)).body.items():
-                _compare(index, _schema(resource), actual)
+                _compare(index, load_schema(resource), actual)
     return missing
 
 
@@ -71,7 +71,7 @@ async def refresh(client: AsyncElasticsearch, *indices: str) -> None:
 
 async def _create_index(client: AsyncElasticsearch, settings: Settings, resource: str, index: str) -> None:
     name = alias(settings, resource)
-    schema = _schema(resource)
+    schema = load_schema(resource)
     try:
         await client.indices.create(
             index=index,
@@ -93,7 +93,7 @@ async def _create_index(client: AsyncElasticsearch, settings: Settings, resource
             ) from error
 
 
-def _schema(resource: str) -> dict[str, Any]:
+def load_schema(resource: str) -> dict[str, Any]:
     schema: dict[str, Any] = msgspec.json.decode((_MAPPINGS / f"{resource}.json").read_bytes())
     return schema
 

@@ -1,0 +1,92 @@
+"""Indices of schema v1, and the scripts that migrate them, for these tests."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from elasticsearch import AsyncElasticsearch
+from elasticsearch.helpers import async_scan
+
+from app import codec
+from app.settings import Settings
+from tests.support import CONTACT_CENTER, REGION, batched
+
+ROOT = Path(__file__).parents[2]
+
+
+def v1_index(settings: Settings, contact_center: str = CONTACT_CENTER) -> str:
+    return f"{settings.index_prefix}-recordings-v1-{contact_center}"
+
+
+def small(recording_id: str, caller: str) -> dict[str, Any]:
+    """A small v1 document; `caller` tells one state of it from another."""
+    date = "2013-05-17T11:45:32.000-0800"
+    media = {"storage": "awsS3", "path": recording_id, "data": {"bucket": "b"}}
+    contact = {"type": "External", "phoneNumber": "1"}
+    return {
+        "id": recording_id,
+        "callerPhoneNumber": caller,
+        "dialedPhoneNumber": "1",
+        "region": REGION,
+        "mediaFiles": [{"startTime": date, "stopTime": date, "callUUID": recording_id, "mediaDescriptor": media}],
+        "eventHistory": [{"occurredAt": date, "event": "Left", "contact": contact}],
+    }
+
+
+async def make_v1_index(
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    documents: Iterable[tuple[str, dict[str, Any]]],
+    contact_center: str = CONTACT_CENTER,
+) -> str:
+    index = v1_index(settings, contact_center)
+    schema = codec.decode((ROOT / "es_mappings" / "v1" / "recordings.json").read_bytes())
+    await elasticsearch.indices.create(index=index, settings={"number_of_replicas": 0}, **schema)
+    for batch in batched(documents, 2000):
+        operations = [line for _id, document in batch for line in ({"index": {"_id": _id}}, document)]
+        response = await elasticsearch.options(request_timeout=60).bulk(
+            index=index, operations=operations, filter_path=["errors"]
+        )
+        assert not response["errors"]
+    await elasticsearch.indices.refresh(index=index)
+    return index
+
+
+async def start(settings: Settings, script: str, *arguments: str, cwd: Path) -> asyncio.subprocess.Process:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    names = ("elasticsearch_url", "index_prefix", "replicas")
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        ROOT / "scripts" / script,
+        *arguments,
+        cwd=cwd,
+        env=environment | {f"RECALL_{name.upper()}": str(getattr(settings, name)) for name in names},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def run(settings: Settings, script: str, *arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    process = await start(settings, script, *arguments, cwd=cwd)
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def behind_alias(elasticsearch: AsyncElasticsearch, settings: Settings) -> str:
+    (index,) = (await elasticsearch.indices.get_alias(name=f"{settings.index_prefix}-recordings")).body
+    return str(index)
+
+
+async def callers(elasticsearch: AsyncElasticsearch, index: str) -> dict[str, str]:
+    """Recording id → caller, of a schema v2 index."""
+    await elasticsearch.indices.refresh(index=index)
+    found = {}
+    async for hit in async_scan(elasticsearch, index=index, size=5000):
+        recording = codec.decode(hit["_source"]["recording"])
+        found[recording["id"]] = recording["callerPhoneNumber"]
+    return found
