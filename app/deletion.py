@@ -6,7 +6,7 @@ An object goes only when no recording refers to it any more. See docs/decisions/
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,8 +129,11 @@ class Deletion:
             )
         return [outcomes[stored.document] for stored in recordings]
 
-    async def sweep(self, *, only_due: bool) -> Swept:
-        """Deletes the media objects that deletions left behind; `only_due` waits between attempts, and for others."""
+    async def sweep(self, *, only_due: bool, advance: Callable[[int], object] = lambda _: None) -> Swept:
+        """Deletes the media objects that deletions left behind; `only_due` waits between attempts, and for others.
+
+        `advance` is told how many more were tried.
+        """
         swept = Swept()
         async for batch in self._journal.claim(now_milliseconds() if only_due else None):
             orphans = [entry for entry in batch if not await self._revived(entry)]
@@ -138,6 +141,7 @@ class Deletion:
             swept.failed += len(failed)
             swept.needed += len(batch) - len(orphans)
             await self._journal.remove([entry for entry in batch if entry not in orphans])
+            advance(len(batch))
         return swept
 
     async def _revived(self, entry: MediaDeletion) -> bool:

@@ -169,10 +169,10 @@ class Loader:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
+def progress(total: int, what: str, unit: str = "recordings") -> Iterator[Callable[[int], object]]:
     """Shows how far the work is: a bar on a terminal, a line every ten seconds elsewhere."""
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=" recordings", file=sys.stderr) as bar:
+        with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr) as bar:
             yield bar.update
         return
     begun = said = time.monotonic()
@@ -186,7 +186,7 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
             said = now
             rate = done / (now - begun)
             left = f", {max(total - done, 0) / rate:.0f} s left" if rate else ""
-            print(f"{what}: {done} of {total} recordings, {rate:.0f}/s{left}", file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {total} {unit}, {rate:.0f}/s{left}", file=sys.stderr, flush=True)
 
     yield advance
 

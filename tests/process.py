@@ -1,11 +1,10 @@
-"""The service as a process of its own, to be killed."""
+"""The service, and the scripts, as processes of their own, to be killed."""
 
 import os
 import signal
-import socket
 import sys
 from asyncio import create_subprocess_exec
-from asyncio.subprocess import Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,25 @@ import httpx
 import msgspec
 
 from app.settings import Settings
+from tests.servers import free_port
 from tests.support import eventually
+
+_SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 class AppProcess:
     """`python -m app` with the given settings, written to a configuration file in `folder`."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._file = folder / f"{port}.toml"
-        content = msgspec.to_builtins(msgspec.structs.replace(settings, port=port))
-        self._file.write_bytes(msgspec.toml.encode(_without_none(content)))
+        _write(msgspec.structs.replace(settings, port=port), self._file)
         self._process: Process | None = None
 
     async def start(self) -> None:
         """Returns when it can answer searches."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
-        self._process = await create_subprocess_exec(
-            sys.executable, "-m", "app", env={**environment, "RECALL_CONFIG": str(self._file)}
-        )
+        self._process = await create_subprocess_exec(sys.executable, "-m", "app", env=_environment(self._file))
         async with self.client() as client:
 
             async def is_ready() -> bool:
@@ -64,6 +61,50 @@ class AppProcess:
         """A client to be closed by whoever asked for it; `user` is a name of `tests.support.USERS`."""
         auth = httpx.BasicAuth(user, f"{user}-password") if user else None
         return httpx.AsyncClient(base_url=self.url, auth=auth, timeout=30, trust_env=False, verify=False)
+
+
+class Scripts:
+    """`scripts/…` with the given settings, from another folder, as an operator might."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.folder = folder
+        self.settings = settings
+
+    def configure(self) -> Path:
+        """Writes the configuration file; its path."""
+        file = self.folder / "recall.toml"
+        _write(self.settings, file)
+        return file
+
+    async def start(self, script: str, *arguments: str, **streams: Any) -> Process:
+        """Standard input is empty, output and error are pipes, unless `streams` says something else."""
+        return await create_subprocess_exec(
+            sys.executable,
+            _SCRIPTS / script,
+            *arguments,
+            cwd=self.folder,
+            env=_environment(self.configure()),
+            **{"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **streams},
+        )
+
+    async def run(self, script: str, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, standard output, standard error."""
+        return await self.end(await self.start(script, *arguments))
+
+    async def end(self, process: Process) -> tuple[int, str, str]:
+        """Waits for a process that was started; as `run`."""
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+def _environment(configuration: Path) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+    return {**environment, "RECALL_CONFIG": str(configuration)}
+
+
+def _write(settings: Settings, file: Path) -> None:
+    file.write_bytes(msgspec.toml.encode(_without_none(msgspec.to_builtins(settings))))
 
 
 def _without_none(value: Any) -> Any:

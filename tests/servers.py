@@ -266,7 +266,7 @@ def _running(
     uid: int | None = None,
 ) -> Iterator[int]:
     """Runs a server in the folder; the port at which it answers HTTP. `command` makes its command for a port."""
-    port = _free_port()
+    port = free_port()
     user = [] if uid is None else ["--user", str(uid)]
     arguments = [sys.executable, "-I", "-S", supervisor.__file__, *user, "--remove", folder, "--", *command(str(port))]
     if uid is not None:
@@ -324,7 +324,7 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that outgoing connections are given, one of which could otherwise be faster than the server."""
     random = Random()
     while True:
@@ -520,7 +520,7 @@ class LocalServer:
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
-        self.port = _free_port()
+        self.port = free_port()
         self._servers = [await self._listen("127.0.0.1")]
         with contextlib.suppress(OSError):  # no IPv6 here
             self._servers.append(await self._listen("::1"))

@@ -53,9 +53,10 @@ def search_body(contact_center: str, region: str, criteria: Criteria, page: Page
     return body
 
 
-def query(contact_center: str, region: str, criteria: Criteria) -> Query:
-    """All criteria together, within one contact center and region."""
-    clauses: list[Query] = [{"term": {"contactCenter": contact_center}}, {"term": {"region": region}}]
+def query(contact_center: str | None, region: str, criteria: Criteria) -> Query:
+    """All criteria together, within one contact center (all, if it is None) and region."""
+    clauses: list[Query] = [{"term": {"contactCenter": contact_center}}] if contact_center is not None else []
+    clauses.append({"term": {"region": region}})
     if criteria.started_after is not None:
         clauses.append({"range": {"startTime": {"gt": criteria.started_after}}})
     if criteria.ended_before is not None:

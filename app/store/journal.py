@@ -81,6 +81,22 @@ class DeletionJournal:
         The attempt after it is put off, the longer the more there were: whoever dies over an entry, or fails, need do
         nothing. What another has claimed at the same moment is left out.
         """
+        async for hits in self._hits(due):
+            yield await self._claim(hits)
+
+    async def entries(self) -> AsyncIterator[list[MediaDeletion]]:
+        """All entries, oldest first, in batches."""
+        async for hits in self._hits():
+            yield [msgspec.convert(hit["_source"], MediaDeletion) for hit in hits]
+
+    async def count(self) -> int:
+        async with store_errors(self._seconds):
+            await refresh(self._client, self._index)
+            response = await self._client.count(index=self._index)
+        count: int = response.body["count"]
+        return count
+
+    async def _hits(self, due: int | None = None) -> AsyncIterator[list[dict[str, Any]]]:
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
         after: list[Any] | None = None
@@ -98,7 +114,7 @@ class DeletionJournal:
             hits = response.body["hits"]["hits"]
             if hits:
                 after = hits[-1]["sort"]
-                yield await self._claim(hits)
+                yield hits
             if len(hits) < _BATCH:
                 return
 

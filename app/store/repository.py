@@ -18,7 +18,7 @@ from app.recordings.identity import Resource
 from app.recordings.merge import merge
 from app.recordings.model import Recording
 from app.search.criteria import Criteria, Page
-from app.search.query import ORDER, search_body
+from app.search.query import ORDER, query, search_body
 from app.settings import Settings
 from app.store.batches import Reads, Version, Writes
 from app.store.client import store_errors
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # How many recordings are read or written at once by what works on many.
 _BATCH = 500
+
+_OLDEST_FIRST = ({"startTime": "asc"}, {"id": "asc"}, {"contactCenter": "asc"})
 
 # What all updates together may make of one document: one that Elasticsearch still indexes in good time.
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
@@ -54,6 +56,14 @@ class Found:
 
     recordings: list[Recording]
     more: bool
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How many recordings match, and how many of them are protected from deletion."""
+
+    total: int
+    protected: int
 
 
 class RecordingRepository:
@@ -103,25 +113,59 @@ class RecordingRepository:
 
     async def search(self, contact_center: str, criteria: Criteria, page: Page) -> Found:
         """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
-        async with store_errors(self._search_seconds):
-            try:
-                response = await self._searching.search(
-                    index=self._index,
-                    body=search_body(contact_center, self._region, criteria, page),
-                    # An answer that some shards are missing from would be taken for the whole.
-                    allow_partial_search_results=False,
-                )
-            except BadRequestError as error:
-                if "too many clauses" in str(error):
-                    raise SearchTooLarge from error
-                raise
-        hits = response.body["hits"]["hits"]
+        hits = (await self._search(search_body(contact_center, self._region, criteria, page)))["hits"]["hits"]
         more = len(hits) > page.limit
         recordings = [from_source(hit["_source"]) for hit in hits[: page.limit]]
         if page.cursor is not None and page.cursor.direction == "before":
             # Read backwards, from the recording that follows.
             return Found(recordings[::-1], more=bool(recordings))
         return Found(recordings, more)
+
+    async def count(self, contact_center: str | None, criteria: Criteria) -> Matching:
+        """How many match, in all contact centers without one; all whose write was acknowledged before are counted."""
+        async with store_errors(self._seconds):
+            await refresh(self._client, self._index)
+        response = await self._search(
+            {
+                "query": query(contact_center, self._region, criteria),
+                "aggs": {"protected": {"filter": {"term": {"nonDelete": True}}}},
+                "size": 0,
+                "track_total_hits": True,
+            }
+        )
+        return Matching(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
+
+    async def oldest(
+        self, contact_center: str | None, criteria: Criteria, size: int, after: Stored | None = None
+    ) -> list[Stored]:
+        """Up to `size` that match, oldest start time first, those that follow `after`; none at the end.
+
+        A walk holds nothing in Elasticsearch between its steps, so it may take days while others write.
+        """
+        body: dict[str, Any] = {
+            "query": query(contact_center, self._region, criteria),
+            "sort": _OLDEST_FIRST,
+            "size": size,
+            "track_total_hits": False,
+            "seq_no_primary_term": True,
+        }
+        if after is not None:
+            start_time = parse_instant(after.recording["startTime"])
+            body["search_after"] = [start_time, after.recording["id"], after.contact_center]
+        return [_stored(hit) for hit in (await self._search(body))["hits"]["hits"]]
+
+    async def still_matching(
+        self, contact_center: str | None, criteria: Criteria, recordings: Sequence[Stored]
+    ) -> list[Stored]:
+        """Those of a batch of recordings that still match, as of their last acknowledged write."""
+        async with store_errors(self._seconds):
+            await refresh(self._client, self._index)
+        matching = query(contact_center, self._region, criteria)
+        ids = {"ids": {"values": [stored.document for stored in recordings]}}
+        response = await self._search(
+            {"query": {"bool": {"filter": [matching, ids]}}, "size": len(recordings), "seq_no_primary_term": True}
+        )
+        return [_stored(hit) for hit in response["hits"]["hits"]]
 
     async def save(self, contact_center: str, posted: Recording, *, wait_for_refresh: bool = False) -> bool:
         """Creates the recording, or merges what was posted into it; True when it was created.
@@ -208,6 +252,23 @@ class RecordingRepository:
                 index=self._index, query={"term": {"protectionPending": True}}, size=_BATCH, source=False
             )
         return [hit["_id"] for hit in response.body["hits"]["hits"]]
+
+    async def _search(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Raises SearchTooLarge."""
+        async with store_errors(self._search_seconds):
+            try:
+                response = await self._searching.search(
+                    index=self._index,
+                    body=body,
+                    # An answer that some shards are missing from would be taken for the whole.
+                    allow_partial_search_results=False,
+                )
+            except BadRequestError as error:
+                if "too many clauses" in str(error):
+                    raise SearchTooLarge from error
+                raise
+        answer: dict[str, Any] = response.body
+        return answer
 
     async def _read(self, document: str) -> Stored | None:
         hit = await self._reads.get(self._index, document)
