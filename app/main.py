@@ -5,7 +5,7 @@ import logging
 import random
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
@@ -22,6 +22,7 @@ from app.api.playback import Playback
 from app.api.recordings import OneRecording, OneScreenRecording, Recordings
 from app.api.requests import ResourceConvertor
 from app.audit import AuditLog
+from app.background import in_background
 from app.errors import RecallError
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
@@ -73,7 +74,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 app.state.services = services
                 async with (
                     _indices(services.client, settings),
-                    _upkeep(services),
+                    in_background(_upkeep(services)),
                     users_from_file(settings.config, services.authenticator),
                 ):
                     yield
@@ -88,28 +89,17 @@ def create_app(settings: Settings | None = None) -> Starlette:
     return app
 
 
-@asynccontextmanager
-async def _upkeep(services: Services) -> AsyncIterator[None]:
+async def _upkeep(services: Services) -> None:
     """Sees through, now and then, what a process that died left half done: any process may do it, several too."""
-
-    async def run() -> None:
-        while True:
-            await asyncio.sleep(random.uniform(0.5, 1.5) * _UPKEEP_SECONDS)  # noqa: S311
-            try:
-                await services.protection.repair()
-                await services.deletion.sweep(only_due=True)
-            except RecallError as error:
-                log.warning("upkeep has to wait: %s", error)
-            except Exception:  # the next round may go better, and there must be one
-                log.exception("upkeep failed")
-
-    task = asyncio.create_task(run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    while True:
+        await asyncio.sleep(random.uniform(0.5, 1.5) * _UPKEEP_SECONDS)  # noqa: S311
+        try:
+            await services.protection.repair()
+            await services.deletion.sweep(only_due=True)
+        except RecallError as error:
+            log.warning("upkeep has to wait: %s", error)
+        except Exception:  # the next round may go better, and there must be one
+            log.exception("upkeep failed")
 
 
 @asynccontextmanager
@@ -122,13 +112,8 @@ async def _indices(client: AsyncElasticsearch, settings: Settings) -> AsyncItera
         await create_indices(client, settings)
     except RecallError as error:
         log.warning("Elasticsearch cannot be used yet (%s); trying again until it can", error.__cause__)
-        task = asyncio.create_task(_create_indices_later(client, settings))
-        try:
+        async with in_background(_create_indices_later(client, settings)):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
     else:
         yield
 

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
 from app.auth import Authenticator
+from app.background import in_background
 from app.settings import ConfigurationError, Settings, User, load_settings
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,8 @@ async def users_from_file(file: str | None, authenticator: Authenticator) -> Asy
     if file is None:
         yield
         return
-    task = asyncio.create_task(_watch(file, authenticator))
-    try:
+    async with in_background(_watch(file, authenticator)):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _watch(file: str, authenticator: Authenticator) -> None:

@@ -1,10 +1,14 @@
 """The service, and the scripts, as processes of their own, to be killed."""
 
+import asyncio
 import os
+import random
 import signal
 import sys
 from asyncio import create_subprocess_exec
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,42 @@ class AppProcess:
         """A client to be closed by whoever asked for it; `user` is a name of `tests.support.USERS`."""
         auth = httpx.BasicAuth(user, f"{user}-password") if user else None
         return httpx.AsyncClient(base_url=self.url, auth=auth, timeout=30, trust_env=False, verify=False)
+
+
+async def kill_now_and_then(
+    app: AppProcess,
+    user: str,
+    ids: Sequence[str],
+    work: Callable[[httpx.AsyncClient, str], Awaitable[None]],
+    rng: random.Random,
+) -> tuple[set[str], int]:
+    """Does `work` for each id, four at once, and kills the service again and again meanwhile.
+
+    Returns the ids whose work was done, and the number of kills; the others' requests may have had an effect too.
+    """
+    done: set[str] = set()
+    waiting = list(ids)
+    kills = 0
+
+    async def work_on(client: httpx.AsyncClient) -> None:
+        with suppress(httpx.TransportError):
+            while waiting:
+                worked_on = waiting.pop()
+                await work(client, worked_on)
+                done.add(worked_on)
+
+    while waiting:
+        wanted = len(done) + rng.randrange(5, 30)
+        async with app.client(user) as client, asyncio.TaskGroup() as workers:
+            for _ in range(4):
+                workers.create_task(work_on(client))
+            await eventually(lambda wanted=wanted: len(done) >= wanted or not waiting)  # type: ignore[misc]
+            await asyncio.sleep(rng.uniform(0, 0.02))  # somewhere in the next ones
+            await app.kill()
+        kills += 1
+        await app.start()
+    await app.stop()
+    return done, kills
 
 
 class Scripts:

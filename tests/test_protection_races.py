@@ -17,10 +17,10 @@ from app.services import open_services
 from app.settings import Settings
 from tests.conftest import own_settings
 from tests.media.test_playback import webdav_storage
-from tests.process import AppProcess
+from tests.process import AppProcess, kill_now_and_then
 from tests.servers import WebDav
 from tests.servers import apache as start_apache
-from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording, eventually
+from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
 
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
@@ -188,7 +188,6 @@ async def test_apply_against_the_arrival_of_a_screen_recording(cluster: Cluster)
 
 async def test_killed_processes_leave_each_group_all_or_none(settings: Settings, tmp_path: Path) -> None:
     app = AppProcess(settings, tmp_path)
-    rng = random.Random(5)
     groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(200)}
     await app.start()
     async with app.client("ops") as ops:
@@ -205,26 +204,12 @@ async def test_killed_processes_leave_each_group_all_or_none(settings: Settings,
                 tasks.create_task(store(recording_id, OPS_PATH))
                 for screen in screens:
                     tasks.create_task(store(screen, SCREENS_PATH))
-    answered: set[str] = set()
-    waiting = list(groups)
 
-    async def apply_some(admin: httpx.AsyncClient) -> None:
-        while waiting:
-            recording_id = waiting.pop()
-            response = await admin.post(f"/api/v2/recordings/{recording_id}", json=APPLY)
-            assert response.status_code == 200
-            answered.add(recording_id)
+    async def apply(admin: httpx.AsyncClient, recording_id: str) -> None:
+        response = await admin.post(f"/api/v2/recordings/{recording_id}", json=APPLY)
+        assert response.status_code == 200
 
-    while waiting:
-        async with app.client("admin") as admin:
-            until = len(answered) + rng.randrange(5, 30)
-            workers = asyncio.gather(*(apply_some(admin) for _ in range(4)), return_exceptions=True)
-            await eventually(lambda until=until: len(answered) >= until or not waiting)  # type: ignore[misc]
-            await asyncio.sleep(rng.uniform(0, 0.02))  # somewhere in the next ones
-            await app.kill()
-            await workers
-        await app.start()
-    await app.stop()
+    answered, _ = await kill_now_and_then(app, "admin", list(groups), apply, random.Random(5))
     async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
         left_half_done = len(await services.repositories["recordings"].pending())
         await services.client.indices.refresh(index=f"{settings.index_prefix}-*")

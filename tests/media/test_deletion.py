@@ -18,7 +18,7 @@ from app.settings import Settings, Storages, WebDavStorage
 from app.store.repository import RecordingRepository
 from tests.conftest import StartService
 from tests.media.test_playback import s3_storage, webdav_storage
-from tests.process import AppProcess
+from tests.process import AppProcess, kill_now_and_then
 from tests.servers import S3, FaultServer, WebDav
 from tests.support import (
     CONTACT_CENTER,
@@ -28,7 +28,6 @@ from tests.support import (
     a_media_file,
     a_recording,
     assert_error,
-    eventually,
 )
 
 Remembered = Callable[[], Awaitable[int]]
@@ -322,7 +321,6 @@ async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_med
 ) -> None:
     configured = webdav_storage(apache)
     app = AppProcess(msgspec.structs.replace(settings, storage=configured), tmp_path)
-    rng = random.Random(9)
     descriptors = {
         f"r{i}": [{"storage": "webDAV", "path": apache.put(f"killed/{i}-{j}.wav", b"media")} for j in range(3)]
         for i in range(200)
@@ -333,28 +331,12 @@ async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_med
             media_files = [a_media_file(mediaDescriptor=descriptor) for descriptor in media]
             response = await ops.post(OPS_PATH, json=a_recording(recording_id, mediaFiles=media_files))
             assert response.status_code == 201
-    answered: list[str] = []
-    waiting = list(descriptors)
 
-    async def delete_some(ops: httpx.AsyncClient) -> None:
-        while waiting:
-            recording_id = waiting.pop()
-            response = await ops.delete(f"{OPS_PATH}/{recording_id}", params=ALL)
-            assert response.json() == {"statusCode": 0}
-            answered.append(recording_id)
+    async def delete(ops: httpx.AsyncClient, recording_id: str) -> None:
+        response = await ops.delete(f"{OPS_PATH}/{recording_id}", params=ALL)
+        assert response.json() == {"statusCode": 0}
 
-    kills = 0
-    while waiting:
-        async with app.client("ops") as ops:
-            until = len(answered) + rng.randrange(5, 30)
-            workers = asyncio.gather(*(delete_some(ops) for _ in range(4)), return_exceptions=True)
-            await eventually(lambda until=until: len(answered) >= until or not waiting)  # type: ignore[misc]
-            await asyncio.sleep(rng.uniform(0, 0.02))  # somewhere in the next ones
-            await app.kill()
-            await workers
-        kills += 1
-        await app.start()
-    await app.stop()
+    answered, kills = await kill_now_and_then(app, "ops", list(descriptors), delete, random.Random(9))
     assert kills >= 6
     services = await open_store(configured)
     swept = await services.deletion.sweep(only_due=False)
