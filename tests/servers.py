@@ -268,7 +268,7 @@ def nginx(app: str, resolver: str) -> Iterator[str]:
     with _folder() as folder:
 
         def command(port: str) -> list[Any]:
-            values = {"LISTEN": f"127.0.0.1:{port}", "RECALL_APP": app, "NGINX_LOCAL_RESOLVERS": resolver}
+            values = {"LISTEN": f"127.0.0.1:{port}", "RECALL_APP": app, "RESOLVER": resolver}
             recall = _NGINX_TEMPLATE.read_text().replace("/dev/stdout", f"{folder}/access.log")
             recall = recall.replace(" valid=5s", " valid=1s")  # no test is to wait for longer
             for name, value in values.items():
