@@ -264,7 +264,7 @@ def nginx(app: str, resolver: str) -> Iterator[str]:
     """The configuration of docs/examples/ in front of the service at `app`, name and port; the URL of nginx."""
     program = _program("nginx")
     if not program:
-        _missing("nginx", "apt-get install nginx")
+        missing("nginx", "apt-get install nginx")
     with _folder() as folder:
 
         def command(port: str) -> list[Any]:
