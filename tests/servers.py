@@ -1,4 +1,4 @@
-"""Storages to test against: real WebDAV and S3 servers, and servers that fail, count or tell who came.
+"""Storages to test against: real WebDAV and S3 servers, and servers that fail, count or tell who came; and nginx.
 
 The real ones are processes of their own in a temporary folder, and end with the process that runs the tests, however
 that ends. Where one is not installed its tests are skipped; where `CI` is "true" they fail, so that CI cannot test
@@ -252,6 +252,40 @@ def moto() -> Iterator[S3]:
             s3 = S3(port, None, "moto", "moto-secret")
             with contextlib.closing(s3.client):
                 yield s3
+
+
+# --- A proxy ------------------------------------------------------------------------------------------------
+
+_NGINX_TEMPLATE = Path(__file__).parents[1] / "docs/examples/nginx.conf.template"
+
+
+@contextlib.contextmanager
+def nginx(app: str, resolver: str) -> Iterator[str]:
+    """The configuration of docs/examples/ in front of the service at `app`, name and port; the URL of nginx."""
+    program = _program("nginx")
+    if not program:
+        missing("nginx", "apt-get install nginx")
+    with _folder() as folder:
+
+        def command(port: str) -> list[Any]:
+            values = {"LISTEN": f"127.0.0.1:{port}", "RECALL_APP": app, "RESOLVER": resolver}
+            recall = _NGINX_TEMPLATE.read_text().replace("/dev/stdout", f"{folder}/access.log")
+            recall = recall.replace(" valid=5s", " valid=1s")  # no test is to wait for longer
+            for name, value in values.items():
+                recall = recall.replace(f"${{{name}}}", value)
+            (folder / "nginx.conf").write_text(_nginx_config(folder, recall))
+            return [program, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+
+        with _running(folder, command) as port:
+            yield f"http://127.0.0.1:{port}"
+
+
+def _nginx_config(folder: Path, recall: str) -> str:
+    """What the official image has around a template."""
+    temporary = "\n".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"daemon off; pid {folder}/pid; events {{}} http {{ {temporary}\n{recall} }}"
 
 
 # --- Processes ----------------------------------------------------------------------------------------------
