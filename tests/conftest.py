@@ -17,6 +17,9 @@ from tests.support import REGION, STORAGES, USERS, Service
 
 StartService = Callable[..., Awaitable[Service]]
 
+# Time enough on a busy machine, for tests of what is answered, not of how fast.
+PATIENT = {f"elasticsearch_{kind}timeout": 30.0 for kind in ("", "search_", "write_")}
+
 
 @pytest.fixture(scope="session")
 def elasticsearch_url() -> Iterator[str]:
@@ -61,7 +64,7 @@ def more_users() -> tuple[User, ...]:
 async def module_service(elasticsearch_url: str, more_users: tuple[User, ...]) -> AsyncIterator[Service]:
     """One service for tables of hundreds of small cases, each of which uses ids of its own or stores nothing."""
     async with own_settings(elasticsearch_url) as settings:
-        service = Service(msgspec.structs.replace(settings, users=USERS + more_users))
+        service = Service(msgspec.structs.replace(settings, users=USERS + more_users, **PATIENT))
         await service.start()
         yield service
         await service.stop()
@@ -91,7 +94,7 @@ async def start_service(settings: Settings) -> AsyncIterator[StartService]:
 
 @pytest.fixture
 async def service(start_service: StartService) -> Service:
-    return await start_service()
+    return await start_service(**PATIENT)
 
 
 @pytest.fixture
