@@ -1145,7 +1145,7 @@ async def _helpers_copy(stage: Stage, old: str, schema: dict[str, Any]) -> float
     begun = time.perf_counter()
     actions = (
         {"_op_type": "index", "_index": target, "_id": hit["_id"], "_source": hit["_source"]}
-        async for hit in async_scan(stage.client, index=old, size=_BATCH)
+        async for hit in async_scan(stage.client, index=old, size=_BATCH, request_timeout=_START_SECONDS)
     )
     copied, _ = await async_bulk(stage.client, actions)
     await stage.client.indices.refresh(index=target)
@@ -1164,7 +1164,7 @@ async def _full_documents(stage: Stage, old: str) -> str:
     )
 
     async def actions() -> AsyncIterator[dict[str, Any]]:
-        async for hit in async_scan(stage.client, index=old, size=_BATCH):
+        async for hit in async_scan(stage.client, index=old, size=_BATCH, request_timeout=_START_SECONDS):
             with suppress(Rejected):
                 _id, document = V1Recordings(old, CONTACT_CENTER).transform(hit)
                 yield {"_op_type": "index", "_index": index, "_id": _id, "_source": document}

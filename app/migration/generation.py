@@ -99,21 +99,23 @@ class Generation:
 
     async def differing(self, copies: Sequence[Copied]) -> list[Copied]:
         """Those that are not here as they should be, as of the last refresh."""
-        differing = []
+        differing: list[Copied] = []
         for i in range(0, len(copies), _READ_AT_ONCE):
             some = copies[i : i + _READ_AT_ONCE]
+            # Not _mget, which unpacks a whole block of stored documents for each.
             answer = await patiently(
-                self._client.mget,
+                self._client.search,
                 index=self._fence,
-                ids=[copied.id for copied in some],
-                realtime=False,
-                filter_path=["docs._id", "docs._source", "docs.error"],
+                query={"ids": {"values": [copied.id for copied in some]}},
+                sort="_doc",
+                size=len(some),
+                track_total_hits=False,
+                allow_partial_search_results=False,
+                filter_path=["hits.hits._id", "hits.hits._source"],
             )
-            for copied, found in zip(some, answer.body["docs"], strict=True):
-                if "error" in found:
-                    raise MigrationError(f"cannot read {self.index}: {found['error']}")
-                if found.get("_source") != self._stored(copied.document):
-                    differing.append(copied)
+            hits = answer.body.get("hits", {}).get("hits", [])
+            found = {hit["_id"]: hit["_source"] for hit in hits}
+            differing += [copied for copied in some if found.get(copied.id) != self._stored(copied.document)]
         return differing
 
     def _stored(self, document: Document) -> Document:

@@ -1,11 +1,15 @@
 """The order of a migration: copy, verify, catch up, block writes, catch up for the last time, swap."""
 
 import asyncio
+import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from elasticsearch import AsyncElasticsearch, NotFoundError
@@ -13,16 +17,20 @@ from elasticsearch import AsyncElasticsearch, NotFoundError
 from app.migration.generation import Copied, Generation, counts_by_contact_center, create_generation, move_fence
 from app.migration.lease import Ended, Lease, Plan, hold
 from app.migration.patience import MigrationError, SnapshotLost, patiently
+from app.migration.processes import processes
 from app.migration.snapshot import Shard, Snapshot
-from app.migration.sources import Filled, Hit, Rejected, Source
+from app.migration.sources import Filled, Hit, Rejected, Source, transform_page
 from app.settings import Settings
 from app.store.indices import alias, load_schema
 
 _REQUEST_SECONDS = 60.0
 # Writes are blocked once a round of catching up takes no longer than this, or after so many rounds.
-_SHORT_ROUND = 1.0
+_SHORT_ROUND = 0.5
 _ROUNDS = 20
 _ATTEMPTS = 5
+# Other processes pay from so many documents in a pass on, and for a page of so many.
+_MANY = 5_000
+_FEW = 50
 
 # Total and what is done → a context in which progress is told by calling with a number of documents.
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
@@ -96,6 +104,7 @@ class Migration:
         # By source and shard, the rejects' sequence numbers.
         self._rejects: dict[tuple[str, int], dict[int, Reject]] = defaultdict(dict)
         self._next_read = 0.0
+        self._pool: Executor | None = None
         self._generation: Generation
         self.report = Report()
 
@@ -108,7 +117,7 @@ class Migration:
         snapshot = await Snapshot.take(self._client, self._sources)
 
         async def look(shard: Shard[Source], hits: list[Hit]) -> None:
-            self._transform(shard, hits)
+            await self._transform(shard, hits)
 
         try:
             await self._disjoint(snapshot)
@@ -219,29 +228,28 @@ class Migration:
         snapshot = await self._catch_up(before)
         try:
             self._check_rejects()
-            counts = await self._counts(snapshot)
+            counts, copied, numbers = await asyncio.gather(
+                self._counts(snapshot), self._generation.counts(), self._generation.numbers()
+            )
+            if counts != copied:
+                raise _Differs(f"{plan.target} has another number of documents than its sources")
+            self.report.documents = sum(counts.values())
+            plan.ending = Ended(plan.target, previous, plan.sources, numbers, self.report.documents)
+            await lease.save()
+            await _swap(self._client, self._alias, previous, plan.target, plan.fence)
+            self.report.blocked_seconds = time.monotonic() - begun
+            self.report.swapped = True
         finally:
             await snapshot.close()
-        if counts != await self._generation.counts():
-            raise _Differs(f"{plan.target} has another number of documents than its sources")
-        self.report.documents = sum(counts.values())
-        plan.ending = Ended(
-            plan.target, previous, plan.sources, await self._generation.numbers(), self.report.documents
-        )
-        await lease.save()
-        await _swap(self._client, self._alias, previous, plan.target, plan.fence)
-        self.report.blocked_seconds = time.monotonic() - begun
-        self.report.swapped = True
         await finish(lease)
 
     # --- The passes -----------------------------------------------------------------------------------------
 
     async def _copy(self, snapshot: Snapshot[Source], *, only_missing: bool) -> None:
         async def copy(shard: Shard[Source], hits: list[Hit]) -> None:
-            copies = self._transform(shard, hits)
             if only_missing:
-                copies = await self._generation.differing(copies)
-            self._refuse(await self._generation.write(copies))
+                hits = await self._differing(shard, hits)
+            self._refuse(await self._generation.write(await self._transform(shard, hits)))
 
         await self._each_page(snapshot, None, "copying", copy)
 
@@ -249,7 +257,7 @@ class Migration:
         """Compares every document, or every one written since, with what can be read of it; mends what differs."""
 
         async def verify(shard: Shard[Source], hits: list[Hit]) -> None:
-            differing = await self._generation.differing(self._transform(shard, hits))
+            differing = await self._transform(shard, await self._differing(shard, hits))
             for force in (False, True):
                 if not differing:
                     return
@@ -273,7 +281,7 @@ class Migration:
             await self._remove_gone(before, after)
 
             async def copy(shard: Shard[Source], hits: list[Hit]) -> None:
-                self._refuse(await self._generation.write(self._transform(shard, hits)))
+                self._refuse(await self._generation.write(await self._transform(shard, hits)))
 
             await self._each_page(after, before, "catching up", copy)
             await self._generation.refresh()
@@ -342,8 +350,15 @@ class Migration:
         if since is not None:  # short, and perhaps while writes are blocked
             await _together(work(lambda _: None) for _ in range(min(self._options.workers, len(slices))))
             return
-        with self._progress(await snapshot.total(slices), what) as advance:
-            await _together(work(advance) for _ in range(min(self._options.workers, len(slices))))
+        total = await snapshot.total(slices)
+        with self._progress(total, what) as advance, ExitStack() as pool:
+            cores = os.cpu_count() or 1
+            if total >= _MANY and cores > 1:
+                self._pool = pool.enter_context(processes(min(self._options.workers, cores)))
+            try:
+                await _together(work(advance) for _ in range(min(self._options.workers, len(slices))))
+            finally:
+                self._pool = None
 
     async def _pace(self, documents: int) -> None:
         if self._options.rate:
@@ -351,17 +366,30 @@ class Migration:
             self._next_read = max(self._next_read, now) + documents / self._options.rate
             await asyncio.sleep(self._next_read - documents / self._options.rate - now)
 
-    def _transform(self, shard: Shard[Source], hits: list[Hit]) -> list[Copied]:
+    async def _differing(self, shard: Shard[Source], hits: list[Hit]) -> list[Hit]:
+        """Those whose documents are not in the new generation as they should be, as of the last refresh."""
+        copies = await self._transform(shard, hits, kept_only=True)
+        numbers = {copied.seq_no for copied in await self._generation.differing(copies)}
+        return [hit for hit in hits if hit["_seq_no"] in numbers]
+
+    async def _transform(self, shard: Shard[Source], hits: list[Hit], *, kept_only: bool = False) -> list[Copied]:
+        page = partial(transform_page, shard.source, hits, kept_only=kept_only)
+        if self._pool and len(hits) > _FEW:
+            try:
+                transformed = await asyncio.get_running_loop().run_in_executor(self._pool, page)
+            except BrokenProcessPool as error:
+                raise MigrationError("a process that transforms was killed; another run goes on from here") from error
+        else:
+            transformed = page()
         copies = []
         rejects = self._rejects[shard.source.index, shard.number]
-        for hit in hits:
+        for hit, result in zip(hits, transformed, strict=True):
             number = hit["_seq_no"]
-            try:
-                _id, document = shard.source.transform(hit)
-            except Rejected as error:
+            if isinstance(result, Rejected):
                 (contact_center,) = hit.get("fields", {}).get("contactCenter", [shard.source.contact_center or ""])
-                rejects[number] = Reject(shard.source.index, hit["_id"], str(error), contact_center)
+                rejects[number] = Reject(shard.source.index, hit["_id"], str(result), contact_center)
             else:
+                _id, document = result
                 if number not in rejects:  # Elasticsearch has refused it before
                     copies.append(Copied(_id, document, shard.source, shard.number, number, hit["_id"]))
         return copies
@@ -547,7 +575,7 @@ async def _unblock(client: AsyncElasticsearch, indices: Sequence[str]) -> None:
 
 def _new_id(source: Source, hit: Hit) -> str | None:
     try:
-        return source.transform(hit)[0]
+        return source.transform(hit, kept_only=True)[0]
     except Rejected:
         return None
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from app.errors import RecallError
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.store.documents import Document, decision_of, document_id, from_source, to_document
+from app.store.documents import Document, decision_of, document_id, from_source, to_document, to_source
 
 # As a search returns it, with `_seq_no` and, where a source names some, `fields`.
 Hit = dict[str, Any]
@@ -32,8 +32,11 @@ class Source(Readable, Protocol):
     @property
     def contact_center(self) -> str | None: ...
 
-    def transform(self, hit: Hit) -> tuple[str, Document]:
-        """The new `_id` and document. Two documents never become one. Raises Rejected."""
+    def transform(self, hit: Hit, *, kept_only: bool = False) -> tuple[str, Document]:
+        """The new `_id` and document, or of that only what `_source` keeps. Raises Rejected.
+
+        Two documents never become one.
+        """
 
     def source_id(self, copied: Hit) -> str | None:
         """The `_id` here of a document of the new generation, None if it cannot come from here.
@@ -50,7 +53,7 @@ class V1Recordings:
     contact_center: str
     docvalue_fields: tuple[str, ...] = ()
 
-    def transform(self, hit: Hit) -> tuple[str, Document]:
+    def transform(self, hit: Hit, *, kept_only: bool = False) -> tuple[str, Document]:
         try:
             recording = merge(None, parse_recording(hit["_source"]))
         except RecallError as error:
@@ -58,7 +61,8 @@ class V1Recordings:
         if recording["id"] != hit["_id"]:
             raise Rejected(f"Parameter 'id' is invalid: the document itself has the id {hit['_id']}")
         _id = document_id(self.contact_center, recording["region"], recording["id"])
-        return _id, to_document(self.contact_center, recording)
+        make = to_source if kept_only else to_document
+        return _id, make(self.contact_center, recording)
 
     def source_id(self, copied: Hit) -> str | None:
         fields = copied["fields"]
@@ -73,11 +77,12 @@ class V2Recordings:
     docvalue_fields: tuple[str, ...] = ("contactCenter",)
     contact_center: None = None
 
-    def transform(self, hit: Hit) -> tuple[str, Document]:
+    def transform(self, hit: Hit, *, kept_only: bool = False) -> tuple[str, Document]:
+        make = to_source if kept_only else to_document
         try:
             (contact_center,) = hit["fields"]["contactCenter"]
             source = hit["_source"]
-            return hit["_id"], to_document(contact_center, from_source(source), decision_of(source))
+            return hit["_id"], make(contact_center, from_source(source), decision_of(source))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise Rejected(f"it is no document of schema v2: {error!r}") from error
 
@@ -93,11 +98,22 @@ class Unchanged:
     docvalue_fields: tuple[str, ...] = ()
     contact_center: None = None
 
-    def transform(self, hit: Hit) -> tuple[str, Document]:
+    def transform(self, hit: Hit, *, kept_only: bool = False) -> tuple[str, Document]:
         return hit["_id"], hit["_source"]
 
     def source_id(self, copied: Hit) -> str | None:
         return str(copied["_id"])
+
+
+def transform_page(source: Source, hits: list[Hit], *, kept_only: bool) -> list[tuple[str, Document] | Rejected]:
+    """For each hit what `transform` returns, or why it does not. All in it can be sent to another process and back."""
+    transformed: list[tuple[str, Document] | Rejected] = []
+    for hit in hits:
+        try:
+            transformed.append(source.transform(hit, kept_only=kept_only))
+        except Rejected as error:
+            transformed.append(error)
+    return transformed
 
 
 @dataclass(frozen=True)

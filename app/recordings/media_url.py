@@ -5,6 +5,7 @@ import re
 from urllib.parse import unquote_to_bytes, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MISREAD = re.compile(r"[ \\?#]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -18,7 +19,7 @@ def parse_url(url: str) -> tuple[str, list[str]]:
     Whatever different programs read differently is refused: user info, dot segments (encoded too), encoded slashes,
     backslashes, control characters, a query, a fragment.
     """
-    if any(character.isspace() or not character.isprintable() or character in "\\?#" for character in url):
+    if not url.isprintable() or _MISREAD.search(url):  # white space other than a blank is not printable
         raise AmbiguousUrl("it has a query, a fragment, a backslash, white space or a control character")
     try:
         parts = urlsplit(url)

@@ -47,9 +47,8 @@ def to_document(contact_center: str, recording: Recording, decision: Decision | 
     names = list(dict.fromkeys(_user_names(recording)))
     data = list(dict.fromkeys(_user_data(recording)))
     document = {
-        "recording": codec.encode(recording).decode(),
+        **to_source(contact_center, recording, decision),
         "schemaVersion": SCHEMA_VERSION,
-        "contactCenter": contact_center,
         "region": _keyword(recording["region"]),
         "id": recording["id"],
         "startTime": parse_instant(recording["startTime"]),
@@ -63,9 +62,16 @@ def to_document(contact_center: str, recording: Recording, decision: Decision | 
         "nonDelete": recording.get("nonDelete", False),
     }
     if decision is not None:
-        document["protection"] = msgspec.json.encode(decision).decode()
         document["protectionPending"] = bool(decision.pending)
     return document
+
+
+def to_source(contact_center: str, recording: Recording, decision: Decision | None = None) -> Document:
+    """Of the document, what `_source` keeps: all else is derived from it."""
+    source = {"recording": codec.encode(recording).decode(), "contactCenter": contact_center}
+    if decision is not None:
+        source["protection"] = msgspec.json.encode(decision).decode()
+    return source
 
 
 def call_uuids(recording: Recording) -> list[str]:

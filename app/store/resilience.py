@@ -118,11 +118,11 @@ class ResilientTransport(AsyncTransport):
         self._closed = False
 
     async def perform_request(  # type: ignore[override]
-        self, method: str, target: str, *, request_timeout: float, **options: Any
+        self, method: str, target: str, *, request_timeout: float | None, **options: Any
     ) -> TransportApiResponse:
         options |= {"max_retries": 0, "retry_on_status": (), "retry_on_timeout": False}
         again = may_be_repeated(method, target)
-        retries = Retries(min(request_timeout, self._retry_seconds))
+        retries = Retries(self._retry_seconds if request_timeout is None else min(request_timeout, self._retry_seconds))
         timeout = request_timeout
         while True:
             try:
@@ -136,7 +136,8 @@ class ResilientTransport(AsyncTransport):
             else:
                 if not again or response.meta.status not in RETRIED_STATUSES or not await retries.pause():
                     return response
-            timeout = retries.seconds_left
+            if request_timeout is not None:
+                timeout = retries.seconds_left
 
     async def _attempt(self, method: str, target: str, **options: Any) -> TransportApiResponse:
         self._circuit.check()

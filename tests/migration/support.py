@@ -86,7 +86,7 @@ async def callers(elasticsearch: AsyncElasticsearch, index: str) -> dict[str, st
     """Recording id → caller, of a schema v2 index."""
     await elasticsearch.indices.refresh(index=index)
     found = {}
-    async for hit in async_scan(elasticsearch, index=index, size=5000):
+    async for hit in async_scan(elasticsearch, index=index, size=5000, request_timeout=60):
         recording = codec.decode(hit["_source"]["recording"])
         found[recording["id"]] = recording["callerPhoneNumber"]
     return found

@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.embedded.sample import sample_recordings
 from app.embedded.sample_v1 import v1_document
-from app.migration.sources import Rejected, Unchanged, V1Recordings, V2Recordings
+from app.migration.processes import processes
+from app.migration.sources import Rejected, Unchanged, V1Recordings, V2Recordings, transform_page
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.store.documents import Decision, decision_of, document_id, from_source, to_document
+from app.store.indices import load_schema
 from tests.support import CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
 
 V1 = V1Recordings("old", CONTACT_CENTER)
@@ -56,6 +59,7 @@ def test_a_v1_document_that_breaks_a_rule_is_rejected(source: dict[str, Any], re
 
 def test_the_sample_of_schema_v1_has_about_one_fault_in_a_hundred_and_nothing_else_is_lost() -> None:
     recordings = [merge(None, parse_recording(posted)) for posted in sample_recordings(3000, region=REGION)]
+    before = msgspec.json.encode(recordings)
     rejects = 0
     for recording in recordings:
         try:
@@ -65,6 +69,32 @@ def test_the_sample_of_schema_v1_has_about_one_fault_in_a_hundred_and_nothing_el
         else:
             assert from_source(document) == recording
     assert 10 <= rejects <= 60
+    assert msgspec.json.encode(recordings) == before
+
+
+def test_what_is_compared_is_what_can_be_read_back() -> None:
+    decision = Decision(1, "somebody", ("another",))
+    posted = a_recording()
+    document = to_document(CONTACT_CENTER, merge(None, parse_recording(posted)), decision)
+    v2 = hit({name: document[name] for name in ("recording", "protection")}, contactCenter=CONTACT_CENTER)
+    for source, old in ((V1, hit(posted)), (V2Recordings("old"), v2)):
+        _id, document = source.transform(old)
+        for resource in ("recordings", "screen-recordings"):
+            names = load_schema(resource)["mappings"]["_source"]["includes"]
+            kept = {name: document[name] for name in names if name in document}
+            assert source.transform(old, kept_only=True) == (_id, kept)
+
+
+def test_a_page_is_transformed_in_another_process_as_here() -> None:
+    posted = a_recording(note=msgspec.Raw(b"1.10"))
+    hits = [hit(posted), hit(a_recording(region=None)), hit(posted, "another")]
+    with processes(1) as pool:
+        there = pool.submit(transform_page, V1, hits, kept_only=False).result()
+    here = transform_page(V1, hits, kept_only=False)
+    assert isinstance(here[0], tuple)
+    assert there[0] == here[0]
+    assert list(map(str, there[1:])) == list(map(str, here[1:]))
+    assert all(isinstance(rejected, Rejected) for rejected in there[1:])
 
 
 def test_a_recording_of_schema_v2_is_derived_anew_and_stays_protected() -> None:
