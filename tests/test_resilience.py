@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.settings import Settings
+from app.store.client import connect
 from app.store.resilience import Circuit, CircuitOpen, Retries, may_be_repeated
 
 
@@ -91,3 +93,10 @@ async def test_pauses_end_with_the_time() -> None:
     assert await retries.pause() or retries.seconds_left > 0
     retries = Retries(0.0)
     assert not await retries.pause()
+
+
+async def test_a_closed_client_opens_no_connection_again() -> None:
+    client = connect(Settings(elasticsearch_url="http://127.0.0.1:1"))
+    await client.close()
+    with pytest.raises(CircuitOpen):
+        await client.cluster.health()

@@ -130,8 +130,7 @@ class ResilientTransport(AsyncTransport):
             except (ConnectionTimeout, CircuitOpen):
                 raise
             except TransportError:
-                # A closed client would open connections again.
-                if not again or self._closed or not await retries.pause():
+                if not again or not await retries.pause():
                     raise
             else:
                 if not again or response.meta.status not in RETRIED_STATUSES or not await retries.pause():
@@ -140,6 +139,8 @@ class ResilientTransport(AsyncTransport):
                 timeout = retries.seconds_left
 
     async def _attempt(self, method: str, target: str, **options: Any) -> TransportApiResponse:
+        if self._closed:  # the client would open connections again, and nobody would close them
+            raise CircuitOpen("the client is closed")
         self._circuit.check()
         begun = time.monotonic()
         try:
