@@ -123,8 +123,7 @@ class RecordingRepository:
 
     async def count(self, contact_center: str | None, criteria: Criteria) -> Matching:
         """How many match, in all contact centers without one; all whose write was acknowledged before are counted."""
-        async with store_errors(self._seconds):
-            await refresh(self._client, self._index)
+        await self._refresh()
         response = await self._search(
             {
                 "query": query(contact_center, self._region, criteria),
@@ -158,8 +157,7 @@ class RecordingRepository:
         self, contact_center: str | None, criteria: Criteria, recordings: Sequence[Stored]
     ) -> list[Stored]:
         """Those of a batch of recordings that still match, as of their last acknowledged write."""
-        async with store_errors(self._seconds):
-            await refresh(self._client, self._index)
+        await self._refresh()
         matching = query(contact_center, self._region, criteria)
         ids = {"ids": {"values": [stored.document for stored in recordings]}}
         response = await self._search(
@@ -220,38 +218,31 @@ class RecordingRepository:
 
         All whose write was acknowledged before are among them.
         """
+        await self._refresh()
+        clauses = [{"term": {"contactCenter": contact_center}}, {"terms": {"callUUIDs": call_uuids(recording)}}]
+        body: dict[str, Any] = {
+            "query": {"bool": {"filter": clauses}},
+            "sort": [*ORDER, {"region": "asc"}],
+            "seq_no_primary_term": True,
+            "size": _BATCH,
+        }
         found: list[Stored] = []
-        async with store_errors(self._seconds):
-            await refresh(self._client, self._index)
-            while True:
-                response = await self._client.search(
-                    index=self._index,
-                    query={
-                        "bool": {
-                            "filter": [
-                                {"term": {"contactCenter": contact_center}},
-                                {"terms": {"callUUIDs": call_uuids(recording)}},
-                            ]
-                        }
-                    },
-                    sort=[*ORDER, {"region": "asc"}],
-                    search_after=_sort_key(found[-1].recording) if found else None,
-                    seq_no_primary_term=True,
-                    size=_BATCH,
-                    allow_partial_search_results=False,
-                )
-                hits = response.body["hits"]["hits"]
-                found += map(_stored, hits)
-                if len(hits) < _BATCH:
-                    return found
+        while True:
+            hits = (await self._search(body))["hits"]["hits"]
+            found += map(_stored, hits)
+            if len(hits) < _BATCH:
+                return found
+            body["search_after"] = hits[-1]["sort"]
 
     async def pending(self) -> list[str]:
         """The document ids of some recordings whose screen recordings have not all followed a decision yet."""
+        body = {"query": {"term": {"protectionPending": True}}, "size": _BATCH, "_source": False}
+        return [hit["_id"] for hit in (await self._search(body))["hits"]["hits"]]
+
+    async def _refresh(self) -> None:
+        """Makes every write that was acknowledged searchable."""
         async with store_errors(self._seconds):
-            response = await self._client.search(
-                index=self._index, query={"term": {"protectionPending": True}}, size=_BATCH, source=False
-            )
-        return [hit["_id"] for hit in response.body["hits"]["hits"]]
+            await refresh(self._client, self._index)
 
     async def _search(self, body: dict[str, Any]) -> dict[str, Any]:
         """Raises SearchTooLarge."""
@@ -304,7 +295,3 @@ def _was_deleted(item: dict[str, Any]) -> bool:
         return bool(item["status"] == 200)
     log.warning("Elasticsearch did not delete a recording: %s", item)
     raise StoreUnavailable
-
-
-def _sort_key(recording: Recording) -> list[Any]:
-    return [parse_instant(recording["startTime"]), recording["id"], recording["region"]]
