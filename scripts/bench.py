@@ -802,6 +802,7 @@ def _print_wildcard(took: dict[int, Took]) -> None:
 
 _MEDIA_BYTES = 10_000_000
 _MEDIA_FILES = 8  # few enough to stay in memory
+_LOOK_UPS = 10_000
 _BUCKET = "recordings"
 _S3_KEY, _S3_SECRET = "bench", "bench-secret"
 # Both ends of what nginx can do: as it comes, and with the buffers of our own players' size.
@@ -859,6 +860,7 @@ async def play(stage: Stage, options: argparse.Namespace) -> None:
                 for path, file in zip(asked, content.values(), strict=True):
                     if _get(url, _play_request(path)) != (200, file):
                         raise LoadError(f"{url}{path} is not the file")
+            await _warm_up_look_up(app, plays)
             _print_play(kind, await _play_rounds(sides, options))
 
 
@@ -877,6 +879,14 @@ async def _store_recordings(stage: Stage, kind: str, descriptors: list[dict[str,
         await stage.client.index(index=index, id=_id, document=to_document(CONTACT_CENTER, stored))
         paths.append(f"/api/v2{stored['mediaFiles'][0]['mediaPath']}")
     return paths
+
+
+async def _warm_up_look_up(app: str, plays: Sequence[str]) -> None:
+    """A node just started takes thousands of look-ups until Java has compiled what they use, and nginx needs none."""
+    recordings = [path.partition("/play/")[0] for path in plays]
+    requests = [("", _play_request(path)) for path in itertools.islice(itertools.cycle(recordings), _LOOK_UPS)]
+    # One after the other, or they would be gathered.
+    await _load(app, requests, Measured(), connections=1)
 
 
 async def _play_rounds(sides: dict[str, tuple[str, list[str]]], options: argparse.Namespace) -> dict[str, Played]:

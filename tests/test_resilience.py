@@ -68,7 +68,8 @@ def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_an
 @pytest.mark.parametrize(
     ("method", "target", "safe"),
     [
-        ("GET", "/recall-recordings/_doc/1", True),
+        ("GET", "/recall-recordings/_search", True),
+        ("GET", "/recall-recordings/_doc/1", False),
         ("HEAD", "/_alias/recall-recordings", True),
         ("POST", "/recall-recordings/_search?allow_partial_search_results=false", True),
         ("POST", "/_search", True),

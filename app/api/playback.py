@@ -27,21 +27,14 @@ log = logging.getLogger(__name__)
 _OF_THE_FILE = ("ETag", "Last-Modified", "Accept-Ranges")
 _OF_THE_BYTES = ("Content-Length", "Content-Range")
 
-# Of the event loop, after each piece of a body.
-_TURNS_TO_GIVE = 8
-
 
 class Playback(HTTPEndpoint):
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
 
     @audited("play")
     async def get(self, request: Request) -> Response:
-        storages = services(request).storages
-        storages.opening += 1
-        try:
+        with services(request).storages.turns.first():
             return await self._open(request)
-        finally:
-            storages.opening -= 1
 
     async def _open(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
@@ -104,21 +97,16 @@ class MediaResponse(Response):
 
     async def _send_body(self, send: Send) -> None:
         async with StepLimit() as limit:
-            while True:
-                limit.step(self._storage_seconds)
-                piece = await self._stream.read()
-                if not piece:
-                    return
+            limit.step(self._storage_seconds)
+            piece = await self._stream.read()
+            while piece:
                 limit.step(self._player_seconds)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await self._give_way()
-
-    async def _give_way(self) -> None:
-        """Lets players who wait for their first byte go first, but not for ever."""
-        for _ in range(_TURNS_TO_GIVE):
-            if not self._storages.opening:
-                return
-            await asyncio.sleep(0)
+                limit.step(self._storage_seconds)
+                piece = await self._stream.read()
+                # Not after the last piece: the player may have asked for its next file already.
+                if piece:
+                    await self._storages.turns.next()
 
     async def _close_when_client_leaves(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from yarl import URL
 
 from app.errors import StorageBusy, StorageFailed, StorageTimeout
 from app.media.location import Location, S3Location, WebDavLocation
+from app.media.turns import Turns
 from app.settings import S3Storage, Settings, WebDavStorage
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _COLLECTION = re.compile(rb"<(?:[\w.-]+:)?collection[\s/>]")
 
 # How much of a file a stream holds in memory, in bytes; the network's own buffers read ahead of the player. With less
 # the work for each piece counts, with more a new player waits longer for its turn among those who play already.
-_PIECE = 128 * 1024
+_PIECE = 256 * 1024
 
 
 class MediaStream:
@@ -114,8 +115,9 @@ class _Rest(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._transport.pause_reading()
         self._left -= nbytes
-        # A copy, because the player's connection may keep it for a while.
-        self._settle(lambda piece: piece.set_result(bytes(self._buffer[:nbytes])))
+        if piece := self._asked():
+            # A copy, because the player's connection may keep it for a while.
+            piece.set_result(bytes(self._buffer[:nbytes]))
         if not self._left:
             self._transport.set_protocol(self._aiohttp)
             self._aiohttp.resume_reading()
@@ -123,13 +125,14 @@ class _Rest(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
-        self._settle(lambda piece: piece.set_exception(ConnectionResetError()))
+        if piece := self._asked():
+            piece.set_exception(ConnectionResetError())
         self._aiohttp.connection_lost(error)
 
-    def _settle(self, settle: Callable[[asyncio.Future[bytes]], None]) -> None:
+    def _asked(self) -> asyncio.Future[bytes] | None:
+        """Who waits for a piece, and has not been cancelled."""
         piece, self._piece = self._piece, None
-        if piece and not piece.done():  # cancelled
-            settle(piece)
+        return piece if piece and not piece.done() else None
 
 
 class Storage(Protocol):
@@ -210,8 +213,7 @@ class MediaStorages:
 
     def __init__(self, storages: Mapping[WebDavStorage | S3Storage, Storage]) -> None:
         self._storages = storages
-        # How many players wait for their first byte.
-        self.opening = 0
+        self.turns = Turns()
 
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         return await self._storages[location.storage].open(method, location, headers)

@@ -25,8 +25,10 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 0.8
 
-# What asks and changes nothing, beside GET and HEAD. `_mget` and `_bulk` are repeated item by item (app.store.batches).
+# What asks and changes nothing, beside GET and HEAD.
 _ASKING = frozenset({"_search", "_msearch", "_count", "_pit"})
+# Repeated by app.store.batches, as are `_mget` and `_bulk`, item by item: nobody else's wait for one that must wait.
+_REPEATED_ELSEWHERE = frozenset({"_doc"})
 # A write that did happen cannot happen again: it meets its own first one as a conflict.
 _CONDITIONS = ("if_seq_no=", "op_type=create", "version_type=external")
 
@@ -167,8 +169,9 @@ class ResilientTransport(AsyncTransport):
 
 def may_be_repeated(method: str, target: str) -> bool:
     """Whether a request whose outcome is not known can be sent again without doing harm."""
-    if method in {"GET", "HEAD"} or _endpoint(target) in _ASKING:
-        return True
+    endpoint = _endpoint(target)
+    if method in {"GET", "HEAD"} or endpoint in _ASKING:
+        return endpoint not in _REPEATED_ELSEWHERE
     return method in {"PUT", "DELETE"} and any(condition in target for condition in _CONDITIONS)
 
 
