@@ -47,6 +47,7 @@ from app.embedded.elasticsearch import DistributionError, Node, NodeError
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
 from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
+from app.migration.processes import collect_rarely
 from app.migration.run import Migration, current_index, holding, roll_back
 from app.migration.run import Options as MigrationOptions
 from app.migration.sources import Rejected, V1Recordings, V2Recordings
@@ -1081,6 +1082,8 @@ def _print_play(kind: str, played: dict[str, Played]) -> None:
 
 async def migrate(stage: Stage, options: argparse.Namespace) -> None:
     """A whole migration from schema v1 beside bare copies with the Elasticsearch client's own helpers."""
+    # As the scripts do; it helps the helpers too.
+    collect_rarely()
     sample = Sample(CONTACT_CENTER, REGION)
     old = await create_v1_index(stage.client, stage.settings, CONTACT_CENTER)
     loader = Loader(

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 from app import codec
 from app.errors import RecallError
 from app.migration.patience import MigrationError
+from app.migration.processes import collect_rarely
 from app.migration.run import (
     Migration,
     Options,
@@ -71,9 +71,7 @@ def main(options: argparse.Namespace, resource: str, find: FindSources, progress
     """Runs and reports; exits with 0 only on success. `needed`: without older sources there is nothing to do."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)
-    # Documents come and go by the thousand and hold no cycles.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
+    collect_rarely()
     try:
         given = {f"RECALL_{key.upper()}": getattr(options, key) for key in ("shards", "replicas")}
         settings = load_settings({**os.environ, **{key: str(v) for key, v in given.items() if v is not None}})

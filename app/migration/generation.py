@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from elasticsearch import AsyncElasticsearch, BadRequestError, NotFoundError
@@ -35,6 +36,24 @@ class Copied:
     def version(self) -> int:
         """Grows with each write of the document, also when it is deleted and made again."""
         return self.seq_no + 1
+
+
+class Digest:
+    """Of a set of documents by their ids, in whatever order they are added: equal when (but for chance) all are."""
+
+    def __init__(self) -> None:
+        self._documents = 0
+        self._sum = 0
+
+    def add(self, _id: str, kept: Document) -> None:
+        content = codec.encode([_id, sorted(kept.items())])
+        self._documents += 1
+        self._sum += int.from_bytes(blake2b(content, digest_size=32).digest())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Digest) and (self._documents, self._sum) == (other._documents, other._sum)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Generation:
@@ -115,10 +134,11 @@ class Generation:
             )
             hits = answer.body.get("hits", {}).get("hits", [])
             found = {hit["_id"]: hit["_source"] for hit in hits}
-            differing += [copied for copied in some if found.get(copied.id) != self._stored(copied.document)]
+            differing += [copied for copied in some if found.get(copied.id) != self.kept(copied.document)]
         return differing
 
-    def _stored(self, document: Document) -> Document:
+    def kept(self, document: Document) -> Document:
+        """Of a document, what can be read back."""
         if self._kept is None:
             return document
         return {name: document[name] for name in self._kept if name in document}

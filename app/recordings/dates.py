@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
@@ -20,6 +21,7 @@ _USUAL = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{3})?"
     r"(?:Z|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])"
 )
+_NORMAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}\+0000")
 _QUERY_DATE = re.compile(_DATE)
 _QUERY_MILLISECONDS = re.compile(r"-?[0-9]{1,15}")
 # A '+' that was not percent-encoded in a query arrives as a space.
@@ -33,11 +35,7 @@ def parse_instant(text: str, *, round_up: bool = False) -> int:
     Raises ValueError, whose text says what is allowed.
     """
     if _USUAL.fullmatch(text):
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError("there is no such date or time") from None
-        return _in_range((moment - _EPOCH) // _MILLISECOND)
+        return _in_range((_python_date(text) - _EPOCH) // _MILLISECOND)
     match = _DATE_TIME.fullmatch(text)
     if match is None:
         raise ValueError("it must be a date like 2013-05-17T11:45:32.000-0800 or 2013-05-17T19:45:32Z")
@@ -80,11 +78,35 @@ def parse_query_instant(text: str, *, round_up: bool = False) -> int:
         raise ValueError(f"{error}; a date alone or epoch milliseconds are allowed too") from None
 
 
+def normal_date(text: str) -> str:
+    """A date as it is returned. Raises as `parse_instant`."""
+    return _remembered(text) if len(text) <= _MOST_REMEMBERED_LENGTH else _normal_date(text)
+
+
+def _normal_date(text: str) -> str:
+    if _NORMAL.fullmatch(text):
+        _python_date(text)
+        return text
+    return format_instant(parse_instant(text))
+
+
+# A recording has most of its dates several times.
+_remembered = lru_cache(maxsize=1000)(_normal_date)
+_MOST_REMEMBERED_LENGTH = 40
+
+
 def format_instant(instant: int) -> str:
     """`2013-05-17T19:45:32.000+0000`, always UTC."""
     moment = _NAIVE_EPOCH + timedelta(milliseconds=instant)
     # isoformat, because strftime does not pad the year to four digits everywhere.
     return f"{moment.isoformat(timespec='milliseconds')}+0000"
+
+
+def _python_date(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("there is no such date or time") from None
 
 
 def _in_range(instant: int) -> int:

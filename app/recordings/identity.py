@@ -8,7 +8,6 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from app.recordings.dates import parse_instant
 from app.recordings.media_url import AmbiguousUrl, parse_url
 
 Resource = Literal["recordings", "screen-recordings"]
@@ -43,8 +42,8 @@ def media_object(descriptor: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def event_identity(event: Mapping[str, Any]) -> Hashable:
-    """What makes two events the same: the instant, `event` and `contact.phoneNumber`."""
-    return (parse_instant(event["occurredAt"]), event["event"], event["contact"]["phoneNumber"])
+    """What makes two events the same: the instant, which stored dates spell in one way, `event` and `phoneNumber`."""
+    return (event["occurredAt"], event["event"], event["contact"]["phoneNumber"])
 
 
 def media_uuid(recording_id: str, descriptor: Mapping[str, Any]) -> UUID:

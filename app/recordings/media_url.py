@@ -50,7 +50,7 @@ def _segments(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise AmbiguousUrl("its path is not UTF-8") from None
     for segment in segments:
-        if segment in {".", ".."} or any(c in "/\\" or not c.isprintable() for c in segment):
+        if segment in {".", ".."} or "/" in segment or "\\" in segment or not segment.isprintable():
             raise AmbiguousUrl("its path has a dot segment, an encoded slash, a backslash or a control character")
     if "" in segments[:-1]:
         raise AmbiguousUrl("its path has an empty segment")

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.errors import InvalidParameter, MissingParameter
-from app.recordings.dates import format_instant, parse_instant
+from app.recordings.dates import normal_date
 from app.recordings.identity import Resource, media_path
 
 Recording = dict[str, Any]
@@ -77,10 +77,11 @@ class _Fields:
 
     def trimmed(self, key: str) -> str:
         """A required string, not empty, without leading or trailing white space."""
-        value = self.required(key)
-        if not isinstance(value, str) or not value or value != value.strip():
-            raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
-        return value
+        value = self.attributes.get(key)
+        if isinstance(value, str) and value and value == value.strip():
+            return value
+        self.required(key)
+        raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
 
     def one_of(self, key: str, *allowed: str) -> str:
         value = self.required(key)
@@ -94,7 +95,7 @@ class _Fields:
         if not isinstance(value, str):
             raise self.invalid(key, "it must be a date, as a string")
         try:
-            return format_instant(parse_instant(value))
+            return normal_date(value)
         except ValueError as error:
             raise self.invalid(key, str(error)) from None
 
