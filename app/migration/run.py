@@ -289,6 +289,7 @@ class Migration:
 
         async def verify(shard: Shard[Source], hits: list[Hit]) -> None:
             differing = await self._transform(shard, await self._differing(shard, hits))
+            self.report.repaired += len(differing)
             for force in (False, True):
                 if not differing:
                     return
@@ -296,7 +297,7 @@ class Migration:
                 self._refuse(refused)
                 await self._generation.refresh()
                 gone = {copied.id for copied, _ in refused}
-                self.report.repaired += len(differing) - len(gone)
+                self.report.repaired -= len(gone)
                 differing = await self._generation.differing([c for c in differing if c.id not in gone])
             if differing:
                 raise MigrationError(

@@ -77,8 +77,8 @@ async def run(settings: Settings, script: str, *arguments: str, cwd: Path) -> tu
     return process.returncode, out.decode(), err.decode()
 
 
-async def behind_alias(elasticsearch: AsyncElasticsearch, settings: Settings) -> str:
-    (index,) = (await elasticsearch.indices.get_alias(name=f"{settings.index_prefix}-recordings")).body
+async def behind_alias(elasticsearch: AsyncElasticsearch, settings: Settings, resource: str = "recordings") -> str:
+    (index,) = (await elasticsearch.indices.get_alias(name=f"{settings.index_prefix}-{resource}")).body
     return str(index)
 
 

@@ -4,16 +4,33 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 from elasticsearch import ApiError, AsyncElasticsearch
+from elasticsearch.helpers import async_scan
 
+from app.migration.run import Migration, Options, current_index, holding
+from app.migration.sources import V1Recordings, V2Recordings
+from app.recordings.merge import merge
+from app.recordings.model import parse_recording
 from app.settings import Settings
+from app.store.documents import document_id, to_document
 from tests.migration.support import behind_alias, callers, make_v1_index, run, small, start, v1_index
-from tests.support import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, Service, a_recording, eventually
+from tests.support import (
+    CONTACT_CENTER,
+    OPS_PATH,
+    OTHER_CONTACT_CENTER,
+    REGION,
+    Service,
+    a_media_file,
+    a_recording,
+    eventually,
+)
 
 # What the criterion asks for is 200,000 and less than 2 s: RECALL_MIGRATION_DOCUMENTS=200000. Otherwise the machine may
 # be busy with other things. Even the default is enough for several processes to transform.
@@ -252,6 +269,92 @@ async def test_rejects_stop_the_swap_until_they_are_allowed_or_mended(
     assert status == 0, out + err
     assert "1 rejects" in out
     assert await callers(elasticsearch, await behind_alias(elasticsearch, settings)) == {"good": "+1", "bad": "+2"}
+
+
+async def test_what_is_damaged_on_its_way_is_found_and_mended(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    truth = {f"r{i}": f"+{i}" for i in range(700)}
+    index = await make_v1_index(elasticsearch, settings, [(_id, small(_id, caller)) for _id, caller in truth.items()])
+
+    @contextmanager
+    def damage(_total: int, what: str) -> Iterator[Callable[[int], object]]:
+        if what == "reading back":
+            target = f"{settings.elasticsearch_url}/{migration.report.target}"
+            changed, gone = (document_id(CONTACT_CENTER, REGION, name) for name in ("r7", "r8"))
+            document = to_document(CONTACT_CENTER, merge(None, parse_recording(small("r7", "+damaged"))))
+            httpx.put(f"{target}/_doc/{changed}", json=document).raise_for_status()
+            httpx.delete(f"{target}/_doc/{gone}?refresh").raise_for_status()
+        yield lambda _: None
+
+    name = f"{settings.index_prefix}-recordings"
+    async with holding(elasticsearch, settings, "recordings") as lease:
+        current = await current_index(elasticsearch, name)
+        migration = Migration(
+            elasticsearch,
+            settings,
+            "recordings",
+            sources=[V1Recordings(index, CONTACT_CENTER), V2Recordings(current)],
+            options=Options(),
+            progress=damage,
+        )
+        report = await migration.run(lease, current)
+    assert (report.swapped, report.repaired) == (True, 2)
+    assert await callers(elasticsearch, report.target) == truth
+
+
+async def test_screen_recordings_move_and_stay_protected(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
+) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    path = OPS_PATH.replace("recordings", "screen-recordings")
+    for number in range(30):
+        media = a_media_file(f"s{number}", callUUID=f"call{number}")
+        assert (await ops.post(path, json=a_recording(f"s{number}", mediaFiles=[media]))).status_code == 201
+    of_call_3 = a_recording("r", mediaFiles=[a_media_file(callUUID="call3")])
+    assert (await ops.post(OPS_PATH, json=of_call_3)).status_code == 201
+    kept = await admin.post("/api/v2/recordings/r", json={"operationName": "applyNonDelete"})
+    assert kept.status_code == 200
+    before = [(await ops.get(f"{path}/s{number}")).json() for number in range(30)]
+    status, out, err = await run(
+        settings, "reindex.py", "--resource", "screen-recordings", "--shards", "2", cwd=tmp_path
+    )
+    assert status == 0, out + err
+    assert await behind_alias(elasticsearch, settings, "screen-recordings") == (
+        f"{settings.index_prefix}-screen-recordings-v2-000002"
+    )
+    assert [(await ops.get(f"{path}/s{number}")).json() for number in range(30)] == before
+    assert (await ops.delete(f"{path}/s3")).status_code == 403
+    assert (await ops.delete(f"{path}/s4")).status_code == 200
+
+
+async def test_what_is_still_to_be_deleted_moves_unchanged(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
+) -> None:
+    name = f"{settings.index_prefix}-media-deletions"
+    entry = {
+        "resource": "recordings",
+        "contactCenter": CONTACT_CENTER,
+        "recordingId": "gone",
+        "mediaId": "a.wav",
+        "descriptor": '{"storage":"webDAV","path":"http://media.example/a.wav"}',
+        "mediaIdentity": "x",
+        "document": "y",
+        "seqNo": 7,
+        "primaryTerm": 1,
+        "created": 1_700_000_000_000,
+        "nextAttempt": 4_000_000_000_000,
+        "attempts": 3,
+    }
+    entries = {f"y.1.7.{number}": entry | {"seqNo": number} for number in range(1200)}
+    operations = [line for _id, document in entries.items() for line in ({"index": {"_id": _id}}, document)]
+    assert not (await elasticsearch.bulk(index=name, operations=operations))["errors"]
+    status, out, err = await run(settings, "reindex.py", "--resource", "media-deletions", cwd=tmp_path)
+    assert status == 0, out + err
+    assert await behind_alias(elasticsearch, settings, "media-deletions") == f"{name}-v2-000002"
+    await elasticsearch.indices.refresh(index=name)
+    hits = async_scan(elasticsearch, index=name, request_timeout=60)
+    assert {hit["_id"]: hit["_source"] async for hit in hits} == entries
 
 
 async def test_back_again(

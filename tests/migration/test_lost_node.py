@@ -1,0 +1,58 @@
+"""A migration whose Elasticsearch goes away in the middle."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.embedded.elasticsearch import Node
+from app.settings import Settings
+from app.store.client import connect
+from tests.conftest import own_settings
+from tests.migration.support import behind_alias, callers, make_v1_index, small, start
+from tests.support import eventually
+
+DOCUMENTS = 3000
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with Node.start() as node:
+        yield node
+
+
+async def test_it_waits_for_a_node_that_is_away_and_ends_right(node: Node, tmp_path: Path) -> None:
+    truth = {f"r{i}": f"+{i}" for i in range(DOCUMENTS)}
+    async with own_settings(node.url) as settings, connect(settings) as elasticsearch:
+        index = await make_v1_index(
+            elasticsearch, settings, [(_id, small(_id, caller)) for _id, caller in truth.items()]
+        )
+        migration = await start(settings, "migrate_to_v2.py", "--rate", "500", cwd=tmp_path)
+        await eventually(lambda: is_half_filled(elasticsearch, settings))
+        node.kill()
+        assert migration.returncode is None
+        await asyncio.to_thread(node.restart)
+        await eventually(lambda: has_all_shards(elasticsearch, index))
+        # What comes meanwhile is not forgotten over the restart.
+        await elasticsearch.index(index=index, id="late", document=small("late", "+late"))
+        await elasticsearch.delete(index=index, id="r0")
+        del truth["r0"]
+        out, err = await migration.communicate()
+        assert migration.returncode == 0, (out + err).decode()
+        target = await behind_alias(elasticsearch, settings)
+        assert not target.endswith("000001")
+        assert await callers(elasticsearch, target) == truth | {"late": "+late"}
+
+
+async def is_half_filled(elasticsearch: AsyncElasticsearch, settings: Settings) -> bool:
+    pattern = f"{settings.index_prefix}-recordings-v2-*"
+    stats = (await elasticsearch.indices.stats(index=pattern, metric="indexing")).body
+    # There is no index at first.
+    return bool(stats["_all"]["primaries"].get("indexing", {"index_total": 0})["index_total"] > DOCUMENTS // 2)
+
+
+async def has_all_shards(elasticsearch: AsyncElasticsearch, index: str) -> bool:
+    health = await elasticsearch.cluster.health(index=index, level="indices")
+    return bool(health["status"] == "green")
