@@ -151,7 +151,7 @@ class Deletion:
         """
         repository = self._repositories[entry.resource]
         stored = await repository.read(entry.document)
-        version = (stored.version.if_seq_no, stored.version.if_primary_term) if stored else None
+        version = (stored.version.seq_no, stored.version.primary_term) if stored else None
         if stored is None or version != (entry.seq_no, entry.primary_term):
             return False
         return await repository.replace(stored, stored.recording, stored.decision)
@@ -200,8 +200,8 @@ def _entries(resource: Resource, stored: Stored) -> list[MediaDeletion]:
             descriptor=codec.encode(media["mediaDescriptor"]).decode(),
             media_identity=object_key(media["mediaDescriptor"]),
             document=stored.document,
-            seq_no=stored.version.if_seq_no,
-            primary_term=stored.version.if_primary_term,
+            seq_no=stored.version.seq_no,
+            primary_term=stored.version.primary_term,
             created=now,
             next_attempt=now + _GRACE,
         )

@@ -13,7 +13,7 @@ from app import codec
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
-from app.store.batches import Batcher, Reads, Version, Writes
+from app.store.batches import Batcher, Reads, Version, Writes, version_of
 from app.store.documents import to_document
 from app.store.indices import alias, create_indices
 from tests.support import CONTACT_CENTER, a_recording
@@ -186,7 +186,7 @@ class Documents:
         if hit is None:
             return None
         content = codec.decode(hit["_source"]["recording"])["content"]
-        return content, Version(hit["_seq_no"], hit["_primary_term"])
+        return content, version_of(hit)
 
 
 def body_of(content: str) -> bytes:

@@ -16,6 +16,8 @@ from app.store.resilience import RETRIED_STATUSES, CircuitOpen, Retries
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+Hit = dict[str, Any]
+
 # One batch is sent while the next one gathers; the second is there so that one that takes long does not hold up all.
 _AT_ONCE = 2
 _MOST_ITEMS = 200
@@ -98,13 +100,32 @@ class Batcher(Generic[_Item, _Result]):
 
 @dataclass(frozen=True)
 class Version:
-    """The state of a document that a write is conditional on."""
+    """The state of a document that a write is conditional on.
 
-    if_seq_no: int
-    if_primary_term: int
+    With its index, because the numbers of the next generation, which the alias may point to by then, mean other states.
+    """
+
+    index: str
+    seq_no: int
+    primary_term: int
+
+    def target(self, document_id: str) -> dict[str, Any]:
+        """Of a bulk action."""
+        return {
+            "_index": self.index,
+            "_id": document_id,
+            "if_seq_no": self.seq_no,
+            "if_primary_term": self.primary_term,
+        }
 
 
-Hit = dict[str, Any]
+def version_of(hit: Hit) -> Version:
+    """The state in which a document was found."""
+    return Version(hit["_index"], hit["_seq_no"], hit["_primary_term"])
+
+
+class WritesBlocked(Exception):
+    """The index of a version takes no writes: another one may be behind the alias soon, or already."""
 
 
 class Reads:
@@ -163,7 +184,7 @@ class Writes:
     ) -> None:
         """Writes the JSON object `body`: over that version, or as a new document.
 
-        Raises ConflictError when that is not what is there. `index` must be an alias.
+        Raises ConflictError when that is not what is there, WritesBlocked. `index` must be an alias.
         """
         operation = _operation(index, document_id, body, version)
         retries = Retries(self._seconds)
@@ -180,6 +201,8 @@ class Writes:
                     return
                 raise
             except (ApiError, TransportError) as error:
+                if version and _is_block(error):
+                    raise WritesBlocked from error
                 if not _passes(error) or not await retries.pause():
                     raise
                 uncertain = True
@@ -215,8 +238,11 @@ class Writes:
 
 def _operation(index: str, document_id: str, body: bytes, version: Version | None) -> bytes:
     """The two lines of a `_bulk`."""
-    target = {"_index": index, "_id": document_id}
-    action = {"index": target | vars(version)} if version else {"create": target}
+    action: dict[str, Any]
+    if version:
+        action = {"index": {**version.target(document_id), "require_alias": False}}
+    else:
+        action = {"create": {"_index": index, "_id": document_id}}
     return b"%b\n%b\n" % (codec.encode(action), body)
 
 
@@ -245,5 +271,9 @@ def _error(error: dict[str, Any], status: int, meta: ApiResponseMeta) -> ApiErro
 def _passes(error: ApiError | TransportError) -> bool:
     """Whether it may be over soon."""
     if isinstance(error, ApiError):
-        return error.status_code in RETRIED_STATUSES or error.error == "cluster_block_exception"
+        return error.status_code in RETRIED_STATUSES or _is_block(error)
     return not isinstance(error, ConnectionTimeout | CircuitOpen)
+
+
+def _is_block(error: ApiError | TransportError) -> bool:
+    return isinstance(error, ApiError) and error.error == "cluster_block_exception"

@@ -20,10 +20,11 @@ from app.recordings.model import Recording
 from app.search.criteria import Criteria, Page
 from app.search.query import ORDER, query, search_body
 from app.settings import Settings
-from app.store.batches import Reads, Version, Writes
+from app.store.batches import Reads, Version, Writes, WritesBlocked, version_of
 from app.store.client import store_errors
 from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
 from app.store.indices import alias, refresh
+from app.store.resilience import Retries
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ class RecordingRepository:
         """
         document = document_id(contact_center, posted["region"], posted["id"])
         conflicts = 0
+        retries = Retries(self._write_seconds)
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
             while True:
@@ -186,6 +188,9 @@ class RecordingRepository:
                 except ConflictError:
                     conflicts += 1
                     await pause_after_conflict(conflicts)
+                except WritesBlocked as error:
+                    if not await retries.pause():
+                        raise StoreUnavailable from error
                 else:
                     return stored is None
 
@@ -204,13 +209,15 @@ class RecordingRepository:
                 await self._write(stored.document, body, stored)
             except ConflictError:
                 return False
+            except WritesBlocked as error:
+                raise StoreUnavailable from error
         return True
 
     async def delete(self, recordings: Sequence[Stored]) -> list[bool]:
         """Deletes recordings; False for each to which something has happened since it was read."""
-        operations = [{"delete": {"_id": stored.document, **vars(stored.version)}} for stored in recordings]
+        operations = [{"delete": stored.version.target(stored.document)} for stored in recordings]
         async with store_errors(self._write_seconds):
-            response = await self._client.bulk(index=self._index, operations=operations, require_alias=True)
+            response = await self._client.bulk(operations=operations)
         return [_was_deleted(item["delete"]) for item in response.body["items"]]
 
     async def associated(self, contact_center: str, recording: Recording) -> list[Stored]:
@@ -285,7 +292,7 @@ def _stored(hit: dict[str, Any]) -> Stored:
         contact_center=source["contactCenter"],
         recording=from_source(source),
         decision=decision_of(source),
-        version=Version(hit["_seq_no"], hit["_primary_term"]),
+        version=version_of(hit),
     )
 
 

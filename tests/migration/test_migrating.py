@@ -14,12 +14,14 @@ import pytest
 from elasticsearch import ApiError, AsyncElasticsearch
 from elasticsearch.helpers import async_scan
 
+from app.errors import StoreUnavailable
 from app.migration.run import Migration, Options, current_index, holding
 from app.migration.sources import V1Recordings, V2Recordings
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
 from app.store.documents import document_id, to_document
+from app.store.repository import RecordingRepository
 from tests.migration.support import behind_alias, callers, make_v1_index, run, small, start, v1_index
 from tests.support import (
     CONTACT_CENTER,
@@ -355,6 +357,27 @@ async def test_what_is_still_to_be_deleted_moves_unchanged(
     await elasticsearch.indices.refresh(index=name)
     hits = async_scan(elasticsearch, index=name, request_timeout=60)
     assert {hit["_id"]: hit["_source"] async for hit in hits} == entries
+
+
+async def test_who_read_before_the_swap_overwrites_nothing_after_it(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
+) -> None:
+    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    repository = RecordingRepository(elasticsearch, settings)
+    before = await repository.find(CONTACT_CENTER, "recording")
+    status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
+    assert status == 0, out + err
+    after = await repository.find(CONTACT_CENTER, "recording")
+    assert before
+    assert after
+    # The copy has the same numbers, which would let a write pass that knows nothing of the new index.
+    assert (before.version.seq_no, before.version.primary_term) == (after.version.seq_no, after.version.primary_term)
+    with pytest.raises(StoreUnavailable):
+        await repository.replace(before, {**before.recording, "callerPhoneNumber": "+stale"}, None)
+    with pytest.raises(StoreUnavailable):
+        await repository.delete([before])
+    assert await repository.find(CONTACT_CENTER, "recording") == after
+    assert await repository.replace(after, {**after.recording, "callerPhoneNumber": "+new"}, None)
 
 
 async def test_back_again(
