@@ -21,11 +21,12 @@ from elasticsearch import ApiError, AsyncElasticsearch, BadRequestError, Transpo
 from tqdm import tqdm
 
 from app import codec
+from app.arguments import contact_center, positive
 from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings, start_of_today
 from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
 from app.recordings.merge import merge
-from app.recordings.model import Recording, check_id, parse_recording
+from app.recordings.model import Recording, parse_recording
 from app.settings import ConfigurationError, Settings, load_settings
 from app.store.client import connect
 from app.store.documents import document_id, to_document
@@ -251,27 +252,13 @@ def _report(loader: Loader, count: int, seconds: float) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("count", metavar="N", type=_positive, help="how many recordings")
+    parser.add_argument("count", metavar="N", type=positive, help="how many recordings")
     parser.add_argument("--seed", type=int, default=1, help="another seed, other recordings (default: 1)")
-    parser.add_argument("--contact-center", default=DEMO_CONTACT_CENTER, type=_contact_center)
+    parser.add_argument("--contact-center", default=DEMO_CONTACT_CENTER, type=contact_center)
     parser.add_argument("--region", type=_region, help="default: the one that is configured")
-    parser.add_argument("--batch", type=_positive, default=500, help="recordings in a bulk request (default: 500)")
+    parser.add_argument("--batch", type=positive, default=500, help="recordings in a bulk request (default: 500)")
     parser.add_argument("--schema", choices=("v1", "v2"), default="v2", help="v1: as an earlier deployment has them")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("it must be a whole number, 1 or greater")
-    return int(text)
-
-
-def _contact_center(text: str) -> str:
-    try:
-        check_id("contact-center", text)
-    except RecallError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
-    return text
 
 
 def _region(text: str) -> str:

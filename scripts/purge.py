@@ -23,12 +23,12 @@ import msgspec
 from load_sample import progress
 from prometheus_client import CollectorRegistry
 
+from app.arguments import contact_center, positive
 from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
 from app.errors import RecallError, StoreUnavailable
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource
-from app.recordings.model import check_id
 from app.search.criteria import CRITERIA, Criteria, parse_search
 from app.services import Services, open_services
 from app.settings import ConfigurationError, Settings, load_settings
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         help="those that stopped so long ago: hours, days or weeks, as in 36h, 90d, 52w",
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--contact-center", metavar="ID", action=_Once, type=_contact_center)
+    where.add_argument("--contact-center", metavar="ID", action=_Once, type=contact_center)
     where.add_argument("--all-contact-centers", action="store_true")
     filters = parser.add_argument_group("only those that also match", "as in a search of the API; all must match")
     for name in CRITERIA:
@@ -262,13 +262,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--screen-recordings", action="store_true", help="screen recordings instead of recordings")
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and delete nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    add("--rate", metavar="N", type=_positive, help="at most so many recordings per second")
+    add("--rate", metavar="N", type=positive, help="at most so many recordings per second")
     add("--report", metavar="FILE", type=Path, help="write what was done to a file, as JSON")
     parser.add_argument(
         "--patience",
         metavar="SECONDS",
         default=120,
-        type=_positive,
+        type=positive,
         help="go on trying so long while Elasticsearch is away (default: 120)",
     )
     return parser
@@ -291,26 +291,12 @@ def _age(text: str) -> _Age:
     return _Age(text, int(match[1]) * _MILLISECONDS[match[2]])
 
 
-def _contact_center(text: str) -> str:
-    try:
-        check_id("contact-center", text)
-    except RecallError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
-    return text
-
-
 def _criterion(name: str, text: str) -> str:
     try:
         parse_search([(name, text)])
     except RecallError as error:
         raise argparse.ArgumentTypeError(error.message) from None
     return text
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError("it must be a whole number, 1 or greater")
-    return int(text)
 
 
 def _task(options: argparse.Namespace, now: int) -> Task:

@@ -12,6 +12,7 @@ from elasticsearch import ApiError, AsyncElasticsearch
 from msgspec.structs import replace
 
 from app import codec
+from app.arguments import not_negative, positive
 from app.errors import RecallError
 from app.migration.patience import MigrationError
 from app.migration.processes import collect_rarely
@@ -42,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dry-run", action="store_true", help="transform everything, report, and change nothing")
     what.add_argument("--rollback", action="store_true", help="go back to the old index and say what was written since")
     what.add_argument("--drop-old", action="store_true", help="remove the indices that migrations have left behind")
-    parser.add_argument("--shards", type=_positive, help="primary shards of the new index (default: as configured)")
-    parser.add_argument("--replicas", type=_count, help="replicas of the new index (default: as configured)")
-    parser.add_argument("--workers", type=_positive, default=4, help="slices copied at a time (default: 4)")
-    parser.add_argument("--rate", type=_positive, help="documents a second at most (default: no limit)")
+    parser.add_argument("--shards", type=positive, help="primary shards of the new index (default: as configured)")
+    parser.add_argument("--replicas", type=not_negative, help="replicas of the new index (default: as configured)")
+    parser.add_argument("--workers", type=positive, default=4, help="slices copied at a time (default: 4)")
+    parser.add_argument("--rate", type=positive, help="documents a second at most (default: no limit)")
     parser.add_argument("--allow-rejects", action="store_true", help="leave behind what cannot be transformed")
     parser.add_argument("--reject-file", type=Path, default=Path("rejects.ndjson"), help="(default: rejects.ndjson)")
     parser.add_argument(
@@ -198,15 +199,3 @@ def _print_rejects(report: Report, file: Path) -> None:
 
 def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("it must be a whole number, 1 or greater")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError("it must be a whole number, 0 or greater")
-    return int(text)
