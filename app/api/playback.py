@@ -20,6 +20,7 @@ from app.media.conditions import answers_range, if_range_holds, not_modified, on
 from app.media.location import Location, NotConfigured, locate
 from app.media.storage import MediaStorages, MediaStream
 from app.services import Services
+from app.settings import User
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,11 @@ class Playback(HTTPEndpoint):
 
     @audited("play")
     async def get(self, request: Request) -> Response:
-        with services(request).storages.turns.first():
-            return await self._open(request)
-
-    async def _open(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
+        with services(request).storages.turns.first():
+            return await self._open(request, user)
+
+    async def _open(self, request: Request, user: User) -> Response:
         name = path_segment(request, "name")
         download = any(parameter == "download" for parameter, _ in query_parameters(request))
         recording = await stored_recording(request, own_contact_center(user))

@@ -38,22 +38,17 @@ class Copied:
         return self.seq_no + 1
 
 
+@dataclass
 class Digest:
     """Of a set of documents by their ids, in whatever order they are added: equal when (but for chance) all are."""
 
-    def __init__(self) -> None:
-        self._documents = 0
-        self._sum = 0
+    documents: int = 0
+    sum: int = 0
 
     def add(self, _id: str, kept: Document) -> None:
         content = codec.encode([_id, sorted(kept.items())])
-        self._documents += 1
-        self._sum += int.from_bytes(blake2b(content, digest_size=32).digest())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Digest) and (self._documents, self._sum) == (other._documents, other._sum)
-
-    __hash__ = None  # type: ignore[assignment]
+        self.documents += 1
+        self.sum += int.from_bytes(blake2b(content, digest_size=32).digest())
 
 
 class Generation:
