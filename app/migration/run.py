@@ -119,6 +119,7 @@ class Migration:
         snapshot = await Snapshot.take(self._client, self._sources)
 
         async def look(shard: Shard[Source], hits: list[Hit]) -> None:
+            self.report.read += len(hits)
             await self._transform(shard, hits)
 
         try:
@@ -255,6 +256,7 @@ class Migration:
         segments = _Segments(self._generation, await snapshot.total(snapshot.slices()))
 
         async def copy(shard: Shard[Source], hits: list[Hit]) -> None:
+            self.report.read += len(hits)
             if only_missing:
                 hits = await self._differing(shard, hits)
             copies = await self._transform(shard, hits)
@@ -375,7 +377,6 @@ class Migration:
                 async for hits in snapshot.pages(part):
                     if since is None:
                         await self._pace(len(hits))
-                        self.report.read += len(hits) if what in {"copying", "transforming"} else 0
                     await handle(part.shard, hits)
                     advance(len(hits))
 

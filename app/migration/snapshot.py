@@ -7,6 +7,7 @@ that a later snapshot no longer has.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from app.migration.sources import Hit, Readable
 
 # How long a snapshot outlives its last use: longer than a node that is away and comes back without a restart.
 _KEEP_ALIVE = "15m"
+_USE_SECONDS = 300.0
 _SLICE = 5_000
 _PAGE = 500
 
@@ -60,6 +62,7 @@ class Snapshot(Generic[S]):
     def __init__(self, client: AsyncElasticsearch, shards: Sequence[Shard[S]]) -> None:
         self._client = client
         self.shards = shards
+        self._use = asyncio.create_task(self._use_now_and_then())
 
     @classmethod
     async def take(cls, client: AsyncElasticsearch, sources: Iterable[S]) -> "Snapshot[S]":
@@ -87,8 +90,17 @@ class Snapshot(Generic[S]):
             shards.append(shard)
         return shards
 
+    async def _use_now_and_then(self) -> None:
+        """A pass over millions takes longer than Elasticsearch keeps what is not used, and comes to one shard last."""
+        while True:
+            await asyncio.sleep(_USE_SECONDS)
+            for shard in self.shards:
+                with suppress(TransportError, ApiError):  # whoever needs it finds out
+                    await self._client.search(pit={"id": shard.pit, "keep_alive": _KEEP_ALIVE}, size=0)
+
     async def close(self) -> None:
         """Never fails: what is not closed expires."""
+        self._use.cancel()
         # All at once: one is closed while writes are blocked.
         closing = (self._client.close_point_in_time(id=shard.pit) for shard in self.shards)
         for result in await asyncio.gather(*closing, return_exceptions=True):

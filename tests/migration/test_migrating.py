@@ -15,6 +15,7 @@ from elasticsearch import ApiError, AsyncElasticsearch
 from elasticsearch.helpers import async_scan
 
 from app.errors import StoreUnavailable
+from app.migration import snapshot
 from app.migration.run import Migration, Options, current_index, holding
 from app.migration.sources import V1Recordings, V2Recordings
 from app.recordings.merge import merge
@@ -378,6 +379,25 @@ async def test_who_read_before_the_swap_overwrites_nothing_after_it(
         await repository.delete([before])
     assert await repository.find(CONTACT_CENTER, "recording") == after
     assert await repository.replace(after, {**after.recording, "callerPhoneNumber": "+new"}, None)
+
+
+async def test_a_snapshot_is_used_until_it_is_closed_however_long_nobody_reads_it(
+    elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "_USE_SECONDS", 0.05)
+    index = await make_v1_index(elasticsearch, settings, [("one", small("one", "+1"))])
+
+    async def searches() -> int:
+        stats = await elasticsearch.indices.stats(index=index, metric="search")
+        return int(stats["_all"]["primaries"]["search"]["query_total"])
+
+    async def was_used() -> bool:
+        return await searches() > before + 5
+
+    taken = await snapshot.Snapshot.take(elasticsearch, [V1Recordings(index, CONTACT_CENTER)])
+    before = await searches()
+    await eventually(was_used)
+    await taken.close()
 
 
 async def test_back_again(
