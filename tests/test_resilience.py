@@ -1,6 +1,9 @@
 """When a request may be sent again, and when it is not sent at all."""
 
+import asyncio
+
 import pytest
+from elasticsearch import ApiError
 
 from app.settings import Settings
 from app.store.client import connect
@@ -68,8 +71,7 @@ def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_an
 @pytest.mark.parametrize(
     ("method", "target", "safe"),
     [
-        ("GET", "/recall-recordings/_search", True),
-        ("GET", "/recall-recordings/_doc/1", False),
+        ("GET", "/recall-recordings/_doc/1", True),
         ("HEAD", "/_alias/recall-recordings", True),
         ("POST", "/recall-recordings/_search?allow_partial_search_results=false", True),
         ("POST", "/_search", True),
@@ -101,3 +103,23 @@ async def test_a_closed_client_opens_no_connection_again() -> None:
     await client.close()
     with pytest.raises(CircuitOpen):
         await client.cluster.health()
+
+
+async def test_what_its_caller_repeats_is_sent_once() -> None:
+    requests = 0
+
+    async def overloaded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        while await reader.readuntil(b"\r\n\r\n"):
+            requests += 1
+            writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+
+    async with await asyncio.start_server(overloaded, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(Settings(elasticsearch_url=f"http://127.0.0.1:{port}")) as client:
+            with pytest.raises(ApiError):
+                await client.options(max_retries=0, request_timeout=0.5).get(index="i", id="1")
+            assert requests == 1
+            with pytest.raises(ApiError):
+                await client.options(request_timeout=0.5).get(index="i", id="1")
+            assert requests > 1

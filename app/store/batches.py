@@ -137,7 +137,8 @@ class Reads:
     def __init__(self, client: AsyncElasticsearch, seconds: float) -> None:
         # Leaves time to ask another node when one has stalled.
         self._client = client.options(request_timeout=seconds / 2)
-        self._client_for_one = self._client.options(ignore_status=404)
+        # Repeated in `get`: who comes later must not wait for it.
+        self._client_for_one = self._client.options(ignore_status=404, max_retries=0)
         self._seconds = seconds
         self._batcher: Batcher[tuple[str, str], Hit | None] = Batcher(self._send)
 

@@ -25,10 +25,8 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 0.8
 
-# What asks and changes nothing, beside GET and HEAD.
+# What asks and changes nothing, beside GET and HEAD. `_mget` and `_bulk` are repeated item by item (app.store.batches).
 _ASKING = frozenset({"_search", "_msearch", "_count", "_pit"})
-# Repeated by app.store.batches, as are `_mget` and `_bulk`, item by item: nobody else's wait for one that must wait.
-_REPEATED_ELSEWHERE = frozenset({"_doc"})
 # A write that did happen cannot happen again: it meets its own first one as a conflict.
 _CONDITIONS = ("if_seq_no=", "op_type=create", "version_type=external")
 
@@ -122,8 +120,9 @@ class ResilientTransport(AsyncTransport):
     async def perform_request(  # type: ignore[override]
         self, method: str, target: str, *, request_timeout: float | None, **options: Any
     ) -> TransportApiResponse:
+        # Who repeats its requests itself says so by 0.
+        again = options.get("max_retries") != 0 and may_be_repeated(method, target)
         options |= {"max_retries": 0, "retry_on_status": (), "retry_on_timeout": False}
-        again = may_be_repeated(method, target)
         retries = Retries(self._retry_seconds if request_timeout is None else min(request_timeout, self._retry_seconds))
         timeout = request_timeout
         while True:
@@ -169,9 +168,8 @@ class ResilientTransport(AsyncTransport):
 
 def may_be_repeated(method: str, target: str) -> bool:
     """Whether a request whose outcome is not known can be sent again without doing harm."""
-    endpoint = _endpoint(target)
-    if method in {"GET", "HEAD"} or endpoint in _ASKING:
-        return endpoint not in _REPEATED_ELSEWHERE
+    if method in {"GET", "HEAD"} or _endpoint(target) in _ASKING:
+        return True
     return method in {"PUT", "DELETE"} and any(condition in target for condition in _CONDITIONS)
 
 
