@@ -73,10 +73,12 @@ async def kill_now_and_then(
     ids: Sequence[str],
     work: Callable[[httpx.AsyncClient, str], Awaitable[None]],
     rng: random.Random,
+    *,
+    after_each: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[set[str], int]:
     """Does `work` for each id, four at once, and kills the service again and again meanwhile.
 
-    Returns the ids whose work was done, and the number of kills; the others' requests may have had an effect too.
+    `after_each` is called after each kill, while the service is down. Returns the ids whose work was done, and the number of kills; the others' requests may have had an effect too.
     """
     done: set[str] = set()
     waiting = list(ids)
@@ -98,6 +100,8 @@ async def kill_now_and_then(
             await asyncio.sleep(rng.uniform(0, 0.02))  # somewhere in the next ones
             await app.kill()
         kills += 1
+        if after_each is not None:
+            await after_each()
         await app.start()
     await app.stop()
     return done, kills
