@@ -78,7 +78,8 @@ async def kill_now_and_then(
 ) -> tuple[set[str], int]:
     """Does `work` for each id, four at once, and kills the service again and again meanwhile.
 
-    `after_each` is called after each kill, while the service is down. Returns the ids whose work was done, and the number of kills; the others' requests may have had an effect too.
+    `after_each` is called after each kill, while the service is down. Returns the ids whose work was done, and the
+    number of kills; the others' requests may have had an effect too.
     """
     done: set[str] = set()
     waiting = list(ids)

@@ -206,7 +206,7 @@ class Writes:
                     raise WritesBlocked from error
                 if not _passes(error) or not await retries.pause():
                     raise
-                uncertain = True
+                uncertain = uncertain or not _is_block(error)
             else:
                 return
 

@@ -177,8 +177,9 @@ class RecordingRepository:
         retries = Retries(self._write_seconds)
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
+            # Most are new. A write that may take a minute is not what finds out whether Elasticsearch answers at all.
+            stored = await self._read(document) if wait_for_refresh else None
             while True:
-                stored = await self._read(document)
                 merged = merge(stored.recording if stored else None, posted)
                 body = codec.encode(to_document(contact_center, merged, stored.decision if stored else None))
                 if len(body) > MAX_DOCUMENT_BYTES:
@@ -186,13 +187,14 @@ class RecordingRepository:
                 try:
                     await self._write(document, body, stored, wait_for_refresh=wait_for_refresh)
                 except ConflictError:
+                    await pause_after_conflict(conflicts)  # not after the first one: it may only not be new
                     conflicts += 1
-                    await pause_after_conflict(conflicts)
                 except WritesBlocked as error:
                     if not await retries.pause():
                         raise StoreUnavailable from error
                 else:
                     return stored is None
+                stored = await self._read(document)
 
     def _turn(self, document: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
         """Posts for one id take turns within a process, or each would mostly meet the others' conflicts.
