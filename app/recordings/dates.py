@@ -12,16 +12,18 @@ _DAY = 86_400_000
 EARLIEST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 LATEST = (datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
+_OUT_OF_RANGE = "it must be between the years 1 and 9999"
+
 _DATE = r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
 _TIME = r"([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
 _OFFSET = r"(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2}))"
 _DATE_TIME = re.compile(f"{_DATE}[Tt ]{_TIME}{_OFFSET}")
 # What almost every client sends, and every stored date: Python itself reads these faster.
 _USUAL = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{3})?"
-    r"(?:Z|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?"
+    r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):?[0-5][0-9])"
 )
-_NORMAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}\+0000")
+_NORMAL_LENGTH = len("2013-05-17T19:45:32.000+0000")
 _QUERY_DATE = re.compile(_DATE)
 _QUERY_MILLISECONDS = re.compile(r"-?[0-9]{1,15}")
 # A '+' that was not percent-encoded in a query arrives as a space.
@@ -34,7 +36,7 @@ def parse_instant(text: str, *, round_up: bool = False) -> int:
     Parts of a millisecond are cut off, or counted as a whole one with `round_up`.
     Raises ValueError, whose text says what is allowed.
     """
-    if _USUAL.fullmatch(text):
+    if not round_up and _USUAL.fullmatch(text):
         return _in_range((_python_date(text) - _EPOCH) // _MILLISECOND)
     match = _DATE_TIME.fullmatch(text)
     if match is None:
@@ -84,10 +86,15 @@ def normal_date(text: str) -> str:
 
 
 def _normal_date(text: str) -> str:
-    if _NORMAL.fullmatch(text):
-        _python_date(text)
+    if not _USUAL.fullmatch(text):
+        return format_instant(parse_instant(text))
+    moment = _python_date(text)
+    if len(text) == _NORMAL_LENGTH and text[10] == "T" and text.endswith("+0000"):
         return text
-    return format_instant(parse_instant(text))
+    try:
+        return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds').removesuffix('+00:00')}+0000"
+    except OverflowError:
+        raise ValueError(_OUT_OF_RANGE) from None
 
 
 # A recording has most of its dates several times.
@@ -104,12 +111,12 @@ def format_instant(instant: int) -> str:
 
 def _python_date(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        return datetime.fromisoformat(text.upper())  # it knows no small z
     except ValueError:
         raise ValueError("there is no such date or time") from None
 
 
 def _in_range(instant: int) -> int:
     if not EARLIEST <= instant <= LATEST:
-        raise ValueError("it must be between the years 1 and 9999")
+        raise ValueError(_OUT_OF_RANGE)
     return instant

@@ -27,11 +27,10 @@ def parse_recording(body: object, resource: Resource = "recordings") -> Recordin
     The same rules hold for both; attributes without a rule stay as they came.
     Raises MissingParameter or InvalidParameter with the path of the first attribute that breaks a rule.
     """
-    fields = _Fields(body, "")
-    recording_id = fields.trimmed("id")
+    fields = _Fields(body)
+    fields.trimmed("id", "callerPhoneNumber", "dialedPhoneNumber", "region")
+    recording_id = fields.attributes["id"]
     check_id("id", recording_id)
-    for key in ("callerPhoneNumber", "dialedPhoneNumber", "region"):
-        fields.trimmed(key)
     recording = {key: value for key, value in fields.attributes.items() if key not in _MADE_BY_SERVICE}
     recording["mediaFiles"] = [
         _parse_media_file(resource, recording_id, media) for media in fields.objects("mediaFiles")
@@ -58,14 +57,18 @@ def fault_of_id(value: str) -> str | None:
 class _Fields:
     """The attributes of one JSON object, read by rule; an error names the path of the attribute."""
 
-    def __init__(self, value: object, path: str) -> None:
+    __slots__ = ("_name", "_parent", "attributes")
+
+    def __init__(self, value: object, parent: "_Fields | None" = None, name: str = "") -> None:
+        """`name` is what the object is called in its parent."""
         if not isinstance(value, dict):
-            raise InvalidParameter(path or "body", "it must be a JSON object")
+            raise InvalidParameter(parent.path(name) if parent else "body", "it must be a JSON object")
         self.attributes: dict[str, Any] = value
-        self._prefix = f"{path}." if path else ""
+        self._parent = parent
+        self._name = name
 
     def path(self, key: str) -> str:
-        return self._prefix + key
+        return f"{self._parent.path(self._name)}.{key}" if self._parent else key
 
     def invalid(self, key: str, why: str) -> InvalidParameter:
         return InvalidParameter(self.path(key), why)
@@ -75,13 +78,13 @@ class _Fields:
             raise MissingParameter(self.path(key))
         return self.attributes[key]
 
-    def trimmed(self, key: str) -> str:
-        """A required string, not empty, without leading or trailing white space."""
-        value = self.attributes.get(key)
-        if isinstance(value, str) and value and value == value.strip():
-            return value
-        self.required(key)
-        raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
+    def trimmed(self, *keys: str) -> None:
+        """Required strings, not empty, without leading or trailing white space."""
+        for key in keys:
+            value = self.attributes.get(key)
+            if not isinstance(value, str) or not value or value != value.strip():
+                self.required(key)
+                raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
 
     def one_of(self, key: str, *allowed: str) -> str:
         value = self.required(key)
@@ -100,23 +103,26 @@ class _Fields:
             raise self.invalid(key, str(error)) from None
 
     def object(self, key: str) -> "_Fields":
-        return _Fields(self.required(key), self.path(key))
+        return _Fields(self.required(key), self, key)
 
     def objects(self, key: str) -> list["_Fields"]:
         """A required array of objects, not empty."""
         values = self.required(key)
         if not isinstance(values, list) or not values:
             raise self.invalid(key, "it must be a non-empty array of JSON objects")
-        return [_Fields(value, f"{self.path(key)}[{i}]") for i, value in enumerate(values)]
+        return [_Fields(value, self, f"{key}[{i}]") for i, value in enumerate(values)]
 
     # Optional attributes may be absent or null.
 
-    def optional_text(self, key: str) -> None:
-        if not isinstance(self.attributes.get(key), str | None):
-            raise self.invalid(key, "it must be a string")
+    def optional_text(self, *keys: str) -> None:
+        for key in keys:
+            value = self.attributes.get(key)
+            if value is not None and not isinstance(value, str):
+                raise self.invalid(key, "it must be a string")
 
     def optional_map(self, key: str) -> None:
-        if not isinstance(self.attributes.get(key), dict | None):
+        value = self.attributes.get(key)
+        if value is not None and not isinstance(value, dict):
             raise self.invalid(key, "it must be a JSON object")
 
     def optional_array(self, key: str, of: type, described: str) -> None:
@@ -128,8 +134,7 @@ class _Fields:
 def _parse_media_file(resource: Resource, recording_id: str, fields: _Fields) -> dict[str, Any]:
     _check_media_descriptor(fields.object("mediaDescriptor"))
     fields.trimmed("callUUID")
-    for key in ("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7"):
-        fields.optional_text(key)
+    fields.optional_text("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7")
     fields.optional_map("parameters")
     fields.optional_array("masks", dict, "JSON objects")
     for key in ("certAlias", "partitions", "accessgroup", "accessgroups"):
@@ -173,10 +178,10 @@ def _parse_event(fields: _Fields) -> dict[str, Any]:
     contact = fields.object("contact")
     contact.trimmed("phoneNumber")
     is_user = contact.one_of("type", "User", "External") == "User"
-    for key in ("userName", "firstName", "lastName"):
-        if is_user:
-            contact.trimmed(key)
-        else:
-            contact.optional_text(key)
+    names = ("userName", "firstName", "lastName")
+    if is_user:
+        contact.trimmed(*names)
+    else:
+        contact.optional_text(*names)
     fields.optional_map("data")
     return event
