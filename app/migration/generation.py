@@ -3,15 +3,13 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from elasticsearch import AsyncElasticsearch, BadRequestError, NotFoundError
 
 from app import codec
 from app.migration.patience import MigrationError, NotReady, patiently
-from app.migration.sources import Source
-from app.store.documents import Document
+from app.migration.sources import Made, Source, digest_of
 
 _BULK_BYTES = 4_000_000
 _READ_AT_ONCE = 500
@@ -25,12 +23,15 @@ _BUCKETS = 1_000
 class Copied:
     """A document for the new generation, and where it comes from."""
 
-    id: str
-    document: Document
+    made: Made
     source: Source
     shard: int
     seq_no: int
     source_id: str
+
+    @property
+    def id(self) -> str:
+        return self.made.id
 
     @property
     def version(self) -> int:
@@ -40,15 +41,15 @@ class Copied:
 
 @dataclass
 class Digest:
-    """Of a set of documents by their ids, in whatever order they are added: equal when (but for chance) all are."""
+    """Of a set of documents, in whatever order they are added: equal when (but for chance) all are."""
 
     documents: int = 0
     sum: int = 0
 
-    def add(self, _id: str, kept: Document) -> None:
-        content = codec.encode([_id, sorted(kept.items())])
+    def add(self, digest: int) -> None:
+        """`digest_of` one of them."""
         self.documents += 1
-        self.sum += int.from_bytes(blake2b(content, digest_size=32).digest())
+        self.sum += digest
 
 
 class Generation:
@@ -58,14 +59,10 @@ class Generation:
     way then fails, instead of overwriting something.
     """
 
-    def __init__(
-        self, client: AsyncElasticsearch, index: str, fence: str, kept: Sequence[str] | None, by_contact_center: bool
-    ) -> None:
-        """`kept`: the fields that `_source` holds, None for all."""
+    def __init__(self, client: AsyncElasticsearch, index: str, fence: str, *, by_contact_center: bool) -> None:
         self._client = client
         self.index = index
         self._fence = fence
-        self._kept = kept
         self._by_contact_center = by_contact_center
 
     async def write(self, copies: Iterable[Copied], *, force: bool = False) -> list[tuple[Copied, str]]:
@@ -128,15 +125,9 @@ class Generation:
                 filter_path=["hits.hits._id", "hits.hits._source"],
             )
             hits = answer.body.get("hits", {}).get("hits", [])
-            found = {hit["_id"]: hit["_source"] for hit in hits}
-            differing += [copied for copied in some if found.get(copied.id) != self.kept(copied.document)]
+            found = {hit["_id"]: digest_of(hit["_id"], hit["_source"]) for hit in hits}
+            differing += [copied for copied in some if found.get(copied.id) != copied.made.digest]
         return differing
-
-    def kept(self, document: Document) -> Document:
-        """Of a document, what can be read back."""
-        if self._kept is None:
-            return document
-        return {name: document[name] for name in self._kept if name in document}
 
     async def refresh(self) -> None:
         await patiently(self._client.indices.refresh, index=self.index)
@@ -257,7 +248,7 @@ def _requests(copies: Iterable[Copied], *, force: bool) -> Iterator[tuple[list[C
         action: dict[str, Any] = {"_id": copied.id}
         if not force:
             action |= {"version": copied.version, "version_type": "external_gte"}
-        body = codec.encode(copied.document)
+        body = copied.made.body
         if some and size + len(body) > _BULK_BYTES:
             yield some, operations
             some, operations, size = [], [], 0

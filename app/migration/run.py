@@ -14,12 +14,23 @@ from typing import Any, TypeVar
 
 from elasticsearch import AsyncElasticsearch, NotFoundError
 
+from app import codec
 from app.migration.generation import Copied, Digest, Generation, counts_by_contact_center, create_generation, move_fence
 from app.migration.lease import Ended, Lease, Plan, hold
 from app.migration.patience import MigrationError, SnapshotLost, patiently
 from app.migration.processes import processes
 from app.migration.snapshot import Shard, Snapshot
-from app.migration.sources import Filled, Hit, Readable, Rejected, Source, transform_page
+from app.migration.sources import (
+    Fields,
+    Filled,
+    Hit,
+    Readable,
+    Rejected,
+    Source,
+    digest_of,
+    transform_encoded,
+    transform_page,
+)
 from app.settings import Settings
 from app.store.indices import alias, load_schema
 
@@ -100,6 +111,7 @@ class Migration:
         self._alias = alias(settings, resource)
         self._resource = resource
         self._schema = load_schema(resource)
+        self._kept: Fields = self._schema["mappings"].get("_source", {}).get("includes")
         self._sources = sources
         self._options = options
         self._progress = progress
@@ -180,8 +192,7 @@ class Migration:
         await lease.save()
         if not exists:
             await create_generation(self._client, plan.target, fence, self._schema, plan.shards)
-        kept = self._schema["mappings"].get("_source", {}).get("includes")
-        self._generation = Generation(self._client, plan.target, fence, kept, self._by_contact_center)
+        self._generation = Generation(self._client, plan.target, fence, by_contact_center=self._by_contact_center)
         return not exists
 
     @property
@@ -265,7 +276,7 @@ class Migration:
             left_out = {copied.id for copied, _ in refused}
             for copied in copies:
                 if copied.id not in left_out:
-                    digest.add(copied.id, self._generation.kept(copied.document))
+                    digest.add(copied.made.digest)
             await segments.written(len(copies))
 
         await self._each_page(snapshot, None, "copying", copy)
@@ -277,7 +288,7 @@ class Migration:
 
         async def add(_: Shard[Filled], hits: list[Hit]) -> None:
             for hit in hits:
-                digest.add(hit["_id"], hit["_source"])
+                digest.add(digest_of(hit["_id"], hit["_source"]))
 
         filled = await Snapshot.take(self._client, [Filled(self._generation.index, ())])
         try:
@@ -406,14 +417,14 @@ class Migration:
         return [hit for hit in hits if hit["_seq_no"] in numbers]
 
     async def _transform(self, shard: Shard[Source], hits: list[Hit], *, kept_only: bool = False) -> list[Copied]:
-        page = partial(transform_page, shard.source, hits, kept_only=kept_only)
         if self._pool and len(hits) > _FEW:
+            page = partial(transform_encoded, shard.source, codec.encode(hits), self._kept, kept_only=kept_only)
             try:
                 transformed = await asyncio.get_running_loop().run_in_executor(self._pool, page)
             except BrokenProcessPool as error:
                 raise MigrationError("a process that transforms was killed; another run goes on from here") from error
         else:
-            transformed = page()
+            transformed = transform_page(shard.source, hits, self._kept, kept_only=kept_only)
         copies = []
         rejects = self._rejects[shard.source.index, shard.number]
         for hit, result in zip(hits, transformed, strict=True):
@@ -421,15 +432,13 @@ class Migration:
             if isinstance(result, Rejected):
                 (contact_center,) = hit.get("fields", {}).get("contactCenter", [shard.source.contact_center or ""])
                 rejects[number] = Reject(shard.source.index, hit["_id"], str(result), contact_center)
-            else:
-                _id, document = result
-                if number not in rejects:  # Elasticsearch has refused it before
-                    copies.append(Copied(_id, document, shard.source, shard.number, number, hit["_id"]))
+            elif number not in rejects:  # Elasticsearch has refused it before
+                copies.append(Copied(result, shard.source, shard.number, number, hit["_id"]))
         return copies
 
     def _refuse(self, refused: list[tuple[Copied, str]]) -> None:
         for copied, reason in refused:
-            reject = Reject(copied.source.index, copied.source_id, reason, copied.document.get("contactCenter", ""))
+            reject = Reject(copied.source.index, copied.source_id, reason, copied.made.contact_center)
             self._rejects[copied.source.index, copied.shard][copied.seq_no] = reject
 
     def _check_rejects(self) -> None:

@@ -5,10 +5,20 @@ from typing import Any
 import msgspec
 import pytest
 
+from app import codec
 from app.embedded.sample import sample_recordings
 from app.embedded.sample_v1 import v1_document
 from app.migration.processes import processes
-from app.migration.sources import Rejected, Unchanged, V1Recordings, V2Recordings, transform_page
+from app.migration.sources import (
+    Made,
+    Rejected,
+    Unchanged,
+    V1Recordings,
+    V2Recordings,
+    digest_of,
+    transform_encoded,
+    transform_page,
+)
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.store.documents import Decision, decision_of, document_id, from_source, to_document
@@ -83,15 +93,21 @@ def test_what_is_compared_is_what_can_be_read_back() -> None:
             names = load_schema(resource)["mappings"]["_source"]["includes"]
             kept = {name: document[name] for name in names if name in document}
             assert source.transform(old, kept_only=True) == (_id, kept)
+            for kept_only in (True, False):
+                (made,) = transform_page(source, [old], names, kept_only=kept_only)
+                assert isinstance(made, Made)
+                assert made.digest == digest_of(_id, kept)
+                assert bool(made.body) != kept_only
 
 
 def test_a_page_is_transformed_in_another_process_as_here() -> None:
     posted = a_recording(note=msgspec.Raw(b"1.10"))
     hits = [hit(posted), hit(a_recording(region=None)), hit(posted, "another")]
     with processes(1) as pool:
-        there = pool.submit(transform_page, V1, hits, kept_only=False).result()
-    here = transform_page(V1, hits, kept_only=False)
-    assert isinstance(here[0], tuple)
+        there = pool.submit(transform_encoded, V1, codec.encode(hits), None, kept_only=False).result()
+    here = transform_page(V1, hits, None, kept_only=False)
+    assert isinstance(here[0], Made)
+    assert b"1.10" in here[0].body
     assert there[0] == here[0]
     assert list(map(str, there[1:])) == list(map(str, here[1:]))
     assert all(isinstance(rejected, Rejected) for rejected in there[1:])
