@@ -24,6 +24,7 @@ from app.api.requests import ResourceConvertor
 from app.audit import AuditLog
 from app.background import in_background
 from app.errors import RecallError
+from app.migration.run import lift_abandoned_blocks
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
 from app.store.indices import SchemaMismatch, create_indices
@@ -96,6 +97,7 @@ async def _upkeep(services: Services) -> None:
         try:
             await services.protection.repair()
             await services.deletion.sweep(only_due=True)
+            await lift_abandoned_blocks(services.client, services.settings)
         except RecallError as error:
             log.warning("upkeep has to wait: %s", error)
         except Exception:  # the next round may go better, and there must be one

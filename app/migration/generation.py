@@ -8,6 +8,7 @@ from typing import Any
 from elasticsearch import AsyncElasticsearch, BadRequestError, NotFoundError
 
 from app import codec
+from app.migration.lease import Holder
 from app.migration.patience import MigrationError, NotReady, patiently
 from app.migration.sources import Made, Source, digest_of
 
@@ -209,6 +210,19 @@ async def create_generation(
             name=fence, index=index
         ):
             raise MigrationError(f"cannot make the index {index}: {error}") from error
+
+
+def fence_name(name: str, holder: Holder) -> str:
+    """The alias through which one run fills the next generation behind the alias `name`."""
+    return f"{name}-filling-{holder.token}"
+
+
+async def fences(client: AsyncElasticsearch, name: str, index: str) -> list[str]:
+    """Those that an index has; none if it does not exist."""
+    answer = await patiently(client.options(ignore_status=404).indices.get_alias, index=index)
+    return [
+        fence for fence in answer.body.get(index, {"aliases": {}})["aliases"] if fence.startswith(f"{name}-filling-")
+    ]
 
 
 async def move_fence(client: AsyncElasticsearch, index: str, old: str, new: str) -> None:

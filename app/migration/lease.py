@@ -96,12 +96,13 @@ class Lease:
                     index=self._index, id=self._resource, document=msgspec.to_builtins(self.state), **condition
                 )
             except ConflictError:
-                mine = self.state
+                mine, version = self.state, self._version
                 await self._read()
                 found, self.state = self.state, mine
                 if (found.holder, found.beat) == (mine.holder, mine.beat):
                     return  # it was this very write, whose answer got lost
                 if found.holder != self.holder:
+                    self._version = version  # so that nothing is saved from now on either
                     raise MigrationError("another run has taken over") from None
             else:
                 self._version = _version(answer.body)
@@ -146,7 +147,7 @@ class Lease:
 @asynccontextmanager
 async def hold(client: AsyncElasticsearch, settings: Settings, resource: str) -> AsyncIterator[Lease]:
     """Raises MigrationError, at once or while it is held, when another run has it."""
-    index = f"{settings.index_prefix}-migrations"
+    index = _index(settings)
     try:
         await patiently(
             client.indices.create,
@@ -184,6 +185,16 @@ async def hold(client: AsyncElasticsearch, settings: Settings, resource: str) ->
             await beat
         if not lost:
             await lease._release()
+
+
+async def state_of(client: AsyncElasticsearch, settings: Settings, resource: str) -> State:
+    """Without the right to change anything. Raises what the Elasticsearch client raises."""
+    answer = await client.options(ignore_status=404).get(index=_index(settings), id=resource)
+    return msgspec.convert(answer.body.get("_source", {}), State)
+
+
+def _index(settings: Settings) -> str:
+    return f"{settings.index_prefix}-migrations"
 
 
 def _version(answer: dict[str, Any]) -> dict[str, int]:

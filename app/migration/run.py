@@ -1,6 +1,7 @@
 """The order of a migration: copy, verify, catch up, block writes, catch up for the last time, swap."""
 
 import asyncio
+import logging
 import os
 import time
 from collections import defaultdict
@@ -15,8 +16,17 @@ from typing import Any, TypeVar
 from elasticsearch import AsyncElasticsearch, NotFoundError
 
 from app import codec
-from app.migration.generation import Copied, Digest, Generation, counts_by_contact_center, create_generation, move_fence
-from app.migration.lease import Ended, Lease, Plan, hold
+from app.migration.generation import (
+    Copied,
+    Digest,
+    Generation,
+    counts_by_contact_center,
+    create_generation,
+    fence_name,
+    fences,
+    move_fence,
+)
+from app.migration.lease import Ended, Lease, Plan, hold, state_of
 from app.migration.patience import MigrationError, SnapshotLost, patiently
 from app.migration.processes import processes
 from app.migration.snapshot import Shard, Snapshot
@@ -32,7 +42,10 @@ from app.migration.sources import (
     transform_page,
 )
 from app.settings import Settings
-from app.store.indices import alias, load_schema
+from app.store.client import store_errors
+from app.store.indices import RESOURCES, alias, load_schema
+
+log = logging.getLogger(__name__)
 
 _REQUEST_SECONDS = 60.0
 # Writes are blocked once a round of catching up takes no longer than this, or after so many rounds.
@@ -167,7 +180,6 @@ class Migration:
         """Makes the new generation, or takes over the one of an earlier run. True if it is new."""
         names = [source.index for source in self._sources]
         plan = lease.state.plan
-        fence = f"{self._alias}-filling-{lease.holder.token}"
         if plan and self._options.discard:
             await self._client.options(ignore_status=404).indices.delete(index=plan.target)
             plan = lease.state.plan = None
@@ -176,32 +188,21 @@ class Migration:
                 f"{plan.target} is half filled from {', '.join(plan.sources)} with {plan.shards} shards: finish that "
                 "with the same arguments, or give it up with --discard"
             )
+        exists = plan is not None and bool(await self._client.indices.exists(index=plan.target))
         if plan is None:
-            plan = Plan(await self._next_name(), names, self._options.shards, fence)
-            old = None
-        else:
-            old, plan.fence = plan.fence, fence
-        exists = old is not None and bool(await self._client.indices.exists(index=plan.target))
-        if old and exists:
-            # The new fence is written down first: a run that is killed here leaves one that no alias has.
-            for name in await self._fences(plan.target):
-                await move_fence(self._client, plan.target, name, fence)
-            if fence not in await self._fences(plan.target):
-                raise MigrationError(f"{plan.target} is not being filled by a migration; remove it, or use --discard")
-        lease.state.plan = plan
-        await lease.save()
+            fence = fence_name(self._alias, lease.holder)
+            plan = lease.state.plan = Plan(await self._next_name(), names, self._options.shards, fence)
+            await lease.save()
+        elif exists and plan.fence not in await fences(self._client, self._alias, plan.target):
+            raise MigrationError(f"{plan.target} is not being filled by a migration; remove it, or use --discard")
         if not exists:
-            await create_generation(self._client, plan.target, fence, self._schema, plan.shards)
-        self._generation = Generation(self._client, plan.target, fence, by_contact_center=self._by_contact_center)
+            await create_generation(self._client, plan.target, plan.fence, self._schema, plan.shards)
+        self._generation = Generation(self._client, plan.target, plan.fence, by_contact_center=self._by_contact_center)
         return not exists
 
     @property
     def _by_contact_center(self) -> bool:
         return "contactCenter" in self._schema["mappings"]["properties"]
-
-    async def _fences(self, index: str) -> list[str]:
-        found = (await patiently(self._client.indices.get_alias, index=index)).body[index]["aliases"]
-        return [name for name in found if name.startswith(f"{self._alias}-filling-")]
 
     async def _next_name(self) -> str:
         found = (await patiently(self._client.indices.get, index=f"{self._alias}-v2-*", features="aliases")).body
@@ -525,15 +526,49 @@ async def current_index(client: AsyncElasticsearch, name: str) -> str:
 async def holding(client: AsyncElasticsearch, settings: Settings, resource: str) -> AsyncIterator[Lease]:
     """The lease, after what a killed run left behind was put right: blocked writes, a swap not written down."""
     client = client.options(request_timeout=_REQUEST_SECONDS)
+    name = alias(settings, resource)
     async with hold(client, settings, resource) as lease:
         plan = lease.state.plan
-        if plan and plan.ending and await current_index(client, alias(settings, resource)) == plan.target:
+        if plan and not await _is_swapped(client, name, plan):
+            await _shut_out_others(client, lease, plan, name)
+        # Asked again: now it cannot happen any more.
+        if plan and await _is_swapped(client, name, plan):
             await finish(lease)
         elif plan and plan.blocked:
             await _unblock(client, plan.sources)
             plan.blocked, plan.ending = False, None
             await lease.save()
         yield lease
+
+
+async def lift_abandoned_blocks(client: AsyncElasticsearch, settings: Settings) -> None:
+    """Lifts the blocks of writes that killed migrations left, or finishes their swaps; any process may do it.
+
+    Raises StoreUnavailable.
+    """
+    for resource in RESOURCES:
+        async with store_errors(settings.elasticsearch_timeout):
+            state = await state_of(client, settings, resource)
+        if state.plan is None or not state.plan.blocked:
+            continue
+        try:
+            async with holding(client, settings, resource):
+                log.warning("a migration of %s was killed while writes were blocked; they are not any more", resource)
+        except MigrationError as error:
+            log.info("writes to %s are blocked: %s", resource, error)
+
+
+async def _is_swapped(client: AsyncElasticsearch, name: str, plan: Plan) -> bool:
+    return plan.ending is not None and await current_index(client, name) == plan.target
+
+
+async def _shut_out_others(client: AsyncElasticsearch, lease: Lease, plan: Plan, name: str) -> None:
+    """Whoever had the plan may only be paused: it writes and swaps no more."""
+    plan.fence = fence_name(name, lease.holder)
+    # Written down first: a run that is killed here leaves one that no alias has.
+    await lease.save()
+    for fence in await fences(client, name, plan.target):
+        await move_fence(client, plan.target, fence, plan.fence)
 
 
 async def finish(lease: Lease) -> None:
@@ -620,6 +655,7 @@ async def _unblocking(client: AsyncElasticsearch, lease: Lease, plan: Plan) -> A
         yield
     except BaseException:
         if plan.blocked and await current_index(client, plan.target.rpartition("-v2-")[0]) != plan.target:
+            await lease.save()  # fails when another run has taken over, which may have blocked them itself
             await _unblock(client, plan.sources)
             plan.blocked, plan.ending = False, None
             await lease.save()

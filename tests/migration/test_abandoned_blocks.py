@@ -1,0 +1,148 @@
+"""Writes that a migration has blocked, after it was killed in its last pass, or only seemed to be."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app import main
+from app.migration import run as migration
+from app.migration.lease import Holder, state_of
+from app.migration.patience import MigrationError
+from app.migration.sources import V2Recordings
+from app.settings import Settings
+from tests.conftest import StartService
+from tests.migration.support import behind_alias, run, start
+from tests.support import OPS_PATH, Service, a_recording, eventually
+
+
+async def is_blocked(elasticsearch: AsyncElasticsearch, index: str) -> bool:
+    found = (await elasticsearch.indices.get_settings(index=index, name="index.blocks.write")).body
+    return bool(found)
+
+
+async def kill_while_blocked(elasticsearch: AsyncElasticsearch, settings: Settings, cwd: Path) -> None:
+    """Tries until it has."""
+    while True:
+        index = await behind_alias(elasticsearch, settings)
+        process = await start(settings, "reindex.py", cwd=cwd)
+        while process.returncode is None and not await is_blocked(elasticsearch, index):
+            pass
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+        state = await state_of(elasticsearch, settings, "recordings")
+        if state.plan and state.plan.blocked and await is_blocked(elasticsearch, index):
+            return
+
+
+async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_its_last_pass(
+    start_service: StartService,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = await start_service()
+    ops = service.client("ops")
+    assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
+    await kill_while_blocked(elasticsearch, settings, tmp_path)
+    assert (await ops.post(OPS_PATH, json=a_recording("meanwhile"))).status_code == 503
+    monkeypatch.setattr(main, "_UPKEEP_SECONDS", 0.1)
+    another = (await start_service()).client("ops")
+
+    async def is_taken() -> bool:
+        return (await another.post(OPS_PATH, json=a_recording("after"))).is_success
+
+    await eventually(is_taken)
+    # And the next run goes on from there.
+    status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
+    assert status == 0, out + err
+    for recording_id in ("before", "after"):
+        assert (await ops.get(f"{OPS_PATH}/{recording_id}")).status_code == 200
+
+
+@contextlib.asynccontextmanager
+async def about_to_swap(
+    elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[asyncio.Event, "asyncio.Task[None]"]]:
+    """A migration that has blocked writes and stands still until the event is set; everybody takes it for dead."""
+    stands, goes_on = asyncio.Event(), asyncio.Event()
+    swap = migration._swap
+
+    async def late(*arguments: Any) -> None:
+        stands.set()
+        await goes_on.wait()
+        await swap(*arguments)
+
+    async def migrate() -> None:
+        async with migration.holding(elasticsearch, settings, "recordings") as lease:
+            index = await behind_alias(elasticsearch, settings)
+            run_ = migration.Migration(
+                elasticsearch,
+                settings,
+                "recordings",
+                sources=[V2Recordings(index)],
+                options=migration.Options(),
+                progress=lambda *_: contextlib.nullcontext(lambda _: None),
+            )
+            await run_.run(lease, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(migration, "_swap", late)
+        task = asyncio.create_task(migrate())
+        await stands.wait()
+        patch.setattr(Holder, "is_dead", lambda _: True)
+        yield goes_on, task
+
+
+async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_was_lifted(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops = service.client("ops")
+    assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
+    index = await behind_alias(elasticsearch, settings)
+    async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, paused):
+        assert await is_blocked(elasticsearch, index)
+        await migration.lift_abandoned_blocks(elasticsearch, settings)
+        assert (await ops.post(OPS_PATH, json=a_recording("after"))).status_code == 201
+        goes_on.set()
+        with pytest.raises(MigrationError):
+            await paused
+    assert await behind_alias(elasticsearch, settings) == index
+    assert (await ops.post(OPS_PATH, json=a_recording("at last"))).status_code == 201
+    assert (await ops.get(f"{OPS_PATH}/after")).status_code == 200
+
+
+async def test_a_migration_that_was_only_paused_lifts_no_block_of_another(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    index = await behind_alias(elasticsearch, settings)
+    async with (
+        about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, paused),
+        migration.holding(elasticsearch, settings, "recordings"),
+    ):
+        await elasticsearch.indices.add_block(index=index, block="write")  # as the other would
+        goes_on.set()
+        with pytest.raises(MigrationError):
+            await paused
+        assert await is_blocked(elasticsearch, index)
+
+
+async def test_a_block_of_a_migration_that_lives_stays(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    index = await behind_alias(elasticsearch, settings)
+    async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, migrating):
+        monkeypatch.setattr(Holder, "is_dead", lambda _: False)
+        await migration.lift_abandoned_blocks(elasticsearch, settings)
+        assert await is_blocked(elasticsearch, index)
+        goes_on.set()
+        await migrating
+    assert await behind_alias(elasticsearch, settings) != index
