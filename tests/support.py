@@ -77,7 +77,12 @@ class Service:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(
             uvicorn.Config(
-                create_app(settings), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=10
+                create_app(settings),
+                log_config=None,
+                access_log=False,
+                ws="none",
+                timeout_graceful_shutdown=10,
+                timeout_keep_alive=75,  # as in app.server: a client that was busy must find its connection there
             )
         )
         self._clients: list[httpx.AsyncClient] = []

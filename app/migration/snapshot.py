@@ -68,8 +68,12 @@ class Snapshot(Generic[S]):
     async def take(cls, client: AsyncElasticsearch, sources: Iterable[S]) -> "Snapshot[S]":
         """Everything that was acknowledged before is in it."""
         snapshot = cls(client, [])
-        # All sources at once: the last snapshot is taken while writes are blocked.
-        found = await asyncio.gather(*(snapshot._shards_now(source) for source in sources))
+        try:
+            # All sources at once: the last snapshot is taken while writes are blocked.
+            found = await asyncio.gather(*(snapshot._shards_now(source) for source in sources))
+        except BaseException:
+            await snapshot.close()
+            raise
         snapshot.shards = [shard for shards in found for shard in shards]
         return snapshot
 

@@ -1,4 +1,4 @@
-"""Writes that a migration has blocked, after it was killed in its last pass, or only seemed to be."""
+"""Writes that a migration has blocked: until it swaps, after it was killed, and when it only seemed to be."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from app.migration.patience import MigrationError
 from app.migration.sources import V2Recordings
 from app.settings import Settings
 from tests.conftest import StartService
-from tests.migration.support import behind_alias, run, start
+from tests.migration.support import behind_alias, callers, run, start
 from tests.support import OPS_PATH, Service, a_recording, eventually
 
 
@@ -132,6 +132,26 @@ async def test_a_migration_that_was_only_paused_lifts_no_block_of_another(
         with pytest.raises(MigrationError):
             await paused
         assert await is_blocked(elasticsearch, index)
+
+
+async def test_posts_that_meet_the_block_wait_for_the_swap(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops = service.client("ops")
+    assert (await ops.post(OPS_PATH, json=a_recording("old"))).status_code == 201
+    async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, migrating):
+        posts = [
+            asyncio.create_task(ops.post(OPS_PATH, json=a_recording(_id, callerPhoneNumber="+1")))
+            for _id in ("old", "new")
+        ]
+        done, _ = await asyncio.wait(posts, timeout=0.5)
+        assert not done
+        goes_on.set()
+        await migrating
+        assert [(await post).status_code for post in posts] == [200, 201]
+    target = await behind_alias(elasticsearch, settings)
+    assert target.endswith("000002")
+    assert await callers(elasticsearch, target) == {"old": "+1", "new": "+1"}
 
 
 async def test_a_block_of_a_migration_that_lives_stays(
