@@ -4,8 +4,9 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
@@ -75,7 +76,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 app.state.services = services
                 async with (
                     _indices(services.client, settings),
-                    in_background(_upkeep(services)),
+                    _upkeep(services),
                     users_from_file(settings.config, services.authenticator),
                 ):
                     yield
@@ -90,14 +91,22 @@ def create_app(settings: Settings | None = None) -> Starlette:
     return app
 
 
-async def _upkeep(services: Services) -> None:
+@asynccontextmanager
+async def _upkeep(services: Services) -> AsyncIterator[None]:
     """Sees through, now and then, what a process that died left half done: any process may do it, several too."""
+    async with (
+        in_background(_now_and_then(services.protection.repair)),
+        in_background(_now_and_then(partial(services.deletion.sweep, only_due=True))),
+        in_background(_now_and_then(partial(lift_abandoned_blocks, services.client, services.settings))),
+    ):
+        yield
+
+
+async def _now_and_then(work: Callable[[], Awaitable[object]]) -> None:
     while True:
         await asyncio.sleep(random.uniform(0.5, 1.5) * _UPKEEP_SECONDS)  # noqa: S311
         try:
-            await services.protection.repair()
-            await services.deletion.sweep(only_due=True)
-            await lift_abandoned_blocks(services.client, services.settings)
+            await work()
         except RecallError as error:
             log.warning("upkeep has to wait: %s", error)
         except Exception:  # the next round may go better, and there must be one

@@ -17,8 +17,10 @@ from app.migration.patience import MigrationError, patiently
 from app.settings import Settings
 
 _BEAT_SECONDS = 3.0
-# A run of another machine that has not been heard of for so long is dead.
+# A run that has not been heard of for so long is dead. So a beat that gets no answer is soon tried again.
 _DEAD_AFTER = 15.0
+_REQUEST_SECONDS = 4.0
+_RELEASE_SECONDS = 10.0
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -35,7 +37,7 @@ class Holder(msgspec.Struct, frozen=True):
 
     def is_dead(self) -> bool:
         """Whether that is known without waiting."""
-        return self.machine == _machine() and _started(self.pid) != self.started
+        return self.machine == _machine() and _started(self.pid) != self.started and not _is_hidden(self.pid)
 
 
 class Ended(msgspec.Struct):
@@ -122,8 +124,8 @@ class Lease:
         deadline = time.monotonic() + _DEAD_AFTER
         seen = self._version
         while (other := self.state.holder) and not other.is_dead():
-            # On this machine it lives; from elsewhere, only its heartbeat tells.
-            if other.machine == self.holder.machine or self._version != seen:
+            # That its process is there is not enough: it may be a service that could not let go.
+            if self._version != seen:
                 raise MigrationError(
                     f"another run is at it already: process {other.pid} on {other.machine.partition(' ')[0]}"
                 )
@@ -135,8 +137,11 @@ class Lease:
         await self.save()
 
     async def _release(self) -> None:
+        """Does not wait for an Elasticsearch that is away: without beats it counts as released soon."""
         self.state.holder = None
-        await self.save()
+        with suppress(MigrationError, TimeoutError):
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self.save()
 
     async def _beat(self) -> None:
         while True:
@@ -158,7 +163,7 @@ async def hold(client: AsyncElasticsearch, settings: Settings, resource: str) ->
     except BadRequestError as error:
         if error.error != "resource_already_exists_exception":
             raise
-    lease = Lease(client, index, resource, Holder.this_process())
+    lease = Lease(client.options(request_timeout=_REQUEST_SECONDS), index, resource, Holder.this_process())
     await lease._take()
     me = asyncio.current_task()
     assert me is not None
@@ -208,6 +213,17 @@ def _machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         numbering = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     return f"{platform.node()} {numbering}"
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of another user, whose start this one may perhaps not see."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _started(pid: int) -> str:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 # A node that is started again takes a minute or two; an operator who has to look after it, longer.
 _GIVE_UP_AFTER = 900.0
 _FIRST_PAUSE = 0.25
-_LONGEST_PAUSE = 15.0
+_LONGEST_PAUSE = 5.0
 _TRANSIENT = frozenset({408, 429, 502, 503, 504})
 
 

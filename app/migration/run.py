@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -526,19 +526,24 @@ async def current_index(client: AsyncElasticsearch, name: str) -> str:
 async def holding(client: AsyncElasticsearch, settings: Settings, resource: str) -> AsyncIterator[Lease]:
     """The lease, after what a killed run left behind was put right: blocked writes, a swap not written down."""
     client = client.options(request_timeout=_REQUEST_SECONDS)
-    name = alias(settings, resource)
     async with hold(client, settings, resource) as lease:
-        plan = lease.state.plan
-        if plan and not await _is_swapped(client, name, plan):
-            await _shut_out_others(client, lease, plan, name)
-        # Asked again: now it cannot happen any more.
-        if plan and await _is_swapped(client, name, plan):
-            await finish(lease)
-        elif plan and plan.blocked:
-            await _unblock(client, plan.sources)
-            plan.blocked, plan.ending = False, None
-            await lease.save()
+        if plan := lease.state.plan:
+            await _put_right(client, lease, plan, alias(settings, resource))
         yield lease
+
+
+async def _put_right(client: AsyncElasticsearch, lease: Lease, plan: Plan, name: str) -> None:
+    if not await _is_swapped(client, name, plan):
+        await _shut_out_others(client, lease, plan, name)
+    # Asked again: now it cannot happen any more.
+    if await _is_swapped(client, name, plan):
+        log.warning("a run was killed after it had swapped %s to %s", name, plan.target)
+        await finish(lease)
+    elif await patiently(_is_blocked, client, plan):
+        await _unblock(client, plan.sources)
+        plan.blocked, plan.ending = False, None
+        await lease.save()
+        log.warning("a run was killed while writes to %s were blocked; they are not any more", name)
 
 
 async def lift_abandoned_blocks(client: AsyncElasticsearch, settings: Settings) -> None:
@@ -548,14 +553,22 @@ async def lift_abandoned_blocks(client: AsyncElasticsearch, settings: Settings) 
     """
     for resource in RESOURCES:
         async with store_errors(settings.elasticsearch_timeout):
-            state = await state_of(client, settings, resource)
-        if state.plan is None or not state.plan.blocked:
-            continue
-        try:
-            async with holding(client, settings, resource):
-                log.warning("a migration of %s was killed while writes were blocked; they are not any more", resource)
-        except MigrationError as error:
-            log.info("writes to %s are blocked: %s", resource, error)
+            plan = (await state_of(client, settings, resource)).plan
+            abandoned = plan is not None and await _is_blocked(client, plan)
+        if abandoned:
+            with suppress(MigrationError):  # most often, that run lives
+                async with holding(client, settings, resource):
+                    pass
+
+
+async def _is_blocked(client: AsyncElasticsearch, plan: Plan) -> bool:
+    """Whether writes are or may be: a block that a run asked for can come after another has noted that there is none.
+
+    Of the sources only the last one, which is behind the alias, is surely blocked by nobody but migrations.
+    """
+    current = plan.sources[-1]
+    found = await client.indices.get_settings(index=current, name="index.blocks.write", ignore_unavailable=True)
+    return plan.blocked or bool(found.body)
 
 
 async def _is_swapped(client: AsyncElasticsearch, name: str, plan: Plan) -> bool:

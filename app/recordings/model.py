@@ -28,9 +28,10 @@ def parse_recording(body: object, resource: Resource = "recordings") -> Recordin
     Raises MissingParameter or InvalidParameter with the path of the first attribute that breaks a rule.
     """
     fields = _Fields(body)
-    fields.trimmed("id", "callerPhoneNumber", "dialedPhoneNumber", "region")
+    fields.trimmed("id")
     recording_id = fields.attributes["id"]
     check_id("id", recording_id)
+    fields.trimmed("callerPhoneNumber", "dialedPhoneNumber", "region")
     recording = {key: value for key, value in fields.attributes.items() if key not in _MADE_BY_SERVICE}
     recording["mediaFiles"] = [
         _parse_media_file(resource, recording_id, media) for media in fields.objects("mediaFiles")

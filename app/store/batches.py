@@ -206,7 +206,7 @@ class Writes:
                     raise WritesBlocked from error
                 if not _passes(error) or not await retries.pause():
                     raise
-                uncertain = uncertain or not _is_block(error)
+                uncertain = uncertain or not _is_refusal(error)
             else:
                 return
 
@@ -274,6 +274,11 @@ def _passes(error: ApiError | TransportError) -> bool:
     if isinstance(error, ApiError):
         return error.status_code in RETRIED_STATUSES or _is_block(error)
     return not isinstance(error, ConnectionTimeout | CircuitOpen)
+
+
+def _is_refusal(error: ApiError | TransportError) -> bool:
+    """Whether surely nothing was written."""
+    return _is_block(error) or (isinstance(error, ApiError) and error.status_code == 429)
 
 
 def _is_block(error: ApiError | TransportError) -> bool:

@@ -20,6 +20,18 @@ from tests.migration.support import behind_alias, callers, run, start
 from tests.support import OPS_PATH, Service, a_recording, eventually
 
 
+@pytest.fixture(autouse=True)
+def rare_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service lifts no block before a test wants it to."""
+    monkeypatch.setattr(main, "_UPKEEP_SECONDS", 1000.0)
+
+
+@pytest.fixture
+def all_seem_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that only stands still is taken for dead by everybody."""
+    monkeypatch.setattr(Holder, "is_dead", lambda _: True)
+
+
 async def is_blocked(elasticsearch: AsyncElasticsearch, index: str) -> bool:
     found = (await elasticsearch.indices.get_settings(index=index, name="index.blocks.write")).body
     return bool(found)
@@ -59,6 +71,7 @@ async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_it
         return (await another.post(OPS_PATH, json=a_recording("after"))).is_success
 
     await eventually(is_taken)
+    assert not await is_blocked(elasticsearch, await behind_alias(elasticsearch, settings))
     # And the next run goes on from there.
     status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
     assert status == 0, out + err
@@ -70,7 +83,7 @@ async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_it
 async def about_to_swap(
     elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[asyncio.Event, "asyncio.Task[None]"]]:
-    """A migration that has blocked writes and stands still until the event is set; everybody takes it for dead."""
+    """A migration that has blocked writes and stands still until the event is set."""
     stands, goes_on = asyncio.Event(), asyncio.Event()
     swap = migration._swap
 
@@ -95,13 +108,23 @@ async def about_to_swap(
     with monkeypatch.context() as patch:
         patch.setattr(migration, "_swap", late)
         task = asyncio.create_task(migrate())
-        await stands.wait()
-        patch.setattr(Holder, "is_dead", lambda _: True)
-        yield goes_on, task
+        try:
+            standing = asyncio.create_task(stands.wait())
+            await asyncio.wait([task, standing], return_when=asyncio.FIRST_COMPLETED)
+            assert standing.done(), task
+            yield goes_on, task
+        finally:
+            standing.cancel()
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_was_lifted(
-    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    all_seem_dead: None,
 ) -> None:
     ops = service.client("ops")
     assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
@@ -119,7 +142,11 @@ async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_wa
 
 
 async def test_a_migration_that_was_only_paused_lifts_no_block_of_another(
-    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    all_seem_dead: None,
 ) -> None:
     assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
     index = await behind_alias(elasticsearch, settings)
@@ -138,20 +165,23 @@ async def test_posts_that_meet_the_block_wait_for_the_swap(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ops = service.client("ops")
-    assert (await ops.post(OPS_PATH, json=a_recording("old"))).status_code == 201
+    for recording_id in ("old", "same"):
+        assert (await ops.post(OPS_PATH, json=a_recording(recording_id))).status_code == 201
     async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, migrating):
-        posts = [
-            asyncio.create_task(ops.post(OPS_PATH, json=a_recording(_id, callerPhoneNumber="+1")))
-            for _id in ("old", "new")
+        bodies = [
+            a_recording("old", callerPhoneNumber="+1"),
+            a_recording("same"),
+            a_recording("new", callerPhoneNumber="+1"),
         ]
+        posts = [asyncio.create_task(ops.post(OPS_PATH, json=body)) for body in bodies]
         done, _ = await asyncio.wait(posts, timeout=0.5)
         assert not done
         goes_on.set()
         await migrating
-        assert [(await post).status_code for post in posts] == [200, 201]
+        assert [(await post).status_code for post in posts] == [200, 200, 201]
     target = await behind_alias(elasticsearch, settings)
     assert target.endswith("000002")
-    assert await callers(elasticsearch, target) == {"old": "+1", "new": "+1"}
+    assert await callers(elasticsearch, target) == {body["id"]: body["callerPhoneNumber"] for body in bodies}
 
 
 async def test_a_block_of_a_migration_that_lives_stays(
@@ -160,9 +190,20 @@ async def test_a_block_of_a_migration_that_lives_stays(
     assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
     index = await behind_alias(elasticsearch, settings)
     async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, migrating):
-        monkeypatch.setattr(Holder, "is_dead", lambda _: False)
         await migration.lift_abandoned_blocks(elasticsearch, settings)
         assert await is_blocked(elasticsearch, index)
         goes_on.set()
         await migrating
     assert await behind_alias(elasticsearch, settings) != index
+
+
+async def test_a_block_that_came_late_is_lifted_though_nothing_is_written_down_of_it(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
+) -> None:
+    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    await kill_while_blocked(elasticsearch, settings, tmp_path)
+    index = await behind_alias(elasticsearch, settings)
+    await migration.lift_abandoned_blocks(elasticsearch, settings)
+    await elasticsearch.indices.add_block(index=index, block="write")
+    await migration.lift_abandoned_blocks(elasticsearch, settings)
+    assert not await is_blocked(elasticsearch, index)
