@@ -8,14 +8,14 @@ from app.recordings.model import check_id
 
 def positive(text: str) -> int:
     """A whole number, 1 or greater."""
-    if not text.isdecimal() or int(text) < 1:
+    if not _is_number(text) or int(text) < 1:
         raise argparse.ArgumentTypeError("it must be a whole number, 1 or greater")
     return int(text)
 
 
 def not_negative(text: str) -> int:
     """A whole number, 0 or greater."""
-    if not text.isdecimal():
+    if not _is_number(text):
         raise argparse.ArgumentTypeError("it must be a whole number, 0 or greater")
     return int(text)
 
@@ -27,3 +27,7 @@ def contact_center(text: str) -> str:
     except RecallError as error:
         raise argparse.ArgumentTypeError(error.message) from None
     return text
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -136,9 +136,13 @@ class Stage:
         """An empty index with the schema and settings of one of ours."""
         created = (await self.client.indices.get(index=alias(self.settings, resource))).body
         [index] = created.values()
-        wanted = {"sort": index["settings"]["index"]["sort"], "number_of_replicas": 0, "number_of_shards": 1}
-        # The service searches its own now and then; what nobody searches is by default never made searchable.
-        wanted["refresh_interval"] = "1s"
+        wanted = {
+            "sort": index["settings"]["index"]["sort"],
+            "number_of_replicas": 0,
+            "number_of_shards": 1,
+            # The service searches its own now and then; what nobody searches is by default never made searchable.
+            "refresh_interval": "1s",
+        }
         await self.client.indices.create(index=self.index(name), mappings=index["mappings"], settings={"index": wanted})
 
     async def count(self, index: str) -> int:

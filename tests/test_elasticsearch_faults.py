@@ -163,6 +163,27 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
     assert len(read.json()["recording"]["mediaFiles"]) == 1
 
 
+async def test_the_same_recording_again_is_an_update_though_the_first_attempt_was_refused(
+    start_service: StartService, settings: Settings
+) -> None:
+    refused = []
+
+    def refuses(request: bytes) -> bool:
+        """The first write of the second post."""
+        if not posted or refused or b"/_bulk?" not in request:
+            return False
+        refused.append(request)
+        return True
+
+    posted = False
+    async with _proxy(settings.elasticsearch_url, refuses=refuses) as url:
+        ops = (await start_service(elasticsearch_url=url)).client("ops")
+        assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
+        posted = True
+        assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 200
+        assert refused
+
+
 async def test_a_refresh_is_waited_for_longer_than_anything_else(
     start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
@@ -216,11 +237,6 @@ async def test_a_search_that_is_too_much_for_the_cluster_is_code_2(
 @asynccontextmanager
 async def _rejecting(status: int) -> AsyncIterator[str]:
     """An Elasticsearch that refuses everything with its own words."""
-    body = msgspec.json.encode({"error": {"type": "es_rejected_execution_exception", "reason": "queue"}})
-    head = (
-        f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nx-elastic-product: Elasticsearch\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
-    )
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
@@ -228,7 +244,7 @@ async def _rejecting(status: int) -> AsyncIterator[str]:
                 request = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(_content_length(request))
                 is_head = request.startswith(b"HEAD")
-                writer.write(head.encode() + (b"" if is_head else body))
+                writer.write(_refusal(status, is_head=is_head))
                 await writer.drain()
         writer.close()
 
@@ -237,8 +253,15 @@ async def _rejecting(status: int) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _proxy(url: str, loses: Callable[[bytes], bool]) -> AsyncIterator[str]:
-    """Forwards to Elasticsearch, but closes the connection instead of answering the requests that `loses` names."""
+async def _proxy(
+    url: str,
+    loses: Callable[[bytes], bool] = lambda _: False,
+    refuses: Callable[[bytes], bool] = lambda _: False,
+) -> AsyncIterator[str]:
+    """Forwards to Elasticsearch, but closes the connection instead of answering the requests that `loses` names.
+
+    Those that `refuses` names are answered 429 and not forwarded.
+    """
     target = urlsplit(url)
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -246,7 +269,11 @@ async def _proxy(url: str, loses: Callable[[bytes], bool]) -> AsyncIterator[str]
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")
-                upstream.write(request + await reader.readexactly(_content_length(request)))
+                body = await reader.readexactly(_content_length(request))
+                if refuses(request):
+                    writer.write(_refusal(429))
+                    continue
+                upstream.write(request + body)
                 answer = await upstream_reader.readuntil(b"\r\n\r\n")
                 if b"transfer-encoding: chunked" in answer.lower():
                     answer += await upstream_reader.readuntil(b"\r\n0\r\n\r\n")
@@ -261,6 +288,15 @@ async def _proxy(url: str, loses: Callable[[bytes], bool]) -> AsyncIterator[str]
 
     async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def _refusal(status: int, *, is_head: bool = False) -> bytes:
+    body = msgspec.json.encode({"error": {"type": "es_rejected_execution_exception", "reason": "queue"}})
+    head = (
+        f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nx-elastic-product: Elasticsearch\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + (b"" if is_head else body)
 
 
 def _content_length(head: bytes) -> int:

@@ -287,6 +287,7 @@ async def test_filters(store: Store, quickly: Quickly) -> None:
             "Parameter 'userData' is invalid: all words with a wildcard (*) inside must together",
         ),
         (("--yes", *OLD, "--rate", "0"), "--rate: it must be a whole number, 1 or greater"),
+        (("--yes", *OLD, "--rate", "\N{ARABIC-INDIC DIGIT THREE}"), "--rate: it must be a whole number, 1 or greater"),
         (("--yes", *OLD, "--dry"), "unrecognized arguments: --dry"),
         (OLD, "there is no terminal to ask on; give --yes or --dry-run"),
     ],

@@ -219,10 +219,8 @@ def _is_hidden(pid: int) -> bool:
     """Whether there is a process of another user, whose start this one may perhaps not see."""
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return False
 
 

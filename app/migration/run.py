@@ -165,7 +165,7 @@ class Migration:
         for attempt in range(1, _ATTEMPTS + 1):
             self._rejects.clear()
             try:
-                async with _unblocking(self._client, lease, plan):
+                async with _unblocking(self._client, lease, plan, self._alias):
                     await self._once(lease, plan, previous, fresh=fresh)
                 break
             except (SnapshotLost, _Differs) as error:
@@ -212,9 +212,9 @@ class Migration:
     async def _once(self, lease: Lease, plan: Plan, previous: str, *, fresh: bool) -> None:
         snapshot = await Snapshot.take(self._client, self._sources)
         try:
-            await self._disjoint(snapshot)
+            total = sum((await self._disjoint(snapshot)).values())
             await self._generation.refresh()
-            copied = await self._copy(snapshot, only_missing=not fresh)
+            copied = await self._copy(snapshot, total, only_missing=not fresh)
             await self._generation.settle(self._settings.replicas)
             await self._generation.refresh()
             verified = fresh and await self._read_back() == copied
@@ -262,10 +262,10 @@ class Migration:
 
     # --- The passes -----------------------------------------------------------------------------------------
 
-    async def _copy(self, snapshot: Snapshot[Source], *, only_missing: bool) -> Digest:
+    async def _copy(self, snapshot: Snapshot[Source], total: int, *, only_missing: bool) -> Digest:
         """Of what it has written."""
         digest = Digest()
-        segments = _Segments(self._generation, await snapshot.total(snapshot.slices()))
+        segments = _Segments(self._generation, total)
 
         async def copy(shard: Shard[Source], hits: list[Hit]) -> None:
             self.report.read += len(hits)
@@ -540,9 +540,7 @@ async def _put_right(client: AsyncElasticsearch, lease: Lease, plan: Plan, name:
         log.warning("a run was killed after it had swapped %s to %s", name, plan.target)
         await finish(lease)
     elif await patiently(_is_blocked, client, plan):
-        await _unblock(client, plan.sources)
-        plan.blocked, plan.ending = False, None
-        await lease.save()
+        await _lift_block(client, lease, plan)
         log.warning("a run was killed while writes to %s were blocked; they are not any more", name)
 
 
@@ -566,9 +564,11 @@ async def _is_blocked(client: AsyncElasticsearch, plan: Plan) -> bool:
 
     Of the sources only the last one, which is behind the alias, is surely blocked by nobody but migrations.
     """
+    if plan.blocked:
+        return True
     current = plan.sources[-1]
     found = await client.indices.get_settings(index=current, name="index.blocks.write", ignore_unavailable=True)
-    return plan.blocked or bool(found.body)
+    return bool(found.body)
 
 
 async def _is_swapped(client: AsyncElasticsearch, name: str, plan: Plan) -> bool:
@@ -662,17 +662,22 @@ async def _swap(client: AsyncElasticsearch, name: str, old: str, new: str, fence
 
 
 @asynccontextmanager
-async def _unblocking(client: AsyncElasticsearch, lease: Lease, plan: Plan) -> AsyncIterator[None]:
+async def _unblocking(client: AsyncElasticsearch, lease: Lease, plan: Plan, name: str) -> AsyncIterator[None]:
     """Whatever ends this, writes are not left blocked unless the swap has been done."""
     try:
         yield
     except BaseException:
-        if plan.blocked and await current_index(client, plan.target.rpartition("-v2-")[0]) != plan.target:
-            await lease.save()  # fails when another run has taken over, which may have blocked them itself
-            await _unblock(client, plan.sources)
-            plan.blocked, plan.ending = False, None
-            await lease.save()
+        if plan.blocked and not await _is_swapped(client, name, plan):
+            await _lift_block(client, lease, plan)
         raise
+
+
+async def _lift_block(client: AsyncElasticsearch, lease: Lease, plan: Plan) -> None:
+    """Raises MigrationError when another run has taken over, which may have blocked writes itself."""
+    await lease.save()
+    await _unblock(client, plan.sources)
+    plan.blocked, plan.ending = False, None
+    await lease.save()
 
 
 async def _unblock(client: AsyncElasticsearch, indices: Sequence[str]) -> None:

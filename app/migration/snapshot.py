@@ -59,15 +59,15 @@ class Slice(Generic[S]):
 class Snapshot(Generic[S]):
     """All sources at one time; close it to let go of what Elasticsearch keeps for it."""
 
-    def __init__(self, client: AsyncElasticsearch, shards: Sequence[Shard[S]]) -> None:
+    def __init__(self, client: AsyncElasticsearch) -> None:
         self._client = client
-        self.shards = shards
+        self.shards: Sequence[Shard[S]] = ()
         self._use = asyncio.create_task(self._use_now_and_then())
 
     @classmethod
     async def take(cls, client: AsyncElasticsearch, sources: Iterable[S]) -> "Snapshot[S]":
         """Everything that was acknowledged before is in it."""
-        snapshot = cls(client, [])
+        snapshot = cls(client)
         try:
             # All sources at once: the last snapshot is taken while writes are blocked.
             found = await asyncio.gather(*(snapshot._shards_now(source) for source in sources))

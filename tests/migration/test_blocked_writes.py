@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app import main
+from app.migration import lease
 from app.migration import run as migration
 from app.migration.lease import Holder, state_of
 from app.migration.patience import MigrationError
@@ -17,7 +19,10 @@ from app.migration.sources import V2Recordings
 from app.settings import Settings
 from tests.conftest import StartService
 from tests.migration.support import behind_alias, callers, run, start
-from tests.support import OPS_PATH, Service, a_recording, eventually
+from tests.support import OPS_PATH, a_recording, eventually
+
+# A migration that has blocked writes and stands still until the event is set.
+Standing = contextlib.AbstractAsyncContextManager[tuple[asyncio.Event, "asyncio.Task[None]"]]
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +84,17 @@ async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_it
         assert (await ops.get(f"{OPS_PATH}/{recording_id}")).status_code == 200
 
 
+@pytest.fixture
+def about_to_swap(
+    elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Standing]:
+    return lambda: _about_to_swap(elasticsearch, settings, monkeypatch)
+
+
 @contextlib.asynccontextmanager
-async def about_to_swap(
+async def _about_to_swap(
     elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[asyncio.Event, "asyncio.Task[None]"]]:
-    """A migration that has blocked writes and stands still until the event is set."""
     stands, goes_on = asyncio.Event(), asyncio.Event()
     swap = migration._swap
 
@@ -93,7 +104,7 @@ async def about_to_swap(
         await swap(*arguments)
 
     async def migrate() -> None:
-        async with migration.holding(elasticsearch, settings, "recordings") as lease:
+        async with migration.holding(elasticsearch, settings, "recordings") as held:
             index = await behind_alias(elasticsearch, settings)
             run_ = migration.Migration(
                 elasticsearch,
@@ -103,7 +114,7 @@ async def about_to_swap(
                 options=migration.Options(),
                 progress=lambda *_: contextlib.nullcontext(lambda _: None),
             )
-            await run_.run(lease, index)
+            await run_.run(held, index)
 
     with monkeypatch.context() as patch:
         patch.setattr(migration, "_swap", late)
@@ -119,17 +130,13 @@ async def about_to_swap(
             await asyncio.wait([task])
 
 
+@pytest.mark.usefixtures("all_seem_dead")
 async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_was_lifted(
-    service: Service,
-    elasticsearch: AsyncElasticsearch,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    all_seem_dead: None,
+    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
 ) -> None:
-    ops = service.client("ops")
     assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
     index = await behind_alias(elasticsearch, settings)
-    async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, paused):
+    async with about_to_swap() as (goes_on, paused):
         assert await is_blocked(elasticsearch, index)
         await migration.lift_abandoned_blocks(elasticsearch, settings)
         assert (await ops.post(OPS_PATH, json=a_recording("after"))).status_code == 201
@@ -141,17 +148,14 @@ async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_wa
     assert (await ops.get(f"{OPS_PATH}/after")).status_code == 200
 
 
+@pytest.mark.usefixtures("all_seem_dead")
 async def test_a_migration_that_was_only_paused_lifts_no_block_of_another(
-    service: Service,
-    elasticsearch: AsyncElasticsearch,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    all_seem_dead: None,
+    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
 ) -> None:
-    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
     index = await behind_alias(elasticsearch, settings)
     async with (
-        about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, paused),
+        about_to_swap() as (goes_on, paused),
         migration.holding(elasticsearch, settings, "recordings"),
     ):
         await elasticsearch.indices.add_block(index=index, block="write")  # as the other would
@@ -162,12 +166,11 @@ async def test_a_migration_that_was_only_paused_lifts_no_block_of_another(
 
 
 async def test_posts_that_meet_the_block_wait_for_the_swap(
-    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
 ) -> None:
-    ops = service.client("ops")
     for recording_id in ("old", "same"):
         assert (await ops.post(OPS_PATH, json=a_recording(recording_id))).status_code == 201
-    async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, migrating):
+    async with about_to_swap() as (goes_on, migrating):
         bodies = [
             a_recording("old", callerPhoneNumber="+1"),
             a_recording("same"),
@@ -185,11 +188,11 @@ async def test_posts_that_meet_the_block_wait_for_the_swap(
 
 
 async def test_a_block_of_a_migration_that_lives_stays(
-    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
 ) -> None:
-    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
     index = await behind_alias(elasticsearch, settings)
-    async with about_to_swap(elasticsearch, settings, monkeypatch) as (goes_on, migrating):
+    async with about_to_swap() as (goes_on, migrating):
         await migration.lift_abandoned_blocks(elasticsearch, settings)
         assert await is_blocked(elasticsearch, index)
         goes_on.set()
@@ -198,12 +201,28 @@ async def test_a_block_of_a_migration_that_lives_stays(
 
 
 async def test_a_block_that_came_late_is_lifted_though_nothing_is_written_down_of_it(
-    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
+    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
-    assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+    assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
     await kill_while_blocked(elasticsearch, settings, tmp_path)
     index = await behind_alias(elasticsearch, settings)
     await migration.lift_abandoned_blocks(elasticsearch, settings)
     await elasticsearch.indices.add_block(index=index, block="write")
     await migration.lift_abandoned_blocks(elasticsearch, settings)
     assert not await is_blocked(elasticsearch, index)
+
+
+async def test_a_holder_that_lives_and_is_not_heard_of_loses_the_lease(
+    elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_BEAT_SECONDS", 1000.0)
+    monkeypatch.setattr(lease, "_DEAD_AFTER", 1.0)
+    async with (
+        lease.hold(elasticsearch, settings, "recordings") as silent,
+        lease.hold(elasticsearch, settings, "recordings") as another,
+    ):
+        await another.save()
+        for _ in range(2):
+            with pytest.raises(MigrationError, match="another run has taken over"):
+                await silent.save()
+        await another.save()
