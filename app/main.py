@@ -23,13 +23,13 @@ from app.api.playback import Playback
 from app.api.recordings import OneRecording, OneScreenRecording, Recordings
 from app.api.requests import ResourceConvertor
 from app.audit import AuditLog
+from app.auth.users_file import users_from_file
 from app.background import in_background
 from app.errors import RecallError
 from app.migration.run import lift_abandoned_blocks
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
 from app.store.indices import SchemaMismatch, create_indices
-from app.users import users_from_file
 
 log = logging.getLogger(__name__)
 

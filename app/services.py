@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth import Authenticator
-from app.deletion import Deletion
+from app.lifecycle.deletion import Deletion
+from app.lifecycle.protection import Protection
 from app.media.storage import MediaStorages, open_storages
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import connect
 from app.store.journal import DeletionJournal
-from app.store.protection import Protection
 from app.store.repository import RecordingRepository
 
 

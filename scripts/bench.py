@@ -47,7 +47,6 @@ from app.embedded.elasticsearch import DistributionError, Node, NodeError
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
 from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
-from app.migration.processes import collect_rarely
 from app.migration.run import Migration, current_index, holding, roll_back
 from app.migration.run import Options as MigrationOptions
 from app.migration.sources import Rejected, V1Recordings, V2Recordings
@@ -61,6 +60,7 @@ from app.settings import S3Storage, Settings, Storages, WebDavStorage
 from app.store.client import connect
 from app.store.documents import document_id, to_document
 from app.store.indices import alias, create_indices, load_schema
+from app.workers import collect_rarely
 
 REGION = "bench"
 CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"

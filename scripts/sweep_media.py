@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from app import codec
 from app.audit import AuditLog
-from app.deletion import Swept
 from app.errors import RecallError
+from app.lifecycle.deletion import Swept
 from app.recordings.dates import format_instant
 from app.services import open_services
 from app.settings import ConfigurationError, Settings, load_settings

@@ -6,7 +6,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.audited import audited
+from app.api.audit import audited
 from app.api.recordings import read, search
 from app.api.requests import (
     api_url,
@@ -19,8 +19,8 @@ from app.api.requests import (
     resource_of,
     services,
 )
-from app.deletion import FailedMedia
 from app.errors import InvalidParameter
+from app.lifecycle.deletion import FailedMedia
 from app.media.location import NotConfigured, locate
 from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, check_id, parse_recording

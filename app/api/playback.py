@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.audited import audit_entry, audited
+from app.api.audit import audit_entry, audited
 from app.api.recordings import stored_recording
 from app.api.requests import authenticated, own_contact_center, path_segment, query_parameters, services
 from app.errors import MediaNotFound, RangeNotSatisfiable, RecallError, StorageFailed, StorageRefused

@@ -8,7 +8,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.audited import audit_entry, audited
+from app.api.audit import audit_entry, audited
 from app.api.requests import (
     api_url,
     authenticated,

@@ -15,7 +15,6 @@ from app import codec
 from app.arguments import not_negative, positive
 from app.errors import RecallError
 from app.migration.patience import MigrationError
-from app.migration.processes import collect_rarely
 from app.migration.run import (
     Migration,
     Options,
@@ -31,6 +30,7 @@ from app.migration.sources import Source, Unchanged, V2Recordings
 from app.settings import ConfigurationError, Settings, load_settings
 from app.store.client import connect
 from app.store.indices import SchemaMismatch, alias, create_indices, load_schema
+from app.workers import collect_rarely
 
 _READ_AT_ONCE = 200
 _SHOWN = 20

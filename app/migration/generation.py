@@ -8,9 +8,9 @@ from typing import Any
 from elasticsearch import AsyncElasticsearch, BadRequestError, NotFoundError
 
 from app import codec
-from app.migration.lease import Holder
 from app.migration.patience import MigrationError, NotReady, patiently
 from app.migration.sources import Made, Source, digest_of
+from app.store.lease import Holder
 
 _BULK_BYTES = 4_000_000
 _READ_AT_ONCE = 500

@@ -26,9 +26,7 @@ from app.migration.generation import (
     fences,
     move_fence,
 )
-from app.migration.lease import Ended, Lease, Plan, hold, state_of
 from app.migration.patience import MigrationError, SnapshotLost, patiently
-from app.migration.processes import processes
 from app.migration.snapshot import Shard, Snapshot
 from app.migration.sources import (
     Fields,
@@ -44,6 +42,8 @@ from app.migration.sources import (
 from app.settings import Settings
 from app.store.client import store_errors
 from app.store.indices import RESOURCES, alias, load_schema
+from app.store.lease import Ended, Lease, Plan, hold, state_of
+from app.workers import processes
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from elasticsearch import ApiError, AsyncElasticsearch, ConflictError
 from elasticsearch.exceptions import HTTP_EXCEPTIONS
 
 from app import codec
-from app.store.resilience import RETRIED_STATUSES, CircuitOpen, Retries
+from app.store.transport import RETRIED_STATUSES, CircuitOpen, Retries
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

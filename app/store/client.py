@@ -13,7 +13,7 @@ from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 from app import codec
 from app.errors import InternalError, StoreUnavailable
 from app.settings import Settings
-from app.store.resilience import ResilientTransport
+from app.store.transport import ResilientTransport
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from app.store.batches import Reads, Version, Writes, WritesBlocked, version_of
 from app.store.client import store_errors
 from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
 from app.store.indices import alias, refresh
-from app.store.resilience import Retries
+from app.store.transport import Retries
 
 log = logging.getLogger(__name__)
 

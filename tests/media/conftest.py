@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests import servers
-from tests.servers import S3, CountingStorage, FaultServer, Trap, WebDav
+from tests.support import servers
+from tests.support.servers import S3, CountingStorage, FaultServer, Trap, WebDav
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from app.settings import Storages, WebDavStorage
 from tests.conftest import StartService
 from tests.media.test_playback import post_media
-from tests.servers import WebDav, missing
 from tests.support import eventually
+from tests.support.servers import WebDav, missing
 
 RATE = 8000  # samples per second
 MINUTES = 20

@@ -18,8 +18,6 @@ from app.settings import Settings, Storages, WebDavStorage
 from app.store.repository import RecordingRepository
 from tests.conftest import StartService
 from tests.media.test_playback import s3_storage, webdav_storage
-from tests.process import AppProcess, kill_now_and_then
-from tests.servers import S3, FaultServer, WebDav
 from tests.support import (
     CONTACT_CENTER,
     OPS_PATH,
@@ -29,6 +27,8 @@ from tests.support import (
     a_recording,
     assert_error,
 )
+from tests.support.process import AppProcess, kill_now_and_then
+from tests.support.servers import S3, FaultServer, WebDav
 
 Remembered = Callable[[], Awaitable[int]]
 

@@ -8,8 +8,8 @@ import pytest
 
 from app.settings import S3Storage, Storages, WebDavStorage
 from tests.conftest import StartService
-from tests.servers import S3, CountingStorage, FaultServer, Trap, WebDav
 from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually
+from tests.support.servers import S3, CountingStorage, FaultServer, Trap, WebDav
 
 SIZE = 300_000
 CONTENT = random.Random(4).randbytes(SIZE)

@@ -17,8 +17,8 @@ import pytest
 from app.settings import Settings, Storages, WebDavStorage
 from tests.conftest import StartService
 from tests.media.test_playback import Media, post_media
-from tests.servers import CountingStorage, FaultServer, generated
 from tests.support import eventually
+from tests.support.servers import CountingStorage, FaultServer, generated
 
 LONG = 200_000_000
 AUTHORIZATION = f"Basic {base64.b64encode(b'admin:admin-password').decode()}"

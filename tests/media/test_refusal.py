@@ -8,8 +8,8 @@ from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings, Storages, WebDavStorage
 from tests.conftest import StartService
-from tests.servers import CountingStorage, FaultServer, Trap
 from tests.support import a_media_file, a_recording, assert_error, store_many
+from tests.support.servers import CountingStorage, FaultServer, Trap
 
 # Every address that this process connects to; an audit hook cannot be removed.
 connected: list[Any] = []

@@ -15,9 +15,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
-from tests import servers
-from tests.servers import BUCKETS, S3, CountingStorage, FaultServer, Trap, WebDav, generated
-from tests.support import eventually
+from tests.support import eventually, servers
+from tests.support.servers import BUCKETS, S3, CountingStorage, FaultServer, Trap, WebDav, generated
 
 CONTENT = Random(1).randbytes(10_000)
 PATH = "2013/05/a call, 100% of+it #1 für Åsa.wav"

@@ -11,12 +11,12 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app import main
-from app.migration import lease
 from app.migration import run as migration
-from app.migration.lease import Holder, state_of
 from app.migration.patience import MigrationError
 from app.migration.sources import V2Recordings
 from app.settings import Settings
+from app.store import lease
+from app.store.lease import Holder, state_of
 from tests.conftest import StartService
 from tests.migration.support import behind_alias, callers, run, start
 from tests.support import OPS_PATH, a_recording, eventually

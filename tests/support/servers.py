@@ -256,7 +256,7 @@ def moto() -> Iterator[S3]:
 
 # --- A proxy ------------------------------------------------------------------------------------------------
 
-_NGINX_TEMPLATE = Path(__file__).parents[1] / "docs/examples/nginx.conf.template"
+_NGINX_TEMPLATE = Path(__file__).parents[2] / "docs/examples/nginx.conf.template"
 
 
 @contextlib.contextmanager

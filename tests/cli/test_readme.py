@@ -17,7 +17,7 @@ import pytest
 
 from app.settings import Settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 EXAMPLE_ID = "00PV5Q27MG8AB8VNE49362LAES000014"

@@ -14,8 +14,6 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from tests import oracle
-from tests.oracle import Number, Recording
 from tests.support import (
     CONTACT_CENTER,
     OPS_PATH,
@@ -26,7 +24,9 @@ from tests.support import (
     a_recording,
     a_user,
     an_event,
+    oracle,
 )
+from tests.support.oracle import Number, Recording
 
 # --- What is posted -------------------------------------------------------------------------------
 

@@ -16,10 +16,9 @@ import msgspec
 import pytest
 
 from app.settings import Storages, WebDavStorage
-from tests import servers
 from tests.conftest import own_settings
-from tests.servers import CountingStorage, generated
-from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually
+from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually, servers
+from tests.support.servers import CountingStorage, generated
 
 IDS = ("a/b", "a//b", "a/../b", "%", "100%2F", "two words", "+", "?q=1#f;v", "Żółć ☎ 電話", "play/x", "metrics")
 

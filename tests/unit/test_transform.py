@@ -8,7 +8,6 @@ import pytest
 from app import codec
 from app.embedded.sample import sample_recordings
 from app.embedded.sample_v1 import v1_document
-from app.migration.processes import processes
 from app.migration.sources import (
     Made,
     Rejected,
@@ -23,6 +22,7 @@ from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.store.documents import Decision, decision_of, document_id, from_source, to_document
 from app.store.indices import load_schema
+from app.workers import processes
 from tests.support import CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
 
 V1 = V1Recordings("old", CONTACT_CENTER)

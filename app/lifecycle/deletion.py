@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from app import codec
 from app.errors import RecallError, RecordingNotFound, RecordingProtected, StoreUnavailable
+from app.lifecycle.protection import Protection, is_protected
 from app.media.location import NotConfigured, locate
 from app.media.storage import MediaStorages
 from app.recordings.identity import Resource, media_uuid
 from app.settings import Storages
 from app.store.documents import object_key
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
-from app.store.protection import Protection, is_protected
 from app.store.repository import RecordingRepository, Stored, pause_after_conflict
 
 log = logging.getLogger(__name__)

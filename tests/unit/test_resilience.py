@@ -7,7 +7,7 @@ from elasticsearch import ApiError
 
 from app.settings import Settings
 from app.store.client import connect
-from app.store.resilience import Circuit, CircuitOpen, Retries, may_be_repeated
+from app.store.transport import Circuit, CircuitOpen, Retries, may_be_repeated
 
 
 class Clock:

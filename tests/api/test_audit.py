@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.api.audited import audit_entry, audited
+from app.api.audit import audit_entry, audited
 from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath
 from app.api.requests import envelope
@@ -33,8 +33,8 @@ from app.main import create_app
 from app.settings import ConfigurationError, S3Storage, Settings, Storages, WebDavStorage
 from tests.conftest import StartService
 from tests.media.conftest import counting_storage, faults, moto, trap  # noqa: F401 - fixtures
-from tests.servers import S3, CountingStorage, FaultServer
 from tests.support import CONTACT_CENTER, OPS_PATH, Service, a_media_file, a_recording, eventually
+from tests.support.servers import S3, CountingStorage, FaultServer
 
 ID = 'an "id"\n\u2028\x1b[31m/ü'
 ID_IN_PATH = "an%20%22id%22%0A%E2%80%A8%1B%5B31m%2F%C3%BC"

@@ -9,9 +9,9 @@ from app.settings import Settings
 from tests.conftest import StartService
 from tests.media.conftest import apache  # noqa: F401 - a fixture
 from tests.media.test_playback import webdav_storage
-from tests.process import Scripts
-from tests.servers import WebDav
 from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
+from tests.support.process import Scripts
+from tests.support.servers import WebDav
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from app.services import open_services
 from app.settings import Settings
 from tests.conftest import own_settings
 from tests.media.test_playback import webdav_storage
-from tests.process import AppProcess, kill_now_and_then
-from tests.servers import WebDav
-from tests.servers import apache as start_apache
 from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
+from tests.support.process import AppProcess, kill_now_and_then
+from tests.support.servers import WebDav
+from tests.support.servers import apache as start_apache
 
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}

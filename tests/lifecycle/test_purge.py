@@ -32,8 +32,6 @@ from app.store.documents import document_id, to_document
 from tests.conftest import StartService
 from tests.media.conftest import apache  # noqa: F401 - a fixture
 from tests.media.test_playback import webdav_storage
-from tests.process import AppProcess, Scripts
-from tests.servers import WebDav
 from tests.support import (
     CONTACT_CENTER,
     OPS_PATH,
@@ -48,6 +46,8 @@ from tests.support import (
     eventually,
     store_many,
 )
+from tests.support.process import AppProcess, Scripts
+from tests.support.servers import WebDav
 
 OTHER_OPS_PATH = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
 SCREENS_PATH = OPS_PATH.replace("recordings", "screen-recordings")
@@ -140,7 +140,7 @@ Quickly = Callable[..., Awaitable[tuple[int, str, str]]]
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Quickly:
     """As `Scripts.run`, but in this process: enough where nothing is deleted, and much faster."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
     main = importlib.import_module("purge").main
 
     async def run(scripts: Scripts, *arguments: str) -> tuple[int, str, str]:

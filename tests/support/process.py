@@ -16,10 +16,10 @@ import httpx
 import msgspec
 
 from app.settings import Settings
-from tests.servers import free_port
 from tests.support import eventually
+from tests.support.servers import free_port
 
-_SCRIPTS = Path(__file__).parents[1] / "scripts"
+_SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 class AppProcess:

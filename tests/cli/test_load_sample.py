@@ -17,7 +17,7 @@ from app.recordings.model import parse_recording
 from app.settings import Settings
 from tests.support import CONTACT_CENTER, REGION
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 
 

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 import app.auth
-import app.users
+import app.auth.users_file
 from app.auth import Authenticator
 from app.errors import NotAuthenticated
 from app.settings import User
+from tests.api.test_authentication import basic, hash_password
 from tests.conftest import StartService
 from tests.support import CONTACT_CENTER, USERS, Service, eventually
-from tests.test_authentication import basic, hash_password
 
 OPS, ADMIN, *_ = USERS
 PATH = "/api/v2/recordings/any"
@@ -59,20 +59,20 @@ def file(tmp_path: Path) -> Path:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Every look at a file; they are frequent, so that tests are not long."""
     paths: list[Path] = []
-    state = app.users._state
+    state = app.auth.users_file._state
 
     def look(path: Path) -> object:
         paths.append(path)
         return state(path)
 
-    monkeypatch.setattr(app.users, "_state", look)
-    monkeypatch.setattr(app.users, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(app.auth.users_file, "_state", look)
+    monkeypatch.setattr(app.auth.users_file, "_LOOK_SECONDS", 0.1)
     return paths
 
 
 @pytest.fixture
 async def service(start_service: StartService, file: Path, caplog: pytest.LogCaptureFixture) -> Service:
-    caplog.set_level(logging.INFO, "app.users")
+    caplog.set_level(logging.INFO, "app.auth.users_file")
     return await start_service(config=str(file))
 
 

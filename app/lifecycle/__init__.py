@@ -1,0 +1,1 @@
+"""Use cases that need several stores at once; nothing here knows HTTP."""
