@@ -15,8 +15,6 @@ import httpx
 import msgspec
 import pytest
 
-from app.settings import Settings
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -103,7 +101,7 @@ async def test_every_curl_command_does_what_the_readme_says(url: str) -> None:
 
 async def test_scripts_test_passes_its_arguments_to_pytest() -> None:
     (command,) = commands("Test it")
-    status, output = await run(f"{command} --collect-only -q tests/test_paging.py -k walk")
+    status, output = await run(f"{command} --collect-only -q tests/api/test_paging.py -k walk")
     assert status == 0
     assert "test_a_walk_over_25000" in output
     assert "test_limit" not in output
@@ -143,10 +141,3 @@ async def test_the_hash_of_a_password_is_one_line_for_the_configuration() -> Non
     assert output.count("\n") == 1
     status, output = await run(f"echo | {command[1]}")
     assert (status, output) == (1, "")
-
-
-def test_every_setting_is_in_the_readme() -> None:
-    for name in Settings.__struct_fields__:
-        if name not in {"users", "storage"}:
-            variable = f"RECALL_{name.upper()}"
-            assert variable in README or variable.removeprefix("RECALL_ELASTICSEARCH") in README, variable
