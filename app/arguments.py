@@ -3,7 +3,7 @@
 import argparse
 
 from app.errors import RecallError
-from app.recordings.model import check_id
+from app.recordings.model import validate_id
 
 
 def positive(text: str) -> int:
@@ -23,7 +23,7 @@ def not_negative(text: str) -> int:
 def contact_center(text: str) -> str:
     """The id of one."""
     try:
-        check_id("contact-center", text)
+        validate_id("contact-center", text)
     except RecallError as error:
         raise argparse.ArgumentTypeError(error.message) from None
     return text

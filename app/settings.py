@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from app.recordings.media_url import AmbiguousUrl, parse_url
-from app.recordings.model import fault_of_id
+from app.ids import id_error
+from app.media_urls import AmbiguousUrl, parse_url
 
 Role = Literal["ops", "admin", "supervisor", "agent"]
 
@@ -38,8 +38,8 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"user {self.name!r} needs a contact_center")
         if set(self.roles) == {"ops"} and self.contact_center:
             raise ValueError(f"user {self.name!r} is for every contact center, so it has none")
-        if self.contact_center is not None and (fault := fault_of_id(self.contact_center)):
-            raise ValueError(f"the contact_center of user {self.name!r} is invalid: {fault}")
+        if self.contact_center is not None and (error := id_error(self.contact_center)):
+            raise ValueError(f"the contact_center of user {self.name!r} is invalid: {error}")
         if not self.password_hash.startswith("$argon2"):
             raise ValueError(f"the password_hash of user {self.name!r} is not from `scripts/users.py hash`")
 

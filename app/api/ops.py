@@ -23,7 +23,7 @@ from app.errors import InvalidParameter
 from app.lifecycle.deletion import FailedMedia
 from app.media.location import NotConfigured, locate
 from app.recordings.identity import encode_segment
-from app.recordings.model import Recording, check_id, parse_recording
+from app.recordings.model import Recording, parse_recording, validate_id
 from app.settings import Storages
 
 
@@ -75,7 +75,7 @@ async def _create_or_update(request: Request) -> Response:
 
 def _contact_center(request: Request) -> str:
     contact_center = path_segment(request, "contact_center")
-    check_id("contact-center-id", contact_center)
+    validate_id("contact-center-id", contact_center)
     return contact_center
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from app.recordings.media_url import AmbiguousUrl, parse_url
+from app.media_urls import AmbiguousUrl, parse_url
 from app.settings import S3Storage, Storages, WebDavStorage
 
 

@@ -80,12 +80,12 @@ def parse_query_instant(text: str, *, round_up: bool = False) -> int:
         raise ValueError(f"{error}; a date alone or epoch milliseconds are allowed too") from None
 
 
-def normal_date(text: str) -> str:
+def normalise_date(text: str) -> str:
     """A date as it is returned. Raises as `parse_instant`."""
-    return _remembered(text) if len(text) <= _MOST_REMEMBERED_LENGTH else _normal_date(text)
+    return _cached(text) if len(text) <= _MAX_CACHED_LENGTH else _normalise_date(text)
 
 
-def _normal_date(text: str) -> str:
+def _normalise_date(text: str) -> str:
     if not _USUAL.fullmatch(text):
         return format_instant(parse_instant(text))
     moment = _python_date(text)
@@ -98,8 +98,8 @@ def _normal_date(text: str) -> str:
 
 
 # A recording has most of its dates several times.
-_remembered = lru_cache(maxsize=1000)(_normal_date)
-_MOST_REMEMBERED_LENGTH = 40
+_cached = lru_cache(maxsize=1000)(_normalise_date)
+_MAX_CACHED_LENGTH = 40
 
 
 def format_instant(instant: int) -> str:

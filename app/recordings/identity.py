@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from app.recordings.media_url import AmbiguousUrl, parse_url
+from app.media_urls import AmbiguousUrl, parse_url
 
 Resource = Literal["recordings", "screen-recordings"]
 

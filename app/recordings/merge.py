@@ -14,19 +14,19 @@ def merge(stored: Recording | None, posted: Recording) -> Recording:
     """
     before = stored or {"mediaFiles": [], "eventHistory": []}
     merged = {**before, **posted}
-    media_files = _later_wins(
+    media_files = _deduplicate_keep_last(
         [*before["mediaFiles"], *posted["mediaFiles"]],
         lambda media: media_identity(media["mediaDescriptor"]),
     )
     merged["mediaFiles"] = media_files
-    merged["eventHistory"] = _later_wins([*before["eventHistory"], *posted["eventHistory"]], event_identity)
+    merged["eventHistory"] = _deduplicate_keep_last([*before["eventHistory"], *posted["eventHistory"]], event_identity)
     # Stored dates are UTC and of one width, so their order as text is their order in time.
     merged["startTime"] = min(media["startTime"] for media in media_files)
     merged["stopTime"] = max(media["stopTime"] for media in media_files)
     return merged
 
 
-def _later_wins(
+def _deduplicate_keep_last(
     entries: Iterable[dict[str, Any]], identity: Callable[[dict[str, Any]], Hashable]
 ) -> list[dict[str, Any]]:
     """One entry for each identity, in the place of the first and with the content of the last."""

@@ -9,16 +9,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.errors import InvalidParameter, MissingParameter
-from app.recordings.dates import normal_date
+from app.ids import id_error
+from app.recordings.dates import normalise_date
 from app.recordings.identity import Resource, media_path
 
 Recording = dict[str, Any]
 
-MAX_ID_BYTES = 400
-
-# The service makes these itself, so a client that posts back what it once read changes nothing by them.
-_MADE_BY_SERVICE = ("startTime", "stopTime", "nonDelete")
-_MADE_BY_SERVICE_IN_MEDIA = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc")
+# The service computes these attributes, so it ignores posted ones: a client may post back what it has read.
+_COMPUTED_ATTRIBUTES = ("startTime", "stopTime", "nonDelete")
+_COMPUTED_MEDIA_ATTRIBUTES = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc")
 
 
 def parse_recording(body: object, resource: Resource = "recordings") -> Recording:
@@ -28,31 +27,22 @@ def parse_recording(body: object, resource: Resource = "recordings") -> Recordin
     Raises MissingParameter or InvalidParameter with the path of the first attribute that breaks a rule.
     """
     fields = _Fields(body)
-    fields.trimmed("id")
+    fields.require_trimmed("id")
     recording_id = fields.attributes["id"]
-    check_id("id", recording_id)
-    fields.trimmed("callerPhoneNumber", "dialedPhoneNumber", "region")
-    recording = {key: value for key, value in fields.attributes.items() if key not in _MADE_BY_SERVICE}
+    validate_id("id", recording_id)
+    fields.require_trimmed("callerPhoneNumber", "dialedPhoneNumber", "region")
+    recording = {key: value for key, value in fields.attributes.items() if key not in _COMPUTED_ATTRIBUTES}
     recording["mediaFiles"] = [
-        _parse_media_file(resource, recording_id, media) for media in fields.objects("mediaFiles")
+        _parse_media_file(resource, recording_id, media) for media in fields.require_objects("mediaFiles")
     ]
-    recording["eventHistory"] = [_parse_event(event) for event in fields.objects("eventHistory")]
+    recording["eventHistory"] = [_parse_event(event) for event in fields.require_objects("eventHistory")]
     return recording
 
 
-def check_id(name: str, value: str) -> None:
-    """Raises InvalidParameter under `name` when an id is not one (CONTRACT.md section 3)."""
-    if why := fault_of_id(value):
+def validate_id(name: str, value: str) -> None:
+    """Raises InvalidParameter for the parameter `name` when its value is no valid id (CONTRACT.md section 3)."""
+    if why := id_error(value):
         raise InvalidParameter(name, why)
-
-
-def fault_of_id(value: str) -> str | None:
-    """Why a string is no id of a recording or a contact center, None if it is one."""
-    if not value or value != value.strip():
-        return "it must be a non-empty string without leading or trailing white space"
-    if len(value.encode()) > MAX_ID_BYTES:
-        return f"it must have at most {MAX_ID_BYTES} UTF-8 bytes"
-    return None
 
 
 class _Fields:
@@ -74,93 +64,93 @@ class _Fields:
     def invalid(self, key: str, why: str) -> InvalidParameter:
         return InvalidParameter(self.path(key), why)
 
-    def required(self, key: str) -> Any:
+    def require(self, key: str) -> Any:
         if key not in self.attributes:
             raise MissingParameter(self.path(key))
         return self.attributes[key]
 
-    def trimmed(self, *keys: str) -> None:
+    def require_trimmed(self, *keys: str) -> None:
         """Required strings, not empty, without leading or trailing white space."""
         for key in keys:
             value = self.attributes.get(key)
             if not isinstance(value, str) or not value or value != value.strip():
-                self.required(key)
+                self.require(key)
                 raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
 
-    def one_of(self, key: str, *allowed: str) -> str:
-        value = self.required(key)
+    def require_one_of(self, key: str, *allowed: str) -> str:
+        value = self.require(key)
         if value not in allowed:
             raise self.invalid(key, f"it must be {' or '.join(allowed)}")
         return str(value)
 
-    def date(self, key: str) -> str:
+    def require_date(self, key: str) -> str:
         """A required date, in the form in which dates are returned."""
-        value = self.required(key)
+        value = self.require(key)
         if not isinstance(value, str):
             raise self.invalid(key, "it must be a date, as a string")
         try:
-            return normal_date(value)
+            return normalise_date(value)
         except ValueError as error:
             raise self.invalid(key, str(error)) from None
 
-    def object(self, key: str) -> "_Fields":
-        return _Fields(self.required(key), self, key)
+    def require_object(self, key: str) -> "_Fields":
+        return _Fields(self.require(key), self, key)
 
-    def objects(self, key: str) -> list["_Fields"]:
+    def require_objects(self, key: str) -> list["_Fields"]:
         """A required array of objects, not empty."""
-        values = self.required(key)
+        values = self.require(key)
         if not isinstance(values, list) or not values:
             raise self.invalid(key, "it must be a non-empty array of JSON objects")
         return [_Fields(value, self, f"{key}[{i}]") for i, value in enumerate(values)]
 
     # Optional attributes may be absent or null.
 
-    def optional_text(self, *keys: str) -> None:
+    def check_optional_text(self, *keys: str) -> None:
         for key in keys:
             value = self.attributes.get(key)
             if value is not None and not isinstance(value, str):
                 raise self.invalid(key, "it must be a string")
 
-    def optional_map(self, key: str) -> None:
+    def check_optional_map(self, key: str) -> None:
         value = self.attributes.get(key)
         if value is not None and not isinstance(value, dict):
             raise self.invalid(key, "it must be a JSON object")
 
-    def optional_array(self, key: str, of: type, described: str) -> None:
+    def check_optional_array(self, key: str, of: type, described: str) -> None:
         values = self.attributes.get(key)
         if values is not None and not (isinstance(values, list) and all(isinstance(v, of) for v in values)):
             raise self.invalid(key, f"it must be an array of {described}")
 
 
 def _parse_media_file(resource: Resource, recording_id: str, fields: _Fields) -> dict[str, Any]:
-    _check_media_descriptor(fields.object("mediaDescriptor"))
-    fields.trimmed("callUUID")
-    fields.optional_text("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7")
-    fields.optional_map("parameters")
-    fields.optional_array("masks", dict, "JSON objects")
+    _check_media_descriptor(fields.require_object("mediaDescriptor"))
+    fields.require_trimmed("callUUID")
+    fields.check_optional_text("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7")
+    fields.check_optional_map("parameters")
+    fields.check_optional_array("masks", dict, "JSON objects")
     for key in ("certAlias", "partitions", "accessgroup", "accessgroups"):
-        fields.optional_array(key, str, "strings")
-    media = {k: value for k, value in fields.attributes.items() if k not in _MADE_BY_SERVICE_IN_MEDIA}
-    media["startTime"] = fields.date("startTime")
-    media["stopTime"] = fields.date("stopTime")
+        fields.check_optional_array(key, str, "strings")
+    media = {k: value for k, value in fields.attributes.items() if k not in _COMPUTED_MEDIA_ATTRIBUTES}
+    media["startTime"] = fields.require_date("startTime")
+    media["stopTime"] = fields.require_date("stopTime")
     media["mediaPath"] = media_path(resource, recording_id, media)
     return media
 
 
 def _check_media_descriptor(fields: _Fields) -> None:
-    storage = fields.one_of("storage", "awsS3", "webDAV")
-    path = fields.required("path")
+    storage = fields.require_one_of("storage", "awsS3", "webDAV")
+    path = fields.require("path")
     if not isinstance(path, str) or not path:
         raise fields.invalid("path", "it must be a non-empty string")
     if storage == "webDAV" and not _is_http_url(path):
         raise fields.invalid("path", "it must be an http or https URL")
     if storage == "awsS3":
-        fields.object("data").trimmed("bucket")
-    fields.optional_text("storage_version")
+        fields.require_object("data").require_trimmed("bucket")
+    fields.check_optional_text("storage_version")
     if fields.attributes.get("storage_version") == "":
         raise fields.invalid("storage_version", "it must be a non-empty string")
-    fields.optional_map("auth")
-    fields.optional_map("data")
+    fields.check_optional_map("auth")
+    fields.check_optional_map("data")
 
 
 def _is_http_url(text: str) -> bool:
@@ -174,15 +164,15 @@ def _is_http_url(text: str) -> bool:
 
 
 def _parse_event(fields: _Fields) -> dict[str, Any]:
-    event = {**fields.attributes, "occurredAt": fields.date("occurredAt")}
-    fields.one_of("event", "Joined", "Left")
-    contact = fields.object("contact")
-    contact.trimmed("phoneNumber")
-    is_user = contact.one_of("type", "User", "External") == "User"
+    event = {**fields.attributes, "occurredAt": fields.require_date("occurredAt")}
+    fields.require_one_of("event", "Joined", "Left")
+    contact = fields.require_object("contact")
+    contact.require_trimmed("phoneNumber")
+    is_user = contact.require_one_of("type", "User", "External") == "User"
     names = ("userName", "firstName", "lastName")
     if is_user:
-        contact.trimmed(*names)
+        contact.require_trimmed(*names)
     else:
-        contact.optional_text(*names)
-    fields.optional_map("data")
+        contact.check_optional_text(*names)
+    fields.check_optional_map("data")
     return event

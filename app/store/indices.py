@@ -1,8 +1,10 @@
-"""Indices and the aliases in front of them; `es_mappings/` is the whole truth about their fields."""
+"""Indices and the aliases that lead to them. The files of `es_mappings/` define every field."""
 
+import asyncio
 import logging
-from pathlib import Path
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from importlib.resources import files
+from typing import Any, TypeVar
 
 import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError
@@ -13,56 +15,81 @@ from app.store.client import store_errors
 
 log = logging.getLogger(__name__)
 
-_MAPPINGS = Path(__file__).parents[2] / "es_mappings" / "v2"
+_MAPPINGS = files("es_mappings") / "v2"
 
-RESOURCES = ("recordings", "screen-recordings", "media-deletions")
+# The mapping file of each resource. Recordings and screen recordings have the same fields.
+_MAPPING_FILES = {
+    "recordings": "recordings.json",
+    "screen-recordings": "recordings.json",
+    "media-deletions": "media-deletions.json",
+}
+
+RESOURCES = tuple(_MAPPING_FILES)
+
+T = TypeVar("T")
 
 
 class SchemaMismatch(Exception):
-    """What stands in Elasticsearch is not what `es_mappings/` says; the text tells where they differ."""
+    """An index differs from the definition in `es_mappings/`; the message lists the differences."""
 
 
 def alias(settings: Settings, resource: str) -> str:
-    """The only name by which an index is reached."""
+    """Returns the name by which every request reaches the index of a resource."""
     return f"{settings.index_prefix}-{resource}"
 
 
 async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list[str]:
-    """Makes what is missing and returns its names.
+    """Creates the missing indices and returns their names.
 
-    Raises SchemaMismatch when what exists has another mapping, StoreUnavailable or InternalError.
+    Raises SchemaMismatch if an existing index has another mapping, StoreUnavailable or InternalError.
     """
     missing = await missing_indices(client, settings)
     seconds = settings.elasticsearch_admin_timeout
     client = client.options(request_timeout=seconds)
     async with store_errors(seconds):
-        for resource, index in missing.items():
-            await _create_index(client, settings, resource, index)
+        await _concurrently(_create_index(client, settings, resource, index) for resource, index in missing.items())
     if missing:
-        # Another process may have been faster, perhaps with another version of the mapping.
+        # Another process may have created an index first, perhaps with another version of the mapping.
         await missing_indices(client, settings)
     return list(missing.values())
 
 
 async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dict[str, str]:
-    """Resource → name of the index to be made, for each alias that does not exist.
+    """Returns the resources whose alias does not exist, each with the name of the index to create.
 
-    Raises SchemaMismatch when what exists has another mapping, StoreUnavailable or InternalError.
+    Raises SchemaMismatch if an existing index has another mapping, StoreUnavailable or InternalError.
     """
-    missing = {}
     async with store_errors(settings.elasticsearch_admin_timeout):
-        for resource in RESOURCES:
-            name = alias(settings, resource)
-            if not await client.indices.exists_alias(name=name):
-                missing[resource] = f"{name}-v2-000001"
-                continue
-            for index, actual in (await client.indices.get(index=name, flat_settings=True)).body.items():
-                _compare(index, load_schema(resource), actual)
-    return missing
+        exist = await _concurrently(_check_index(client, settings, resource) for resource in RESOURCES)
+    return {
+        resource: f"{alias(settings, resource)}-v2-000001"
+        for resource, exists in zip(RESOURCES, exist, strict=True)
+        if not exists
+    }
+
+
+async def _check_index(client: AsyncElasticsearch, settings: Settings, resource: str) -> bool:
+    """Returns whether the alias of a resource exists; raises SchemaMismatch if its index has another mapping."""
+    name = alias(settings, resource)
+    if not await client.indices.exists_alias(name=name):
+        return False
+    for index, actual in (await client.indices.get(index=name, flat_settings=True)).body.items():
+        _compare(index, load_schema(resource), actual)
+    return True
+
+
+async def _concurrently(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Awaits all requests, also when one fails; then raises the first error in the order of the requests."""
+    results: list[T] = []
+    for result in await asyncio.gather(*requests, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results
 
 
 async def refresh(client: AsyncElasticsearch, *indices: str) -> None:
-    """Makes every write that was acknowledged searchable; raises StoreUnavailable where that cannot be promised."""
+    """Makes every acknowledged write searchable; raises StoreUnavailable if a shard could not be refreshed."""
     response = await client.indices.refresh(index=indices)
     if response.body["_shards"]["failed"]:
         log.warning("not every shard could be refreshed: %s", response.body["_shards"])
@@ -85,8 +112,8 @@ async def _create_index(client: AsyncElasticsearch, settings: Settings, resource
         )
     except BadRequestError as error:
         if error.error not in {"resource_already_exists_exception", "invalid_alias_name_exception"}:
-            raise SchemaMismatch(f"Elasticsearch refuses to make the index {index}: {error}") from error
-        # Index and alias come into being together, so another process that was faster made both.
+            raise SchemaMismatch(f"Elasticsearch refuses to create the index {index}: {error}") from error
+        # A request creates index and alias together, so a process that was faster has created both.
         if not await client.indices.exists_alias(name=name):
             raise SchemaMismatch(
                 f"the alias {name} does not exist, but its name or that of its index {index} is taken"
@@ -94,12 +121,13 @@ async def _create_index(client: AsyncElasticsearch, settings: Settings, resource
 
 
 def load_schema(resource: str) -> dict[str, Any]:
-    schema: dict[str, Any] = msgspec.json.decode((_MAPPINGS / f"{resource}.json").read_bytes())
+    """Returns the settings and mappings of the index of a resource."""
+    schema: dict[str, Any] = msgspec.json.decode((_MAPPINGS / _MAPPING_FILES[resource]).read_bytes())
     return schema
 
 
 def _compare(index: str, wanted: dict[str, Any], actual: dict[str, Any]) -> None:
-    """Raises SchemaMismatch with each difference between a mapping file and an index."""
+    """Raises SchemaMismatch, which lists every difference between a mapping file and an index."""
     differences = _differences("mappings", wanted["mappings"], actual["mappings"])
     for key, value in wanted["settings"].items():
         differences += _differences(f"settings.{key}", value, actual["settings"].get(key))
@@ -114,5 +142,5 @@ def _differences(path: str, wanted: Any, actual: Any) -> list[str]:
             for key in sorted(wanted.keys() | actual.keys())
             for difference in _differences(f"{path}.{key}", wanted.get(key), actual.get(key))
         ]
-    # Settings come back as text.
+    # Elasticsearch returns settings as strings.
     return [] if actual in (wanted, str(wanted)) else [f"{path} is {actual!r} instead of {wanted!r}"]

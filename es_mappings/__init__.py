@@ -1,0 +1,1 @@
+"""The mappings of the indices, by schema version. `app.store.indices` reads them from this package."""
