@@ -42,6 +42,7 @@ from elasticsearch.helpers import async_bulk, async_scan
 from load_sample import Loader, LoadError, Sample, create_v1_index, progress
 
 from app import codec
+from app.auth.scope import Scope
 from app.embedded.choose import elasticsearch_for_development
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
@@ -795,7 +796,7 @@ def _wildcard_body(name: str, way: str, read: bool, text: str) -> dict[str, Any]
         "dialedPhoneNumber": Criteria(dialed_phone_number=pattern),
         "userData": Criteria(user_data=(pattern,)),
     }[name]
-    body = search_body(CONTACT_CENTER, REGION, criteria, Page())
+    body = search_body(Scope(CONTACT_CENTER, REGION), criteria, Page())
     if way == "keyword":
         filters = [{"term": {"contactCenter": CONTACT_CENTER}}, {"term": {"region": REGION}}]
         body["query"] = {"bool": {"filter": [*filters, {"wildcard": {name: {"value": text}}}]}}

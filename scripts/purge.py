@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry
 from app.arguments import contact_center, positive
 from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
+from app.auth.scope import Scope
 from app.errors import RecallError, StoreUnavailable
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource
@@ -59,10 +60,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be deleted, and how; without a contact center in all of them. `rate` is in recordings per second."""
+    """What is to be deleted, and how. `rate` is in recordings per second."""
 
     resource: Resource
-    contact_center: str | None
+    scope: Scope
     criteria: Criteria
     with_media: bool
     rate: int | None
@@ -117,7 +118,7 @@ class Purge:
         self._batch = min(batch, task.rate) if task.rate else batch
 
     async def count(self) -> Matching:
-        return await self._patiently(partial(self._repository.count, self._task.contact_center, self._task.criteria))
+        return await self._patiently(partial(self._repository.count, self._task.scope, self._task.criteria))
 
     async def run(self, advance: Callable[[int], object]) -> None:
         """Raises StoreUnavailable when Elasticsearch stays away, InternalError when it cannot do what it should."""
@@ -125,7 +126,7 @@ class Purge:
         while not self._stop.is_set():
             begun = time.monotonic()
             batch = await self._patiently(
-                partial(self._repository.oldest, self._task.contact_center, self._task.criteria, self._batch, after)
+                partial(self._repository.oldest, self._task.scope, self._task.criteria, self._batch, after)
             )
             if not batch:
                 return
@@ -159,7 +160,7 @@ class Purge:
                     return
                 await pause_after_conflict(conflicts)
                 batch = await self._patiently(
-                    partial(self._repository.still_matching, task.contact_center, task.criteria, changed)
+                    partial(self._repository.still_matching, task.scope, task.criteria, changed)
                 )
                 self._counts.changed += len(changed) - len(batch)
         finally:
@@ -299,7 +300,7 @@ def _criterion(name: str, text: str) -> str:
     return text
 
 
-def _task(options: argparse.Namespace, now: int) -> Task:
+def _task(options: argparse.Namespace, region: str, now: int) -> Task:
     """Raises InvalidParameter when the criteria are too much together."""
     given = {name: value for name in CRITERIA if (value := getattr(options, name)) is not None}
     criteria = parse_search([*given.items()])[0] if given else Criteria()
@@ -308,7 +309,7 @@ def _task(options: argparse.Namespace, now: int) -> Task:
         stopped_before = min(stopped_before, criteria.ended_before)
     return Task(
         resource="screen-recordings" if options.screen_recordings else "recordings",
-        contact_center=options.contact_center,
+        scope=Scope(options.contact_center, region),
         criteria=replace(criteria, ended_before=stopped_before),
         with_media=options.with_media,
         rate=options.rate,
@@ -316,11 +317,11 @@ def _task(options: argparse.Namespace, now: int) -> Task:
     )
 
 
-def _parameters(options: argparse.Namespace, task: Task, region: str) -> dict[str, Any]:
+def _parameters(options: argparse.Namespace, task: Task) -> dict[str, Any]:
     return {
         "resource": task.resource,
-        "contactCenter": task.contact_center,
-        "region": region,
+        "contactCenter": task.scope.contact_center,
+        "region": task.scope.region,
         "olderThan": options.older_than.text,
         "stoppedBefore": format_instant(task.criteria.ended_before or 0),
         "criteria": {name: value for name in CRITERIA if (value := getattr(options, name)) is not None},
@@ -404,14 +405,14 @@ def main() -> None:
     _log_to_stderr()
     now = now_milliseconds()
     try:
-        task = _task(options, now)
         settings = load_settings()
+        task = _task(options, settings.region, now)
         audit = AuditLog(settings.audit_log)
     except RecallError as error:
         parser.error(error.message)
     except ConfigurationError as error:
         sys.exit(str(error))
-    report = Report(parameters=_parameters(options, task, settings.region), started=format_instant(now))
+    report = Report(parameters=_parameters(options, task), started=format_instant(now))
     try:
         with closing(audit):
             _run(options, _patient(settings), task, audit, report)

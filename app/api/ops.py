@@ -19,6 +19,7 @@ from app.api.requests import (
     resource_of,
     services,
 )
+from app.auth.scope import Scope
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import FailedMedia
 from app.media.location import NotConfigured, locate
@@ -40,7 +41,7 @@ class OpsRecordings(PostedRecordings):
 
     async def get(self, request: Request) -> Response:
         await authenticated(request, "ops")
-        return await search(request, _contact_center(request), for_ops=True)
+        return await search(request, _scope(request), for_ops=True)
 
 
 class OneOpsRecording(HTTPEndpoint):
@@ -48,14 +49,14 @@ class OneOpsRecording(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         await authenticated(request, "ops")
-        return await read(request, _contact_center(request), for_ops=True)
+        return await read(request, _scope(request), for_ops=True)
 
     @audited("delete")
     async def delete(self, request: Request) -> Response:
         await authenticated(request, "ops")
         with_media = _with_media(request)
         failed = await services(request).deletion.delete(
-            resource_of(request), _contact_center(request), path_segment(request, "id"), with_media=with_media
+            resource_of(request), _scope(request), path_segment(request, "id"), with_media=with_media
         )
         if not failed:
             return envelope({})
@@ -77,6 +78,11 @@ def _contact_center(request: Request) -> str:
     contact_center = path_segment(request, "contact_center")
     validate_id("contact-center-id", contact_center)
     return contact_center
+
+
+def _scope(request: Request) -> Scope:
+    """Everything in the contact center that the path names."""
+    return Scope(_contact_center(request), services(request).settings.region)
 
 
 def _check_storages(posted: Recording, configured: Storages) -> None:

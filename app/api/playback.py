@@ -13,8 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.audit import audit_entry, audited
-from app.api.recordings import stored_recording
-from app.api.requests import authenticated, own_contact_center, path_segment, query_parameters, services
+from app.api.requests import authenticated, own_scope, path_segment, query_parameters, repository, services
 from app.errors import MediaNotFound, RangeNotSatisfiable, RecallError, StorageFailed, StorageRefused
 from app.media.conditions import answers_range, if_range_holds, not_modified, one_range
 from app.media.location import Location, NotConfigured, locate
@@ -41,7 +40,7 @@ class Playback(HTTPEndpoint):
     async def _open(self, request: Request, user: User) -> Response:
         name = path_segment(request, "name")
         download = any(parameter == "download" for parameter, _ in query_parameters(request))
-        recording = await stored_recording(request, own_contact_center(user))
+        recording = (await repository(request).get(own_scope(request, user), path_segment(request, "id"))).recording
         media = _media_file(recording, name)
         audit_entry(request).media_id = media.get("mediaId", UNSET)
         try:

@@ -14,7 +14,7 @@ from app.api.requests import (
     authenticated,
     envelope,
     json_body,
-    own_contact_center,
+    own_scope,
     path_segment,
     query_parameters,
     repository,
@@ -22,7 +22,8 @@ from app.api.requests import (
     services,
 )
 from app.auth import require_permission
-from app.errors import InvalidParameter, MissingParameter, RecordingNotFound
+from app.auth.scope import Scope
+from app.errors import InvalidParameter, MissingParameter
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
@@ -50,7 +51,7 @@ class Recordings(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
-        return await search(request, own_contact_center(user), for_ops=False)
+        return await search(request, own_scope(request, user), for_ops=False)
 
 
 class OneScreenRecording(HTTPEndpoint):
@@ -58,7 +59,7 @@ class OneScreenRecording(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         user = await authenticated(request, "admin")
-        return await read(request, own_contact_center(user), for_ops=False)
+        return await read(request, own_scope(request, user), for_ops=False)
 
 
 class OneRecording(OneScreenRecording):
@@ -71,7 +72,7 @@ class OneRecording(OneScreenRecording):
         audit_entry(request).operation = operation
         require_permission(user, operation)
         await services(request).protection.change(
-            own_contact_center(user), path_segment(request, "id"), protect=operation == "apply"
+            own_scope(request, user), path_segment(request, "id"), protect=operation == "apply"
         )
         return envelope({})
 
@@ -91,11 +92,11 @@ async def _operation(request: Request) -> Literal["apply", "unapply"]:
     raise InvalidParameter("operationName", "The specified value is not within valid range")
 
 
-async def search(request: Request, contact_center: str, *, for_ops: bool) -> Response:
+async def search(request: Request, scope: Scope, *, for_ops: bool) -> Response:
     """A page of recordings with links to the pages before and after it."""
     parameters = query_parameters(request)
     criteria, page = parse_search(parameters)
-    found = await repository(request).search(contact_center, criteria, page)
+    found = await repository(request).search(scope, criteria, page)
     url = api_url(request)
     content: dict[str, object] = {
         _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in found.recordings]
@@ -106,19 +107,10 @@ async def search(request: Request, contact_center: str, *, for_ops: bool) -> Res
     return envelope(content)
 
 
-async def read(request: Request, contact_center: str, *, for_ops: bool) -> Response:
+async def read(request: Request, scope: Scope, *, for_ops: bool) -> Response:
     """One recording; raises RecordingNotFound."""
-    recording = await stored_recording(request, contact_center)
-    return envelope({_NAMES[resource_of(request)].one: render(recording, api_url(request), for_ops=for_ops)})
-
-
-async def stored_recording(request: Request, contact_center: str) -> Recording:
-    """The recording that the path names, in its stored form; raises RecordingNotFound."""
-    recording_id = path_segment(request, "id")
-    recording = await repository(request).get(contact_center, recording_id)
-    if recording is None:
-        raise RecordingNotFound(recording_id)
-    return recording
+    stored = await repository(request).get(scope, path_segment(request, "id"))
+    return envelope({_NAMES[resource_of(request)].one: render(stored.recording, api_url(request), for_ops=for_ops)})
 
 
 def page_links(found: Found, page: Page) -> dict[str, tuple[int, Cursor | None]]:

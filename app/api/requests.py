@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from app import codec
 from app.auth import require_role
+from app.auth.scope import Scope
 from app.errors import BodyTooLarge, InvalidParameter, UnsupportedMediaType
 from app.recordings.identity import Resource
 from app.services import Services
@@ -61,10 +62,10 @@ def repository(request: Request) -> RecordingRepository:
     return services(request).repositories[resource_of(request)]
 
 
-def own_contact_center(user: User) -> str:
-    """The contact center that a user belongs to; the configuration allows only ops without one."""
+def own_scope(request: Request, user: User) -> Scope:
+    """What a user of a contact center may see; the configuration allows only ops without one."""
     assert user.contact_center is not None
-    return user.contact_center
+    return Scope(user.contact_center, services(request).settings.region)
 
 
 def envelope(content: dict[str, Any], status: int = 200) -> Response:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import codec
-from app.errors import RecallError, RecordingNotFound, RecordingProtected, StoreUnavailable
+from app.auth.scope import Scope
+from app.errors import RecallError, RecordingProtected, StoreUnavailable
 from app.lifecycle.protection import Protection, is_protected
 from app.media.location import NotConfigured, locate
 from app.media.storage import MediaStorages
@@ -74,7 +75,7 @@ class Deletion:
         self._slots = asyncio.Semaphore(_OBJECTS_AT_ONCE)
 
     async def delete(
-        self, resource: Resource, contact_center: str, recording_id: str, *, with_media: bool
+        self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool
     ) -> tuple[FailedMedia, ...]:
         """Deletes a recording; its media objects too, but for those returned.
 
@@ -83,9 +84,7 @@ class Deletion:
         repository = self._repositories[resource]
         conflicts = 0
         while True:
-            stored = await repository.find(contact_center, recording_id)
-            if stored is None:
-                raise RecordingNotFound(recording_id)
+            stored = await repository.get(scope, recording_id)
             (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media)
             if outcome.status == "protected":
                 raise RecordingProtected(recording_id)

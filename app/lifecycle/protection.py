@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import msgspec
 
-from app.errors import RecordingNotFound
+from app.auth.scope import Scope
 from app.recordings.model import Recording
 from app.store.documents import Decision
 from app.store.journal import now_milliseconds
@@ -36,14 +36,12 @@ class Protection:
         self._screen_recordings = screen_recordings
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
-    async def change(self, contact_center: str, recording_id: str, *, protect: bool) -> None:
+    async def change(self, scope: Scope, recording_id: str, *, protect: bool) -> None:
         """Protects a recording with its screen recordings, or no longer; raises RecordingNotFound."""
         conflicts = 0
         while True:
-            stored = await self._recordings.find(contact_center, recording_id)
-            if stored is None:
-                raise RecordingNotFound(recording_id)
-            screens = await self._screen_recordings.associated(contact_center, stored.recording)
+            stored = await self._recordings.get(scope, recording_id)
+            screens = await self._screen_recordings.associated(stored)
             unfinished = stored.decision.pending if stored.decision else ()
             if not unfinished and all(is_protected(other.recording) == protect for other in [stored, *screens]):
                 return

@@ -17,6 +17,7 @@ order (spans) for several. A part of one or two characters is a `prefix`, and be
 import re
 from typing import Any
 
+from app.auth.scope import Scope
 from app.search.criteria import Criteria, Page
 from app.search.pattern import Pattern
 from app.search.trigrams import END, mark, tokens_of_part
@@ -33,13 +34,13 @@ ORDER = ({"startTime": "desc"}, {"id": "asc"})
 _REVERSED_ORDER = ({"startTime": "asc"}, {"id": "desc"})
 
 
-def search_body(contact_center: str, region: str, criteria: Criteria, page: Page) -> Query:
+def search_body(scope: Scope, criteria: Criteria, page: Page) -> Query:
     """The body of a search for `page.limit` recordings and one more, which tells whether others follow.
 
     Beside a cursor that says "before", the hits come in reversed order.
     """
     body: Query = {
-        "query": query(contact_center, region, criteria),
+        "query": query(scope, criteria),
         "sort": ORDER,
         "size": page.limit + 1,
         "track_total_hits": False,
@@ -53,10 +54,9 @@ def search_body(contact_center: str, region: str, criteria: Criteria, page: Page
     return body
 
 
-def query(contact_center: str | None, region: str, criteria: Criteria) -> Query:
-    """All criteria together, within one contact center (all, if it is None) and region."""
-    clauses: list[Query] = [{"term": {"contactCenter": contact_center}}] if contact_center is not None else []
-    clauses.append({"term": {"region": region}})
+def query(scope: Scope, criteria: Criteria) -> Query:
+    """All criteria together, within what the caller may see."""
+    clauses: list[Query] = _within(scope)
     if criteria.started_after is not None:
         clauses.append({"range": {"startTime": {"gt": criteria.started_after}}})
     if criteria.ended_before is not None:
@@ -72,6 +72,14 @@ def query(contact_center: str | None, region: str, criteria: Criteria) -> Query:
     if criteria.user_data is not None:
         clauses.append(_any([_pattern("userData", pattern) for pattern in criteria.user_data]))
     return _all(clauses)
+
+
+def _within(scope: Scope) -> list[Query]:
+    clauses: list[Query] = []
+    if scope.contact_center is not None:
+        clauses.append({"term": {"contactCenter": scope.contact_center}})
+    clauses.append({"term": {"region": scope.region}})
+    return clauses
 
 
 def _all(clauses: list[Query]) -> Query:

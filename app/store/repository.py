@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
-from app.errors import RecordingTooLarge, SearchTooLarge, StoreUnavailable
+from app.auth.scope import Scope
+from app.errors import RecordingNotFound, RecordingTooLarge, SearchTooLarge, StoreUnavailable
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource
 from app.recordings.merge import merge
@@ -68,16 +69,15 @@ class Matching:
 
 
 class RecordingRepository:
-    """The recordings, or screen recordings, of all contact centers.
+    """The recordings, or screen recordings, of all contact centers and regions.
 
-    What takes a recording's id sees those of this server's region alone. Every method raises StoreUnavailable when
+    A method that takes a scope sees only what the scope admits. Every method raises StoreUnavailable when
     Elasticsearch is away or overloaded.
     """
 
     def __init__(self, client: AsyncElasticsearch, settings: Settings, resource: Resource = "recordings") -> None:
         self.resource = resource
         self._client = client
-        self._region = settings.region
         self._index = alias(settings, resource)
         self._seconds = settings.elasticsearch_timeout
         self._search_seconds = settings.elasticsearch_search_timeout
@@ -98,23 +98,28 @@ class RecordingRepository:
                 index=self._index, query={"match_none": {}}, size=0, allow_partial_search_results=False
             )
 
-    async def get(self, contact_center: str, recording_id: str) -> Recording | None:
-        """The recording as of its last acknowledged write, searchable or not yet."""
-        stored = await self.find(contact_center, recording_id)
-        return stored.recording if stored else None
+    async def get(self, scope: Scope, recording_id: str) -> Stored:
+        """The recording as of its last acknowledged write, searchable or not yet.
 
-    async def find(self, contact_center: str, recording_id: str) -> Stored | None:
-        """Like `get`, with what a write back needs."""
-        return await self.read(document_id(contact_center, self._region, recording_id))
+        Raises RecordingNotFound when there is none, or none that the scope admits: nothing else decides whether a
+        recording that is read by its id exists for the caller. The scope must name a contact center, without which
+        an id names no recording.
+        """
+        if scope.contact_center is None:
+            raise ValueError("a recording's id names it only within a contact center")
+        stored = await self.read(document_id(scope.contact_center, scope.region, recording_id))
+        if stored is None or not scope.admits(stored):
+            raise RecordingNotFound(recording_id)
+        return stored
 
     async def read(self, document: str) -> Stored | None:
-        """The recording of a document id, as of its last acknowledged write."""
+        """The recording of a document id, as of its last acknowledged write, whoever may see it."""
         async with store_errors(self._seconds):
             return await self._read(document)
 
-    async def search(self, contact_center: str, criteria: Criteria, page: Page) -> Found:
+    async def search(self, scope: Scope, criteria: Criteria, page: Page) -> Found:
         """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
-        hits = (await self._search(search_body(contact_center, self._region, criteria, page)))["hits"]["hits"]
+        hits = (await self._search(search_body(scope, criteria, page)))["hits"]["hits"]
         more = len(hits) > page.limit
         recordings = [from_source(hit["_source"]) for hit in hits[: page.limit]]
         if page.cursor is not None and page.cursor.direction == "before":
@@ -122,12 +127,12 @@ class RecordingRepository:
             return Found(recordings[::-1], more=bool(recordings))
         return Found(recordings, more)
 
-    async def count(self, contact_center: str | None, criteria: Criteria) -> Matching:
-        """How many match, in all contact centers without one; all whose write was acknowledged before are counted."""
+    async def count(self, scope: Scope, criteria: Criteria) -> Matching:
+        """How many match; all whose write was acknowledged before are counted."""
         await self._refresh()
         response = await self._search(
             {
-                "query": query(contact_center, self._region, criteria),
+                "query": query(scope, criteria),
                 "aggs": {"protected": {"filter": {"term": {"nonDelete": True}}}},
                 "size": 0,
                 "track_total_hits": True,
@@ -135,15 +140,13 @@ class RecordingRepository:
         )
         return Matching(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
 
-    async def oldest(
-        self, contact_center: str | None, criteria: Criteria, size: int, after: Stored | None = None
-    ) -> list[Stored]:
+    async def oldest(self, scope: Scope, criteria: Criteria, size: int, after: Stored | None = None) -> list[Stored]:
         """Up to `size` that match, oldest start time first, those that follow `after`; none at the end.
 
         A walk holds nothing in Elasticsearch between its steps, so it may take days while others write.
         """
         body: dict[str, Any] = {
-            "query": query(contact_center, self._region, criteria),
+            "query": query(scope, criteria),
             "sort": _OLDEST_FIRST,
             "size": size,
             "track_total_hits": False,
@@ -154,12 +157,10 @@ class RecordingRepository:
             body["search_after"] = [start_time, after.recording["id"], after.contact_center]
         return [_stored(hit) for hit in (await self._search(body))["hits"]["hits"]]
 
-    async def still_matching(
-        self, contact_center: str | None, criteria: Criteria, recordings: Sequence[Stored]
-    ) -> list[Stored]:
+    async def still_matching(self, scope: Scope, criteria: Criteria, recordings: Sequence[Stored]) -> list[Stored]:
         """Those of a batch of recordings that still match, as of their last acknowledged write."""
         await self._refresh()
-        matching = query(contact_center, self._region, criteria)
+        matching = query(scope, criteria)
         ids = {"ids": {"values": [stored.document for stored in recordings]}}
         response = await self._search(
             {"query": {"bool": {"filter": [matching, ids]}}, "size": len(recordings), "seq_no_primary_term": True}
@@ -169,6 +170,7 @@ class RecordingRepository:
     async def save(self, contact_center: str, posted: Recording, *, wait_for_refresh: bool = False) -> bool:
         """Creates the recording, or merges what was posted into it; True when it was created.
 
+        A client may post for any region, so this takes no scope.
         On return it is stored, and searchable too with `wait_for_refresh`. Raises RecordingTooLarge when the
         updates together have made too much of it.
         """
@@ -222,13 +224,16 @@ class RecordingRepository:
             response = await self._client.bulk(operations=operations)
         return [_was_deleted(item["delete"]) for item in response.body["items"]]
 
-    async def associated(self, contact_center: str, recording: Recording) -> list[Stored]:
-        """Those of the contact center, in any region, that share a media `callUUID` with a recording.
+    async def associated(self, stored: Stored) -> list[Stored]:
+        """Those of the same contact center, in any region, that share a media `callUUID` with a recording.
 
-        All whose write was acknowledged before are among them.
+        All whose write was acknowledged before are among them, also those that the caller cannot see.
         """
         await self._refresh()
-        clauses = [{"term": {"contactCenter": contact_center}}, {"terms": {"callUUIDs": call_uuids(recording)}}]
+        clauses = [
+            {"term": {"contactCenter": stored.contact_center}},
+            {"terms": {"callUUIDs": call_uuids(stored.recording)}},
+        ]
         body: dict[str, Any] = {
             "query": {"bool": {"filter": clauses}},
             "sort": [*ORDER, {"region": "asc"}],

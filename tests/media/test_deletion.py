@@ -13,6 +13,7 @@ from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
+from app.auth.scope import Scope
 from app.services import Services, open_services
 from app.settings import Settings, Storages, WebDavStorage
 from app.store.repository import RecordingRepository
@@ -22,6 +23,7 @@ from tests.support import (
     CONTACT_CENTER,
     OPS_PATH,
     OTHER_CONTACT_CENTER,
+    REGION,
     Service,
     a_media_file,
     a_recording,
@@ -296,7 +298,7 @@ async def test_a_process_that_dies_after_the_journal_and_before_the_metadata_cha
     store = webdav_store
     await store.post("r", store.put("whole.wav"))
     services = await open_store(store.service.settings.storage)
-    in_flight = await services.repositories["recordings"].find(CONTACT_CENTER, "r")
+    in_flight = await services.repositories["recordings"].get(Scope(CONTACT_CENTER, REGION), "r")
 
     async def die(*_: Any) -> Any:
         raise Died

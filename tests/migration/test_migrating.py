@@ -14,6 +14,7 @@ import pytest
 from elasticsearch import ApiError, AsyncElasticsearch
 from elasticsearch.helpers import async_scan
 
+from app.auth.scope import Scope
 from app.errors import StoreUnavailable
 from app.migration import snapshot
 from app.migration.run import Migration, Options, current_index, holding
@@ -365,19 +366,18 @@ async def test_who_read_before_the_swap_overwrites_nothing_after_it(
 ) -> None:
     assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
     repository = RecordingRepository(elasticsearch, settings)
-    before = await repository.find(CONTACT_CENTER, "recording")
+    scope = Scope(CONTACT_CENTER, REGION)
+    before = await repository.get(scope, "recording")
     status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
     assert status == 0, out + err
-    after = await repository.find(CONTACT_CENTER, "recording")
-    assert before
-    assert after
+    after = await repository.get(scope, "recording")
     # The copy has the same numbers, which would let a write pass that knows nothing of the new index.
     assert (before.version.seq_no, before.version.primary_term) == (after.version.seq_no, after.version.primary_term)
     with pytest.raises(StoreUnavailable):
         await repository.replace(before, {**before.recording, "callerPhoneNumber": "+stale"}, None)
     with pytest.raises(StoreUnavailable):
         await repository.delete([before])
-    assert await repository.find(CONTACT_CENTER, "recording") == after
+    assert await repository.get(scope, "recording") == after
     assert await repository.replace(after, {**after.recording, "callerPhoneNumber": "+new"}, None)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.auth.scope import Scope
 from app.errors import InvalidParameter, MissingParameter, RecallError
 from app.search.criteria import Page, parse_search
 from app.search.cursor import Cursor
@@ -18,7 +19,7 @@ SPACE = mark(" ")
 def clause(name: str, value: str) -> Any:
     """The clause of one parameter, beside the filters that every search has."""
     criteria, _ = parse_search([(name, value)])
-    contact_center, region, *clauses = query("cc", "eu", criteria)["bool"]["filter"]
+    contact_center, region, *clauses = query(Scope("cc", "eu"), criteria)["bool"]["filter"]
     assert contact_center == {"term": {"contactCenter": "cc"}}
     assert region == {"term": {"region": "eu"}}
     assert len(clauses) == 1
@@ -179,7 +180,7 @@ def test_what_is_missing_or_wrong_is_named(
 
 def test_a_page_is_asked_for_with_one_more_in_the_order_of_the_index() -> None:
     criteria, page = parse_search([("startTime", "0"), ("offset", "40"), ("limit", "20")])
-    body = search_body("cc", "eu", criteria, page)
+    body = search_body(Scope("cc", "eu"), criteria, page)
     assert (body["from"], body["size"]) == (40, 21)
     assert body["sort"] == ({"startTime": "desc"}, {"id": "asc"})
     assert body["track_total_hits"] is False
@@ -187,7 +188,7 @@ def test_a_page_is_asked_for_with_one_more_in_the_order_of_the_index() -> None:
 
 def test_a_cursor_takes_the_place_of_the_offset() -> None:
     criteria, _ = parse_search([("startTime", "0")])
-    before = search_body("cc", "eu", criteria, Page(40, 20, Cursor("before", 5, "x")))
+    before = search_body(Scope("cc", "eu"), criteria, Page(40, 20, Cursor("before", 5, "x")))
     assert "from" not in before
     assert before["search_after"] == [5, "x"]
     assert before["sort"] == ({"startTime": "asc"}, {"id": "desc"})
