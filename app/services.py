@@ -8,7 +8,7 @@ from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
-from app.auth import Authenticator
+from app.auth.passwords import Authenticator
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.protection import Protection
 from app.media.storage import MediaStorages, open_storages

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import codec
 from app.api.requests import resource_of, services
 from app.audit import Entry, Operation
-from app.auth import parse_basic
+from app.auth.basic import parse_basic
 from app.errors import InternalError, RecallError
 
 _Handler = Callable[[Any, Request], Awaitable[Response]]

@@ -32,7 +32,7 @@ class PostedRecordings(HTTPEndpoint):
     """`POST /ops/contact-centers/{cc}/recordings`, under each of its paths."""
 
     async def post(self, request: Request) -> Response:
-        await authenticated(request, "ops")
+        await authenticated(request, "ops-post")
         return await _create_or_update(request)
 
 
@@ -40,7 +40,7 @@ class OpsRecordings(PostedRecordings):
     """`GET /ops/contact-centers/{cc}/recordings?…`, beside the `POST`"""
 
     async def get(self, request: Request) -> Response:
-        await authenticated(request, "ops")
+        await authenticated(request, "ops-search")
         return await search(request, _scope(request), for_ops=True)
 
 
@@ -48,12 +48,12 @@ class OneOpsRecording(HTTPEndpoint):
     """`GET` and `DELETE /ops/contact-centers/{cc}/recordings/{id}`"""
 
     async def get(self, request: Request) -> Response:
-        await authenticated(request, "ops")
+        await authenticated(request, "ops-read")
         return await read(request, _scope(request), for_ops=True)
 
     @audited("delete")
     async def delete(self, request: Request) -> Response:
-        await authenticated(request, "ops")
+        await authenticated(request, "ops-delete")
         with_media = _with_media(request)
         failed = await services(request).deletion.delete(
             resource_of(request), _scope(request), path_segment(request, "id"), with_media=with_media

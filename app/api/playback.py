@@ -33,7 +33,7 @@ class Playback(HTTPEndpoint):
 
     @audited("play")
     async def get(self, request: Request) -> Response:
-        user = await authenticated(request, "admin")
+        user = await authenticated(request, "play")
         with services(request).storages.turns.first():
             return await self._open(request, user)
 

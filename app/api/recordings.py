@@ -21,7 +21,7 @@ from app.api.requests import (
     resource_of,
     services,
 )
-from app.auth import require_permission
+from app.auth.policy import require_permission
 from app.auth.scope import Scope
 from app.errors import InvalidParameter, MissingParameter
 from app.recordings.dates import parse_instant
@@ -50,7 +50,7 @@ class Recordings(HTTPEndpoint):
     """`GET /recordings?…`"""
 
     async def get(self, request: Request) -> Response:
-        user = await authenticated(request, "admin")
+        user = await authenticated(request, "search")
         return await search(request, own_scope(request, user), for_ops=False)
 
 
@@ -58,7 +58,7 @@ class OneScreenRecording(HTTPEndpoint):
     """`GET /screen-recordings/{id}`"""
 
     async def get(self, request: Request) -> Response:
-        user = await authenticated(request, "admin")
+        user = await authenticated(request, "read")
         return await read(request, own_scope(request, user), for_ops=False)
 
 
@@ -67,7 +67,7 @@ class OneRecording(OneScreenRecording):
 
     @audited("protection")
     async def post(self, request: Request) -> Response:
-        user = await authenticated(request, "admin", "supervisor", "agent")
+        user = await authenticated(request, "apply", "unapply")
         operation = await _operation(request)
         audit_entry(request).operation = operation
         require_permission(user, operation)

@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import codec
-from app.auth import require_role
+from app.auth.policy import Operation, require_role
 from app.auth.scope import Scope
 from app.errors import BodyTooLarge, InvalidParameter, UnsupportedMediaType
 from app.recordings.identity import Resource
 from app.services import Services
-from app.settings import Role, User
+from app.settings import User
 from app.store.repository import RecordingRepository
 
 _NOT_GIVEN = object()
@@ -42,12 +42,12 @@ def services(request: Request) -> Services:
     return found
 
 
-async def authenticated(request: Request, *roles: Role) -> User:
-    """The user who asks; raises NotAuthenticated, or InsufficientRole without one of the roles."""
+async def authenticated(request: Request, *operations: Operation) -> User:
+    """The user who asks; raises NotAuthenticated, or InsufficientRole without a role for one of the operations."""
     address = request.client.host if request.client else ""
     user = await services(request).authenticator.authenticate(request.headers.get("authorization"), address)
     request.state.user = user  # also of who is refused from here on
-    require_role(user, *roles)
+    require_role(user, *operations)
     return user
 
 

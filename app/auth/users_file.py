@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.auth import Authenticator
+from app.auth.passwords import Authenticator
 from app.background import in_background
 from app.settings import ConfigurationError, Settings, User, load_settings
 

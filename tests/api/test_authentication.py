@@ -10,8 +10,8 @@ import argon2
 import httpx
 import pytest
 
-import app.auth
-from app.auth import Authenticator
+import app.auth.throttle
+from app.auth.passwords import Authenticator
 from app.errors import NotAuthenticated
 from app.settings import User
 from tests.conftest import StartService
@@ -274,8 +274,8 @@ def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def patched(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock, for which `asyncio.sleep` in app/auth.py was replaced, and only there."""
-    monkeypatch.setattr(app.auth, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": clock.sleep}))
+    """The clock, for which `asyncio.sleep` in app/auth/throttle.py was replaced, and only there."""
+    monkeypatch.setattr(app.auth.throttle, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": clock.sleep}))
     return clock
 
 
@@ -423,5 +423,5 @@ async def test_guesses_of_ever_new_names_at_one_address_do_not_queue_without_end
         *(authenticator.authenticate(basic(f"guess{n}", "x"), "attacker") for n in range(500)), return_exceptions=True
     )
     assert all(isinstance(guess, NotAuthenticated) for guess in guesses)
-    assert len(verified) == app.auth._WAITING_AT_ONE_ADDRESS
+    assert len(verified) == app.auth.throttle.MAX_WAITING_AT_ONE_ADDRESS
     assert (await authenticator.authenticate(basic("ops", "ops-password"), "elsewhere")).name == "ops"

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import app.auth
+import app.auth.throttle
 import app.auth.users_file
-from app.auth import Authenticator
+from app.auth.passwords import Authenticator
 from app.errors import NotAuthenticated
 from app.settings import User
 from tests.api.test_authentication import basic, hash_password
@@ -202,11 +202,11 @@ async def test_without_a_file_there_is_nothing_to_watch(service: Service, start_
 
 
 async def test_failed_attempts_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.auth, "_FIRST_PAUSE", 100.0)
+    monkeypatch.setattr(app.auth.throttle, "_FIRST_PAUSE", 100.0)
     authenticator = Authenticator(USERS)
     for _ in range(20):
-        authenticator._count_attempt("admin", "10.0.0.1")
-    authenticator._attempts["admin", "10.0.0.1"].next = authenticator._clock() + 1_000
+        authenticator._throttle._count("admin", "10.0.0.1")
+    authenticator._throttle._attempts["admin", "10.0.0.1"].next = authenticator._clock() + 1_000
     authenticator.replace_users((OPS, ADMIN))
     with pytest.raises(NotAuthenticated) as refused:
         await authenticator.authenticate(basic("admin", "guess"), "10.0.0.1")

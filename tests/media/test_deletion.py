@@ -16,6 +16,7 @@ from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.services import Services, open_services
 from app.settings import Settings, Storages, WebDavStorage
+from app.store.documents import document_id
 from app.store.repository import RecordingRepository
 from tests.conftest import StartService
 from tests.media.test_playback import s3_storage, webdav_storage
@@ -346,7 +347,7 @@ async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_med
     assert await remembered() == 0
     for i in range(200):
         there = {apache.exists(f"killed/{i}-{j}.wav") for j in range(3)}
-        recording = await services.repositories["recordings"].get(CONTACT_CENTER, f"r{i}")
+        recording = await services.repositories["recordings"].read(document_id(CONTACT_CENTER, REGION, f"r{i}"))
         assert there == {recording is not None}, i
         assert recording is None or f"r{i}" not in answered
 

@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry
 from app.audit import AuditLog
 from app.services import open_services
 from app.settings import Settings
+from app.store.documents import document_id
 from tests.conftest import own_settings
 from tests.media.test_playback import webdav_storage
-from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
+from tests.support import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
 from tests.support.process import AppProcess, kill_now_and_then
 from tests.support.servers import WebDav
 from tests.support.servers import apache as start_apache
@@ -224,9 +225,14 @@ async def test_killed_processes_leave_each_group_all_or_none(settings: Settings,
         await services.client.indices.refresh(index=f"{settings.index_prefix}-*")
         assert await services.repositories["recordings"].pending() == []
         for recording_id, screens in groups.items():
-            documents = [await services.repositories["recordings"].get(CONTACT_CENTER, recording_id)]
-            documents += [await services.repositories["screen-recordings"].get(CONTACT_CENTER, s) for s in screens]
-            states = {document.get("nonDelete", False) for document in documents if document is not None}
+            documents = [
+                await services.repositories["recordings"].read(document_id(CONTACT_CENTER, REGION, recording_id))
+            ]
+            documents += [
+                await services.repositories["screen-recordings"].read(document_id(CONTACT_CENTER, REGION, screen))
+                for screen in screens
+            ]
+            states = {stored.recording.get("nonDelete", False) for stored in documents if stored is not None}
             assert len(states) == 1, recording_id
             assert states == {True} or recording_id not in answered
     # Seen at once, as the service completes them itself ten seconds later. Without any no kill came at a bad moment.

@@ -1,0 +1,66 @@
+"""Which role and which permission each operation needs (docs/contract.md section 2), as a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from app.errors import InsufficientPermissions, InsufficientRole
+from app.settings import Role, User
+
+Operation = Literal[
+    "search",
+    "read",
+    "play",
+    "apply",
+    "unapply",
+    "ops-search",
+    "ops-read",
+    "ops-post",
+    "ops-delete",
+]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One of the roles and, unless the user is an admin, one of the permissions; an empty set asks for none."""
+
+    roles: frozenset[Role]
+    permissions: frozenset[str] = frozenset()
+
+
+def _permission(*names: str) -> frozenset[str]:
+    """The spellings of one permission."""
+    return frozenset(f"RECORDING_PERMISSION_{name}" for name in names)
+
+
+_READERS: frozenset[Role] = frozenset({"admin"})
+_PROTECTORS: frozenset[Role] = frozenset({"admin", "supervisor", "agent"})
+_OPS: frozenset[Role] = frozenset({"ops"})
+
+POLICY: Mapping[Operation, Requirement] = {
+    "search": Requirement(_READERS),
+    "read": Requirement(_READERS),
+    "play": Requirement(_READERS),
+    "apply": Requirement(_PROTECTORS, _permission("APPLY_NON_DELETE", "APPLY_NON_DELETION")),
+    "unapply": Requirement(_PROTECTORS, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
+    "ops-search": Requirement(_OPS),
+    "ops-read": Requirement(_OPS),
+    "ops-post": Requirement(_OPS),
+    "ops-delete": Requirement(_OPS),
+}
+
+
+def require_role(user: User, *operations: Operation) -> None:
+    """Raises InsufficientRole unless the user has a role for one of the operations."""
+    if not any(POLICY[operation].roles & set(user.roles) for operation in operations):
+        raise InsufficientRole
+
+
+def require_permission(user: User, operation: Operation) -> None:
+    """Raises InsufficientPermissions unless the user has the permission that the operation needs.
+
+    An administrator needs none (docs/contract.md section 2).
+    """
+    permissions = POLICY[operation].permissions
+    if permissions and "admin" not in user.roles and not permissions & set(user.permissions):
+        raise InsufficientPermissions

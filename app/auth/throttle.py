@@ -1,0 +1,80 @@
+"""Throttling of password guesses: growing pauses per user and address, and a bounded queue per address."""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.auth.recent import put_newest
+from app.errors import NotAuthenticated
+
+# The first wrong attempts of a user at an address cost nothing, the next ones a growing pause, in seconds.
+_FREE_ATTEMPTS = 5
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 8.0
+_FORGET_SECONDS = 600.0
+_MAX_TRACKED = 10_000
+
+# Different credentials. A client that invents user names is never paused, and would only make all others wait.
+MAX_WAITING_AT_ONE_ADDRESS = 20
+
+
+@dataclass
+class _Attempts:
+    """The attempts of one user at one address since the last success; `last` and `next` are times."""
+
+    count: int = 0
+    last: float = 0.0
+    next: float = 0.0
+
+
+class Throttle:
+    """Slows attempts down. `clock` is in seconds, monotonic."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._attempts: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
+        self._waiting: Counter[str] = Counter()
+
+    def take_place(self, address: str) -> None:
+        """Takes one of the places in the queue of an address; raises NotAuthenticated when all are taken."""
+        if self._waiting[address] >= MAX_WAITING_AT_ONE_ADDRESS:
+            raise NotAuthenticated(retry_after=1)
+        self._waiting[address] += 1
+
+    def free_place(self, address: str) -> None:
+        """Gives a place back."""
+        self._waiting[address] -= 1
+        if not self._waiting[address]:
+            del self._waiting[address]
+
+    async def before_attempt(self, name: str, address: str) -> None:
+        """Counts an attempt and, after several failures, waits until it is its turn.
+
+        Raises NotAuthenticated when too many wait. The attempt counts before its outcome is known; otherwise a
+        thousand concurrent ones would all count as the first.
+        """
+        attempts = self._count(name, address)
+        over = attempts.count - _FREE_ATTEMPTS
+        if over <= 0:
+            return
+        now = self._clock()
+        wait = max(attempts.next - now, 0.0)
+        if wait > _LONGEST_PAUSE:
+            raise NotAuthenticated(retry_after=round(wait) + 1)
+        attempts.next = now + wait + min(_FIRST_PAUSE * 2.0 ** min(over, 10), _LONGEST_PAUSE)
+        await asyncio.sleep(wait)
+
+    def succeeded(self, name: str, address: str) -> None:
+        """Forgets the failures of a user at an address."""
+        self._attempts.pop((name, address), None)
+
+    def _count(self, name: str, address: str) -> _Attempts:
+        now = self._clock()
+        attempts = self._attempts.get((name, address))
+        if attempts is None or attempts.last + _FORGET_SECONDS < now:
+            attempts = _Attempts()
+        attempts.count += 1
+        attempts.last = now
+        put_newest(self._attempts, (name, address), attempts, max_entries=_MAX_TRACKED)
+        return attempts
