@@ -1,6 +1,5 @@
 """The application on a socket."""
 
-import logging
 import socket
 
 import uvicorn
@@ -34,10 +33,3 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and self._announcement:
             print(self._announcement, flush=True)  # noqa: T201
-
-
-def log_to_stderr() -> None:
-    """How a process of ours logs."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # What matters of it, `app.store.client` says once.
-    logging.getLogger("elastic_transport").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from app.ids import id_error
+from app.logs import LogFormat
 from app.media_urls import AmbiguousUrl, parse_url
 
 Role = Literal["ops", "admin", "supervisor", "agent"]
@@ -88,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
     audit_log: str | None = None
+    log_format: LogFormat = "text"
 
     storage_streams: int = 200
     storage_wait_seconds: float = 5.0

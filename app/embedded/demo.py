@@ -1,10 +1,8 @@
-"""`scripts/serve`: the whole service on a machine with nothing but Python, with users and recordings to try."""
+"""The whole service on a machine with nothing but Python, with users and recordings to try: `scripts/serve`."""
 
-import argparse
 import asyncio
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +11,15 @@ from pathlib import Path
 import msgspec
 from argon2 import PasswordHasher
 
-import app.__main__
-from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.elasticsearch import Node
 from app.embedded.media import MediaServer, write_audio
 from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings
-from app.errors import RecallError
+from app.logs import log_to_stderr
 from app.recordings.model import parse_recording
-from app.server import Server, log_to_stderr
+from app.server import Server
 from app.settings import ConfigurationError, Role, S3Storage, Settings, Storages, User, WebDavStorage, load_settings
 from app.store.client import connect
-from app.store.indices import SchemaMismatch, create_indices
+from app.store.indices import create_indices
 from app.store.repository import RecordingRepository
 
 # The region of the reference documents' examples, as the contact center is.
@@ -39,38 +36,24 @@ _ROLES: tuple[Role, ...] = ("ops", "admin", "supervisor", "agent")
 _PERMISSIONS = ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETE")
 
 
-def main() -> None:
-    """Serve Recall with an Elasticsearch of its own, demo users and demo recordings.
+def serve(*, recordings: bool, data: Path | None) -> bool:
+    """Serves until Ctrl-C or SIGTERM, and returns whether it could start.
 
-    With RECALL_ELASTICSEARCH_URL set, start just the app, as `python -m app` does.
+    Loads demo `recordings` if asked to. Elasticsearch keeps its documents in `data`; without it they are gone
+    afterwards. Raises ConfigurationError, DistributionError, NodeError, RecallError or SchemaMismatch.
     """
-    parser = argparse.ArgumentParser(prog="scripts/serve", description=main.__doc__)
-    parser.add_argument("--no-demo", action="store_true", help="load no demo recordings")
-    parser.add_argument("--data", type=Path, help="keep the recordings in this folder; without it they are forgotten")
-    options = parser.parse_args()
-    if os.environ.get("RECALL_ELASTICSEARCH_URL"):
-        if options.data:
-            parser.error("--data is for an Elasticsearch of its own, but RECALL_ELASTICSEARCH_URL is set")
-        app.__main__.main()
-        return
-    log_to_stderr()
-    try:
-        settings = _demo_settings()
-        with _bind(settings) as listener:
-            print("Starting Elasticsearch ...", flush=True)
-            with Node.start(data=options.data) as node, _media() as (media, folder):
-                storage = Storages((*settings.storage.webdav, media), settings.storage.s3)
-                settings = msgspec.structs.replace(settings, elasticsearch_url=node.url, storage=storage)
-                if not options.no_demo:
-                    asyncio.run(_load_recordings(settings, media, folder))
-                server = Server(settings, _announcement(settings))
-                server.run(sockets=[listener])
-                if not server.started:
-                    sys.exit(1)
-    except (ConfigurationError, DistributionError, NodeError, RecallError, SchemaMismatch) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is how one stops it
+    settings = _demo_settings()
+    log_to_stderr(settings.log_format)
+    with _bind(settings) as listener:
+        print("Starting Elasticsearch ...", flush=True)
+        with Node.start(data=data) as node, _media() as (media, folder):
+            storage = Storages((*settings.storage.webdav, media), settings.storage.s3)
+            settings = msgspec.structs.replace(settings, elasticsearch_url=node.url, storage=storage)
+            if recordings:
+                asyncio.run(_load_recordings(settings, media, folder))
+            server = Server(settings, _announcement(settings))
+            server.run(sockets=[listener])
+            return server.started
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -143,7 +126,3 @@ def _announcement(settings: Settings) -> str:
         lines += [f"{user.name:<12} {_password(user.name)}" for user in settings.users]
         lines.append(f"\ncontact center {DEMO_CONTACT_CENTER}, region {settings.region}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

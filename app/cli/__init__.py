@@ -1,0 +1,48 @@
+"""The command line: `recall COMMAND`, and `scripts/….py`, each of which is one of its commands."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from app.cli.framework import Command, Group, run
+
+# Each has a module of its name here, which is imported when it is needed: an installation without the extra
+# "embedded" lacks what `demo` imports.
+_COMMANDS = ("serve", "demo", "indices", "migrate", "reindex", "purge", "sweep", "users", "sample")
+
+
+class _Commands(Group):
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        return _command(name) if name in _COMMANDS else None
+
+
+def _command(name: str) -> Command | Group:
+    command: Command | Group = import_module(f"app.cli.{name}").command
+    return command
+
+
+@click.group(cls=_Commands, epilog="recall COMMAND --help describes a command. All settings are in README.md.")
+@click.version_option(version("recall"), prog_name="recall", message="%(prog)s %(version)s")
+def recall() -> None:
+    """Recall: search, play and keep call recordings."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `recall` with these arguments, or those of the process, and exits."""
+    run(recall, (sys.argv[1:] if arguments is None else arguments) or ["--help"], "recall")
+
+
+def script(name: str) -> Callable[[], None]:
+    """Returns the main function of a script that is one command."""
+
+    def main() -> None:
+        run(_command(name), sys.argv[1:], Path(sys.argv[0]).name)
+
+    return main

@@ -1,0 +1,220 @@
+"""What `recall migrate` and `recall reindex` share: options, the run as a whole, the report."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from elasticsearch import AsyncElasticsearch
+from msgspec.structs import replace
+
+from app import codec
+from app.cli import options as shared
+from app.cli.failures import configured
+from app.cli.framework import exclusive
+from app.cli.types import POSITIVE
+from app.migration.patience import MigrationError
+from app.migration.run import (
+    Migration,
+    Options,
+    Reject,
+    Report,
+    current_index,
+    drop_old,
+    holding,
+    roll_back,
+)
+from app.migration.sources import Source, Unchanged, V2Recordings
+from app.progress import progress
+from app.settings import Settings
+from app.store.client import connect
+from app.store.indices import alias, create_indices, load_schema
+from app.workers import collect_rarely
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FindSources = Callable[[AsyncElasticsearch, Settings, str, list[str]], Awaitable[list[Source]]]
+
+_DOCUMENTS_PER_REQUEST = 200
+_REJECTS_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The values of `options`."""
+
+    dry_run: bool
+    rollback: bool
+    drop_old: bool
+    shards: int | None
+    replicas: int | None
+    workers: int
+    rate: int | None
+    allow_rejects: bool
+    reject_file: Path
+    discard: bool
+
+
+def options(function: F) -> F:
+    """Adds the options that both commands have; the function gets their values as keyword arguments."""
+    for option in reversed(
+        (
+            click.option("--dry-run", is_flag=True, help="Transform every document, report, and change nothing."),
+            click.option(
+                "--rollback", is_flag=True, help="Go back to the old index and list what was written since the swap."
+            ),
+            click.option("--drop-old", is_flag=True, help="Remove the indices that earlier migrations replaced."),
+            shared.shards,
+            shared.replicas,
+            click.option(
+                "--workers", metavar="N", type=POSITIVE, default=4, help="Slices copied concurrently (default: 4)."
+            ),
+            click.option(
+                "--rate", metavar="N", type=POSITIVE, help="Documents per second at most (default: no limit)."
+            ),
+            click.option("--allow-rejects", is_flag=True, help="Leave out documents that cannot be transformed."),
+            click.option(
+                "--reject-file",
+                metavar="FILE",
+                type=click.Path(path_type=Path),
+                default=Path("rejects.ndjson"),
+                help="Write those documents here (default: rejects.ndjson).",
+            ),
+            click.option("--discard", is_flag=True, help="Remove what an interrupted run has copied, and start over."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def migrate(resource: str, find: FindSources, *, needed: bool, arguments: dict[str, Any]) -> None:
+    """Runs a migration and prints its report; exits with 0 only on success.
+
+    `find` returns the older sources; when they are `needed` and there are none, there is nothing to do. `arguments`
+    are the values of `options`.
+    """
+    exclusive(click.get_current_context(), "dry_run", "rollback", "drop_old")
+    given = Arguments(**arguments)
+    collect_rarely()
+    with configured(
+        "interrupted; nothing was swapped, and another run goes on from here",
+        level=logging.WARNING,
+        expected=(MigrationError,),
+        shards=given.shards,
+        replicas=given.replicas,
+    ) as settings:
+        asyncio.run(_run(given, settings, resource, find, needed=needed))
+
+
+async def _run(
+    options: Arguments,
+    settings: Settings,
+    resource: str,
+    find: FindSources,
+    *,
+    needed: bool,
+) -> None:
+    name = alias(settings, resource)
+    async with connect(replace(settings, elasticsearch_timeout=60.0)) as client:
+        if options.dry_run:
+            await _dry_run(client, settings, resource, find, options)
+            return
+        # The schema of what is there may be older: that is what a migration is for.
+        if not await client.indices.exists_alias(name=name):
+            await create_indices(client, settings)
+        async with holding(client, settings, resource) as lease:
+            if options.rollback:
+                since = await roll_back(client, settings, lease, resource)
+                click.echo(f"{name} is {await current_index(client, name)} again; writes are not blocked any more")
+                click.echo(
+                    f"written to {since.index} since the migration: {len(since.written)}; deleted there: {since.gone}"
+                )
+                for contact_center, _id in since.written:
+                    click.echo(f"  {contact_center} {_id}".rstrip())
+                return
+            if options.drop_old:
+                for index in await drop_old(client, settings, lease, resource):
+                    click.echo(f"removed {index}")
+                return
+            current = await current_index(client, name)
+            older = await find(client, settings, current, lease.state.superseded)
+            if needed and not older:
+                click.echo(f"nothing to do: {name} is {current}, and no older index is left")
+                return
+            migration = Migration(
+                client,
+                settings,
+                resource,
+                sources=[*older, *_current(resource, current)],
+                options=_migration_options(options, settings),
+                progress=progress,
+            )
+            try:
+                await migration.run(lease, current)
+            finally:
+                await _write_rejects(client, migration.rejects, options.reject_file)
+                _print(migration.report, options.reject_file)
+            click.echo(f"{name} is {migration.report.target}; {current} stays, blocked for writes, until --drop-old")
+
+
+async def _dry_run(
+    client: AsyncElasticsearch,
+    settings: Settings,
+    resource: str,
+    find: FindSources,
+    options: Arguments,
+) -> None:
+    name = alias(settings, resource)
+    there = bool(await client.indices.exists_alias(name=name))
+    current = await current_index(client, name) if there else ""
+    sources = [*await find(client, settings, current, []), *(_current(resource, current) if there else ())]
+    migration = Migration(
+        client, settings, resource, sources=sources, options=_migration_options(options, settings), progress=progress
+    )
+    report = await migration.rehearse()
+    await _write_rejects(client, report.rejects, options.reject_file)
+    click.echo(f"would copy {report.documents} documents from {', '.join(source.index for source in sources)}")
+    _print_rejects(report, options.reject_file)
+
+
+def _current(resource: str, index: str) -> list[Source]:
+    everything = load_schema(resource)["mappings"].get("_source") is None
+    return [Unchanged(index) if everything else V2Recordings(index)]
+
+
+def _migration_options(options: Arguments, settings: Settings) -> Options:
+    return Options(options.workers, options.rate, options.allow_rejects, settings.shards, options.discard)
+
+
+async def _write_rejects(client: AsyncElasticsearch, rejects: list[Reject], file: Path) -> None:
+    """One JSON object a line: `index`, `id`, `reason` and the `document`. The file appears as a whole."""
+    if not rejects:
+        return
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with unfinished.open("wb") as out:
+        for i in range(0, len(rejects), _DOCUMENTS_PER_REQUEST):
+            some = rejects[i : i + _DOCUMENTS_PER_REQUEST]
+            found = await client.mget(docs=[{"_index": reject.index, "_id": reject.id} for reject in some])
+            for reject, hit in zip(some, found.body["docs"], strict=True):
+                line = {"index": reject.index, "id": reject.id, "reason": reject.reason}
+                out.write(codec.encode(line | {"document": hit.get("_source")}) + b"\n")
+    unfinished.replace(file)
+
+
+def _print(report: Report, file: Path) -> None:
+    if report.swapped:
+        click.echo(
+            f"{report.documents} documents in {report.target}: {report.read} read, {report.repaired} mended, "
+            f"{report.removed} removed; writes were blocked for {report.blocked_seconds:.2f} s"
+        )
+    _print_rejects(report, file)
+
+
+def _print_rejects(report: Report, file: Path) -> None:
+    if report.rejects:
+        click.echo(f"{len(report.rejects)} rejects, in {file}:")
+        for reject in report.rejects[:_REJECTS_SHOWN]:
+            click.echo(f"  {reject.index} {reject.id}: {reject.reason}")

@@ -1,0 +1,320 @@
+"""`recall purge`, and `scripts/purge.py`."""
+
+import asyncio
+import logging
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from app.audit import AuditLog
+from app.auth.scope import Scope
+from app.cli.failures import configured
+from app.cli.framework import Command, Option, exclusive, once
+from app.cli.options import ABOUT_SETTINGS
+from app.cli.types import AGE, CONTACT_CENTER, POSITIVE, Age
+from app.errors import RecallError
+from app.lifecycle.purge import Counts, Purge, Task
+from app.progress import progress
+from app.recordings.dates import format_instant
+from app.search.criteria import CRITERIA, Criteria, parse_search
+from app.services import open_services
+from app.settings import Settings
+from app.store.journal import now_milliseconds
+from app.store.repository import Matching
+
+# A batch is more work than a request of the service, and no client waits for it.
+_LEAST_TIMEOUT = 30.0
+
+_WHAT = "What to delete"
+
+_INTERRUPTED = "interrupted; another run goes on with what is left"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Report(msgspec.Struct, rename="camel"):
+    """The file of `--report`. `matched` is the number of recordings at the start, including protected ones."""
+
+    parameters: dict[str, Any]
+    started: str
+    matched: int = 0
+    counts: Counts = msgspec.field(default_factory=Counts)
+    ended: str | None = None
+    completed: bool = False
+    error: str | None = None
+
+    def write(self, path: Path) -> None:
+        """Writes the file as JSON, or ends the process with an error."""
+        attributes = msgspec.to_builtins(self)
+        attributes |= attributes.pop("counts")
+        try:
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(attributes), indent=2) + b"\n")
+        except OSError as error:
+            sys.exit(f"the report cannot be written: {error}")
+
+
+class _Criterion(click.ParamType[str]):
+    """A search parameter of the API (`docs/contract.md` section 5)."""
+
+    name = "value"
+
+    def __init__(self, parameter: str) -> None:
+        self._parameter = parameter
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            parse_search([(self._parameter, str(value))])
+        except RecallError as error:
+            self.fail(error.message, param, ctx)
+        return str(value)
+
+
+def _criteria(function: F) -> F:
+    """Adds an option for each search parameter of the API, under the parameter's own name."""
+    for name in reversed(CRITERIA):
+        option = "--" + re.sub("[A-Z]", lambda capital: f"-{capital[0].lower()}", name)
+        function = once(
+            option,
+            name,
+            metavar="VALUE",
+            type=_Criterion(name),
+            section="Which of them, as in a search of the API; all must match",
+        )(function)
+    return function
+
+
+@click.command("purge", cls=Command, epilog=ABOUT_SETTINGS)
+@once(
+    "--older-than",
+    metavar="AGE",
+    required=True,
+    type=AGE,
+    help="Recordings that stopped this long ago: hours, days or weeks, such as 36h, 90d or 52w.",
+    section=_WHAT,
+)
+@once("--contact-center", metavar="ID", type=CONTACT_CENTER, help="Only those of this contact center.", section=_WHAT)
+@click.option(
+    "--all-contact-centers",
+    is_flag=True,
+    help="Those of all contact centers. One of the two is required.",
+    cls=Option,
+    section=_WHAT,
+)
+@click.option(
+    "--screen-recordings", is_flag=True, help="Screen recordings instead of recordings.", cls=Option, section=_WHAT
+)
+@_criteria
+@click.option("--with-media", is_flag=True, help="Delete their media objects too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be deleted; delete nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@once("--rate", metavar="N", type=POSITIVE, help="Recordings per second at most.")
+@once(
+    "--report",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the result to a file, as JSON.",
+)
+@click.option(
+    "--patience",
+    metavar="SECONDS",
+    type=POSITIVE,
+    default=120,
+    help="Keep trying this long while Elasticsearch does not answer (default: 120).",
+)
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    *,
+    older_than: Age,
+    contact_center: str | None,
+    all_contact_centers: bool,
+    screen_recordings: bool,
+    with_media: bool,
+    dry_run: bool,
+    yes: bool,
+    rate: int | None,
+    report: Path | None,
+    patience: int,
+    **parameters: str | None,
+) -> None:
+    """Delete recordings that are older than some time.
+
+    Recordings that are protected from deletion stay. The command prints how many recordings would be deleted, and
+    asks. It can be interrupted at any point; another run continues with what is left.
+    """
+    exclusive(context, "contact_center", "all_contact_centers", required=True)
+    if not (yes or dry_run or sys.stdin.isatty()):
+        raise click.UsageError("there is no terminal to ask on; give --yes or --dry-run", context)
+    now = now_milliseconds()
+    given = {name: value for name, value in parameters.items() if value is not None}
+    try:
+        criteria = _stopped_before(now - older_than.milliseconds, given)
+    except RecallError as error:
+        raise click.UsageError(error.message, context) from None
+    with configured(level=logging.WARNING) as settings, closing(AuditLog(settings.audit_log)) as audit:
+        task = Task(
+            resource="screen-recordings" if screen_recordings else "recordings",
+            scope=Scope(contact_center, settings.region),
+            criteria=criteria,
+            with_media=with_media,
+            rate=rate,
+            patience=patience,
+        )
+        report_parameters = {
+            "resource": task.resource,
+            "contactCenter": contact_center,
+            "region": settings.region,
+            "olderThan": older_than.text,
+            "stoppedBefore": format_instant(task.criteria.ended_before or 0),
+            "criteria": given,
+            "withMedia": with_media,
+            "dryRun": dry_run,
+            "rate": rate,
+        }
+        run = _Run(Report(parameters=report_parameters, started=format_instant(now)), report, ask=not yes)
+        run.run(_patient(settings), task, audit)
+
+
+def _stopped_before(instant: int, given: dict[str, str]) -> Criteria:
+    """Returns the given criteria, further limited to recordings that stopped before an instant.
+
+    Raises InvalidParameter when the criteria are too much together.
+    """
+    criteria = parse_search([*given.items()])[0] if given else Criteria()
+    if criteria.ended_before is not None:
+        instant = min(instant, criteria.ended_before)
+    return replace(criteria, ended_before=instant)
+
+
+def _patient(settings: Settings) -> Settings:
+    return msgspec.structs.replace(
+        settings,
+        elasticsearch_timeout=max(settings.elasticsearch_timeout, _LEAST_TIMEOUT),
+        elasticsearch_search_timeout=max(settings.elasticsearch_search_timeout, _LEAST_TIMEOUT),
+        elasticsearch_write_timeout=max(settings.elasticsearch_write_timeout, _LEAST_TIMEOUT),
+    )
+
+
+class _Run:
+    """One run of the command: it counts, asks, deletes and reports."""
+
+    def __init__(self, report: Report, file: Path | None, *, ask: bool) -> None:
+        self._report = report
+        self._file = file
+        self._ask = ask
+
+    def run(self, settings: Settings, task: Task, audit: AuditLog) -> None:
+        """Ends the process with status 1 unless all went well."""
+        try:
+            self._purge(settings, task, audit)
+        except RecallError as error:
+            reason = error.__cause__ or error
+            self._report.error = f"cannot go on with the Elasticsearch at {settings.elasticsearch_url}: {reason}"
+        except KeyboardInterrupt:
+            self._report.error = _INTERRUPTED
+        self._report.ended = format_instant(now_milliseconds())
+        if self._report.error:
+            click.echo(self._report.error, err=True)
+        if self._file:
+            self._report.write(self._file)
+        if self._report.error or self._report.counts.failed or self._report.counts.media_failed:
+            sys.exit(1)
+
+    def _purge(self, settings: Settings, task: Task, audit: AuditLog) -> None:
+        """Raises RecallError."""
+        # The question is asked between two runs of the event loop, where Ctrl-C ends it like any other program.
+        with asyncio.Runner() as runner:
+            stack = AsyncExitStack()
+            try:
+                services = runner.run(stack.enter_async_context(open_services(settings, audit, CollectorRegistry())))
+                purge = Purge(services.repositories[task.resource], services.deletion, audit, task)
+                self._report.counts = purge.counts
+                matching = runner.run(purge.count())
+                self._report.matched = matching.total
+                if self._file:
+                    self._report.write(self._file)  # If that is not possible, better now than after some hours.
+                _announce(self._report.parameters, matching)
+                if self._report.parameters["dryRun"]:
+                    self._report.completed = True
+                elif self._ask and not _confirmed():
+                    self._report.error = "nothing was deleted, because it was not confirmed"
+                else:
+                    self._delete(runner, purge)
+            finally:
+                runner.run(stack.aclose())
+
+    def _delete(self, runner: asyncio.Runner, purge: Purge) -> None:
+        begun = time.monotonic()
+        try:
+            runner.run(_until_stopped(purge, self._report.matched))
+        finally:
+            counts = purge.counts
+            click.echo(
+                f"deleted {counts.deleted}, protected {counts.protected}, changed meanwhile {counts.changed}, "
+                f"failed {counts.failed}, media objects not deleted {counts.media_failed}, "
+                f"in {time.monotonic() - begun:.1f} s"
+            )
+            if counts.media_failed:
+                click.echo("scripts/sweep_media.py tries again to delete the media objects, and so does the service")
+        if purge.is_stopped:
+            self._report.error = _INTERRUPTED
+        else:
+            self._report.completed = True
+
+
+async def _until_stopped(purge: Purge, total: int) -> None:
+    with _stopping(purge), progress(total, "purging") as advance:
+        await purge.run(advance)
+
+
+@contextmanager
+def _stopping(purge: Purge) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets the batch in flight finish; the second one has its default effect."""
+    loop = asyncio.get_running_loop()
+
+    def restore() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    def interrupt() -> None:
+        purge.stop()
+        restore()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _announce(parameters: dict[str, Any], matching: Matching) -> None:
+    """Prints what would be deleted."""
+    what = parameters["resource"].replace("-", " ")
+    where = f"contact center {parameters['contactCenter']}" if parameters["contactCenter"] else "all contact centers"
+    click.echo(f"{what} of {where} in region {parameters['region']} that stopped before {parameters['stoppedBefore']}")
+    for name, value in parameters["criteria"].items():
+        click.echo(f"  {name}: {value}")
+    media = "with their media objects" if parameters["withMedia"] else "their media objects stay"
+    click.echo(
+        f"{matching.total} match; {matching.protected} of them are protected and stay; "
+        f"{matching.total - matching.protected} would be deleted ({media})"
+    )
+
+
+def _confirmed() -> bool:
+    try:
+        return input("Delete them? Type yes: ").strip() == "yes"
+    except EOFError:
+        return False

@@ -1,0 +1,178 @@
+"""Deletes recordings that match criteria and that nothing protects: `recall purge` (docs/decisions/0015-purge.md)."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from app.audit import AuditLog, Entry
+from app.audit import Outcome as AuditOutcome
+from app.auth.scope import Scope
+from app.errors import StoreUnavailable
+from app.lifecycle.deletion import Deletion
+from app.recordings.identity import Resource
+from app.search.criteria import Criteria
+from app.store.repository import Matching, RecordingRepository, Stored, pause_after_conflict
+
+# How many recordings are read, and deleted concurrently. With media fewer, because each may take a storage some time.
+_BATCH = 500
+_BATCH_WITH_MEDIA = 100
+
+# How often recordings that other processes change meanwhile are read again.
+_ATTEMPTS = 20
+
+_INITIAL_BACKOFF = 0.5
+_MAX_BACKOFF = 30.0
+
+_SUCCESS, _PROTECTED, _FAILED, _MEDIA_LEFT = 0, 3, 4, 7  # statusCode (CONTRACT.md section 1)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to delete, and how.
+
+    `rate` is in recordings per second at most. `patience` is how many seconds to keep trying while Elasticsearch does
+    not answer.
+    """
+
+    resource: Resource
+    scope: Scope
+    criteria: Criteria
+    with_media: bool
+    rate: int | None
+    patience: float
+
+
+class Counts(msgspec.Struct, rename="camel"):
+    """How many recordings had each outcome.
+
+    `changed` ones no longer matched, or no longer existed, when they were about to be deleted. `media_failed` counts
+    media objects.
+    """
+
+    deleted: int = 0
+    protected: int = 0
+    changed: int = 0
+    failed: int = 0
+    media_failed: int = 0
+
+
+class Purge:
+    """One walk from the oldest matching recording to the newest, until `stop`. `counts` is kept up to date."""
+
+    def __init__(self, repository: RecordingRepository, deletion: Deletion, audit: AuditLog, task: Task) -> None:
+        """`repository` is that of the task's resource."""
+        self._repository = repository
+        self._deletion = deletion
+        self._audit = audit
+        self._task = task
+        self._stop = asyncio.Event()
+        self.counts = Counts()
+        batch = _BATCH_WITH_MEDIA if task.with_media else _BATCH
+        self._batch = min(batch, task.rate) if task.rate else batch
+
+    def stop(self) -> None:
+        """Ends the walk after the batch in flight."""
+        self._stop.set()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
+
+    async def count(self) -> Matching:
+        """Counts what matches now. Raises StoreUnavailable or InternalError, as `run` does."""
+        return await self._patiently(partial(self._repository.count, self._task.scope, self._task.criteria))
+
+    async def run(self, advance: Callable[[int], object]) -> None:
+        """Deletes; `advance` gets the number of recordings of each batch that is done.
+
+        Raises StoreUnavailable when Elasticsearch does not answer for longer than the task's patience, InternalError
+        when it cannot do what it should.
+        """
+        after: Stored | None = None
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            batch = await self._patiently(
+                partial(self._repository.oldest, self._task.scope, self._task.criteria, self._batch, after)
+            )
+            if not batch:
+                return
+            after = batch[-1]
+            await self._delete(batch)
+            advance(len(batch))
+            if self._task.rate:
+                await self._pause(begun + len(batch) / self._task.rate - time.monotonic())
+
+    async def _delete(self, batch: Sequence[Stored]) -> None:
+        """Deletes each recording in the state that matched. One that has changed since is matched again."""
+        task = self._task
+        try:
+            for conflicts in range(_ATTEMPTS):
+                outcomes = await self._patiently(
+                    partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media)
+                )
+                changed = []
+                for stored, outcome in zip(batch, outcomes, strict=True):
+                    if outcome.status == "changed":
+                        changed.append(stored)
+                    elif outcome.status == "protected":
+                        self.counts.protected += 1
+                        self._write(stored, "refused", _PROTECTED)
+                    else:
+                        self.counts.deleted += 1
+                        self.counts.media_failed += len(outcome.failed)
+                        self._write(stored, "success", _MEDIA_LEFT if outcome.failed else _SUCCESS)
+                batch = changed
+                if not batch:
+                    return
+                await pause_after_conflict(conflicts)
+                batch = await self._patiently(
+                    partial(self._repository.still_matching, task.scope, task.criteria, changed)
+                )
+                self.counts.changed += len(changed) - len(batch)
+        finally:
+            # After too many attempts, or when Elasticsearch failed: it is unknown whether these were deleted.
+            for stored in batch:
+                self.counts.failed += 1
+                self._write(stored, "failed", _FAILED)
+
+    def _write(self, stored: Stored, outcome: AuditOutcome, code: int) -> None:
+        self._audit.write(
+            Entry(
+                user="purge",
+                contact_center=stored.contact_center,
+                address=None,
+                operation="purge",
+                resource=self._task.resource,
+                recording_id=stored.recording["id"],
+                outcome=outcome,
+                status_code=code,
+            )
+        )
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Tries again while Elasticsearch does not answer. Every call here is idempotent."""
+        deadline = time.monotonic() + self._task.patience
+        pause = _INITIAL_BACKOFF
+        while True:
+            try:
+                return await work()
+            except StoreUnavailable:
+                if self._stop.is_set() or time.monotonic() + pause > deadline:
+                    raise
+            await self._pause(pause)
+            pause = min(2 * pause, _MAX_BACKOFF)
+
+    async def _pause(self, seconds: float) -> None:
+        """Ends early when the purge is to stop."""
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._stop.wait()
+        except TimeoutError:
+            pass
