@@ -160,7 +160,7 @@ class StoreUnavailable(RecallError):
         super().__init__("The recording store is not available at the moment - please try again.", {"Retry-After": "2"})
 
 
-class StorageRefused(RecallError):
+class MediaStorageRefused(RecallError):
     """A media file outside the configured storage: 502, code 4."""
 
     http_status, code = 502, 4
@@ -169,7 +169,7 @@ class StorageRefused(RecallError):
         super().__init__("The media file is not in a configured media storage.")
 
 
-class StorageFailed(RecallError):
+class MediaStorageFailed(RecallError):
     """A media storage cannot be reached, or answers what it should not: 502, code 4."""
 
     http_status, code = 502, 4
@@ -178,7 +178,7 @@ class StorageFailed(RecallError):
         super().__init__("The media storage failed.")
 
 
-class StorageTimeout(RecallError):
+class MediaStorageTimeout(RecallError):
     """A media storage takes too long: 504, code 4."""
 
     http_status, code = 504, 4
@@ -187,7 +187,7 @@ class StorageTimeout(RecallError):
         super().__init__("The media storage did not answer in time.")
 
 
-class StorageBusy(RecallError):
+class MediaStorageBusy(RecallError):
     """As many streams as are allowed are open in a media storage: 503, code 4."""
 
     http_status, code = 503, 4

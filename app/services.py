@@ -11,7 +11,7 @@ from app.audit import AuditLog
 from app.auth.passwords import Authenticator
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.protection import Protection
-from app.media.storage import MediaStorages, open_storages
+from app.media.storages import MediaStorages, open_storages
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import connect

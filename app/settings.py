@@ -45,7 +45,7 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"the password_hash of user {self.name!r} is not from `scripts/users.py hash`")
 
 
-class WebDavStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `[[storage.webdav]]` entry: this URL and what is below it."""
 
     base_url: str
@@ -59,7 +59,7 @@ class WebDavStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"the base_url {self.base_url!r} of a storage cannot be used: {error}") from None
 
 
-class S3Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `[[storage.s3]]` entry. Without an endpoint it is AWS, without a key AWS's usual credential chain."""
 
     buckets: tuple[str, ...]
@@ -69,11 +69,11 @@ class S3Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret_access_key: str | None = None
 
 
-class Storages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where media may be; nothing else is ever contacted."""
 
-    webdav: tuple[WebDavStorage, ...] = ()
-    s3: tuple[S3Storage, ...] = ()
+    webdav: tuple[WebDavConfig, ...] = ()
+    s3: tuple[S3Config, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str | None = None
     region: str = "default"
     users: tuple[User, ...] = ()
-    storage: Storages = Storages()
+    storage: StorageConfig = StorageConfig()
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
     audit_log: str | None = None

@@ -58,7 +58,7 @@ from app.recordings.model import Recording, parse_recording
 from app.search.criteria import Criteria, Page
 from app.search.pattern import Pattern
 from app.search.query import search_body
-from app.settings import S3Storage, Settings, Storages, WebDavStorage
+from app.settings import S3Config, Settings, StorageConfig, WebDavConfig
 from app.store.client import connect
 from app.store.documents import document_id, to_document
 from app.store.indices import alias, create_indices, load_schema
@@ -678,7 +678,7 @@ async def ingest(stage: Stage, options: argparse.Namespace) -> None:
         await stage.copy_index("recordings", name)
     sample = Sample(CONTACT_CENTER, REGION)
     # Nothing is asked of them, but media elsewhere is refused.
-    storages = Storages(tuple(map(WebDavStorage, WEBDAV_URLS)), (S3Storage(BUCKETS),))
+    storages = StorageConfig(tuple(map(WebDavConfig, WEBDAV_URLS)), (S3Config(BUCKETS),))
     with _app(msgspec.structs.replace(stage.settings, storage=storages)) as app_url:
         for number in range(options.rounds + 1):
             requests = _posts(stage, sample, number * options.recordings, options.recordings)
@@ -866,8 +866,8 @@ async def play(stage: Stage, options: argparse.Namespace) -> None:
             descriptors["S3"].append({"storage": "awsS3", "path": name, "data": {"bucket": _BUCKET}})
             direct["S3"].append(_sign(s3, "get_object", name))
             _put(_sign(s3, "put_object", name), file)
-        storage = Storages(
-            webdav=(WebDavStorage(webdav),), s3=(S3Storage((_BUCKET,), s3, "us-east-1", _S3_KEY, _S3_SECRET),)
+        storage = StorageConfig(
+            webdav=(WebDavConfig(webdav),), s3=(S3Config((_BUCKET,), s3, "us-east-1", _S3_KEY, _S3_SECRET),)
         )
         await create_indices(stage.client, stage.settings)
         app = servers.enter_context(_app(msgspec.structs.replace(stage.settings, storage=storage)))

@@ -22,10 +22,10 @@ from app.api.requests import (
 from app.auth.scope import Scope
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import FailedMedia
-from app.media.location import NotConfigured, locate
+from app.media.location import LocationNotAllowed, resolve_location
 from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, parse_recording, validate_id
-from app.settings import Storages
+from app.settings import StorageConfig
 
 
 class PostedRecordings(HTTPEndpoint):
@@ -85,13 +85,13 @@ def _scope(request: Request) -> Scope:
     return Scope(_contact_center(request), services(request).settings.region)
 
 
-def _check_storages(posted: Recording, configured: Storages) -> None:
+def _check_storages(posted: Recording, configured: StorageConfig) -> None:
     """Refuses media outside the configured storage (CONTRACT.md section 6)."""
     for i, media in enumerate(posted["mediaFiles"]):
         descriptor = media["mediaDescriptor"]
         try:
-            locate(descriptor, configured)
-        except NotConfigured as error:
+            resolve_location(descriptor, configured)
+        except LocationNotAllowed as error:
             attribute = "data.bucket" if descriptor["storage"] == "awsS3" else "path"
             raise InvalidParameter(f"mediaFiles[{i}].mediaDescriptor.{attribute}", str(error)) from None
 

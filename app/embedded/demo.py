@@ -17,7 +17,7 @@ from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings
 from app.logs import log_to_stderr
 from app.recordings.model import parse_recording
 from app.server import Server
-from app.settings import ConfigurationError, Role, S3Storage, Settings, Storages, User, WebDavStorage, load_settings
+from app.settings import ConfigurationError, Role, S3Config, Settings, StorageConfig, User, WebDavConfig, load_settings
 from app.store.client import connect
 from app.store.indices import create_indices
 from app.store.repository import RecordingRepository
@@ -27,9 +27,9 @@ REGION = "test"
 RECORDINGS = 12
 
 # So that the reference documents' examples can be posted, although their media are nowhere.
-_STORAGE_OF_THE_EXAMPLES = Storages(
-    webdav=(WebDavStorage("http://10.10.15.83:8080"),),
-    s3=(S3Storage(("stage-recordings",), "http://127.0.0.1:9", "us-east-1", "none", "none"),),
+_STORAGE_OF_THE_EXAMPLES = StorageConfig(
+    webdav=(WebDavConfig("http://10.10.15.83:8080"),),
+    s3=(S3Config(("stage-recordings",), "http://127.0.0.1:9", "us-east-1", "none", "none"),),
 )
 
 _ROLES: tuple[Role, ...] = ("ops", "admin", "supervisor", "agent")
@@ -47,7 +47,7 @@ def serve(*, recordings: bool, data: Path | None) -> bool:
     with _bind(settings) as listener:
         print("Starting Elasticsearch ...", flush=True)
         with Node.start(data=data) as node, _media() as (media, folder):
-            storage = Storages((*settings.storage.webdav, media), settings.storage.s3)
+            storage = StorageConfig((*settings.storage.webdav, media), settings.storage.s3)
             settings = msgspec.structs.replace(settings, elasticsearch_url=node.url, storage=storage)
             if recordings:
                 asyncio.run(_load_recordings(settings, media, folder))
@@ -97,13 +97,13 @@ def _password(user: str) -> str:
 
 
 @contextmanager
-def _media() -> Iterator[tuple[WebDavStorage, Path]]:
+def _media() -> Iterator[tuple[WebDavConfig, Path]]:
     """A WebDAV server, and the folder that it serves."""
     with tempfile.TemporaryDirectory(prefix="recall-media-") as folder, MediaServer(Path(folder)) as server:
-        yield WebDavStorage(server.url, server.username, server.password), Path(folder)
+        yield WebDavConfig(server.url, server.username, server.password), Path(folder)
 
 
-async def _load_recordings(settings: Settings, media: WebDavStorage, folder: Path) -> None:
+async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path) -> None:
     """Each has one media file, in which its number is dialled."""
     async with connect(settings) as client:
         await create_indices(client, settings)

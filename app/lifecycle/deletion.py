@@ -14,10 +14,10 @@ from app import codec
 from app.auth.scope import Scope
 from app.errors import RecallError, RecordingProtected, StoreUnavailable
 from app.lifecycle.protection import Protection, is_protected
-from app.media.location import NotConfigured, locate
-from app.media.storage import MediaStorages
+from app.media.location import LocationNotAllowed, resolve_location
+from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_uuid
-from app.settings import Storages
+from app.settings import StorageConfig
 from app.store.documents import object_key
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
 from app.store.repository import RecordingRepository, Stored, pause_after_conflict
@@ -65,7 +65,7 @@ class Deletion:
         protection: Protection,
         journal: DeletionJournal,
         storages: MediaStorages,
-        configured: Storages,
+        configured: StorageConfig,
     ) -> None:
         self._repositories = repositories
         self._protection = protection
@@ -181,8 +181,8 @@ class Deletion:
     async def _delete_object(self, entry: MediaDeletion) -> bool:
         try:
             async with self._slots:
-                await self._storages.delete(locate(codec.decode(entry.descriptor), self._configured))
-        except (NotConfigured, RecallError) as error:
+                await self._storages.delete(resolve_location(codec.decode(entry.descriptor), self._configured))
+        except (LocationNotAllowed, RecallError) as error:
             log.warning("media object %s of recording %s is not deleted: %s", entry.media_id, entry.recording_id, error)
             return False
         return True

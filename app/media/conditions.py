@@ -8,7 +8,7 @@ _ONE_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))",
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 
 
-def one_range(value: str | None) -> str | None:
+def normalise_range(value: str | None) -> str | None:
     """The Range header to ask a storage for, None where the whole is to be sent.
 
     A range that is malformed, in another unit, or one of several is ignored, as RFC 9110 section 14.2 allows.
@@ -24,8 +24,8 @@ def one_range(value: str | None) -> str | None:
     return f"bytes={int(first)}-{int(last) if last else ''}"
 
 
-def answers_range(content_range: str | None, asked: str) -> bool:
-    """Whether a 206 with this Content-Range is the answer to a range from `one_range`."""
+def content_range_matches(content_range: str | None, asked: str) -> bool:
+    """Whether a 206 with this Content-Range is the answer to a range from `normalise_range`."""
     match = _CONTENT_RANGE.fullmatch((content_range or "").strip())
     if match is None:
         return False
@@ -38,7 +38,7 @@ def answers_range(content_range: str | None, asked: str) -> bool:
     return first == int(asked_first) and (not asked_last or last <= int(asked_last))
 
 
-def if_range_holds(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
+def if_range_matches(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
     """Whether a range may be sent (RFC 9110 section 13.1.5): only exactly the same, strong validator holds."""
     if_range = request.get("If-Range")
     if if_range is None:

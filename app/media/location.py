@@ -7,10 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 from app.media_urls import AmbiguousUrl, parse_url
-from app.settings import S3Storage, Storages, WebDavStorage
+from app.settings import S3Config, StorageConfig, WebDavConfig
 
 
-class NotConfigured(ValueError):
+class LocationNotAllowed(ValueError):
     """A media descriptor names no storage of the configuration; the text says why."""
 
 
@@ -18,7 +18,7 @@ class NotConfigured(ValueError):
 class WebDavLocation:
     """A file below a configured base; `url` is made anew from the base and normalised segments."""
 
-    storage: WebDavStorage
+    storage: WebDavConfig
     url: str
 
 
@@ -26,7 +26,7 @@ class WebDavLocation:
 class S3Location:
     """An object in a configured bucket."""
 
-    storage: S3Storage
+    storage: S3Config
     bucket: str
     key: str
 
@@ -34,35 +34,35 @@ class S3Location:
 Location = WebDavLocation | S3Location
 
 
-def locate(descriptor: Mapping[str, Any], storages: Storages) -> Location:
-    """The location of a media descriptor (valid by `app.recordings.model`); raises NotConfigured."""
+def resolve_location(descriptor: Mapping[str, Any], storages: StorageConfig) -> Location:
+    """The location of a media descriptor (valid by `app.recordings.model`); raises LocationNotAllowed."""
     if descriptor["storage"] == "awsS3":
         return _locate_s3(descriptor["data"]["bucket"], descriptor["path"], storages)
     return _locate_webdav(descriptor["path"], storages)
 
 
-def _locate_s3(bucket: str, key: str, storages: Storages) -> S3Location:
+def _locate_s3(bucket: str, key: str, storages: StorageConfig) -> S3Location:
     for storage in storages.s3:
         if bucket in storage.buckets:
             return S3Location(storage, bucket, key)
-    raise NotConfigured("its bucket is not one of the configured storage")
+    raise LocationNotAllowed("its bucket is not one of the configured storage")
 
 
-def _locate_webdav(url: str, storages: Storages) -> WebDavLocation:
+def _locate_webdav(url: str, storages: StorageConfig) -> WebDavLocation:
     try:
         origin, segments = parse_url(url)
     except AmbiguousUrl as error:
-        raise NotConfigured(str(error)) from None
+        raise LocationNotAllowed(str(error)) from None
     if not segments or not segments[-1]:
-        raise NotConfigured("it names a folder, not a file")
+        raise LocationNotAllowed("it names a folder, not a file")
     # Of several bases the longest: it may have credentials of its own.
-    found: tuple[int, WebDavStorage] | None = None
+    found: tuple[int, WebDavConfig] | None = None
     for storage in storages.webdav:
         base_origin, base = _base(storage.base_url)
         if origin == base_origin and len(segments) > len(base) and segments[: len(base)] == base:
             found = max(found or (-1, storage), (len(base), storage), key=lambda match: match[0])
     if found is None:
-        raise NotConfigured("it is not below a base URL of the configured storage")
+        raise LocationNotAllowed("it is not below a base URL of the configured storage")
     path = "/".join(quote(segment, safe="") for segment in segments)
     return WebDavLocation(found[1], f"{origin}/{path}")
 

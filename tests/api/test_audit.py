@@ -30,7 +30,7 @@ from app.api.requests import envelope
 from app.audit import AuditLog, Entry
 from app.errors import InsufficientRole, MissingParameter, RecordingNotFound, StoreUnavailable
 from app.main import create_app
-from app.settings import ConfigurationError, S3Storage, Settings, Storages, WebDavStorage
+from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, WebDavConfig
 from tests.conftest import StartService
 from tests.media.conftest import counting_storage, faults, moto, trap  # noqa: F401 - fixtures
 from tests.support import CONTACT_CENTER, OPS_PATH, Service, a_media_file, a_recording, eventually
@@ -79,7 +79,7 @@ class Played:
 @pytest.fixture
 async def played(start_service: StartService, tmp_path: Path, counting_storage: CountingStorage) -> Played:  # noqa: F811
     file = tmp_path / "audit.jsonl"
-    storage = Storages(webdav=(WebDavStorage(counting_storage.url, "media", "media-secret"),))
+    storage = StorageConfig(webdav=(WebDavConfig(counting_storage.url, "media", "media-secret"),))
     played = Played(await start_service(audit_log=str(file), storage=storage), file)
     await played.post(counting_storage.put("a.wav", SIZE))
     assert played.lines() == []
@@ -91,7 +91,7 @@ async def faulty(start_service: StartService, tmp_path: Path, faults: FaultServe
     file = tmp_path / "audit.jsonl"
     service = await start_service(
         audit_log=str(file),
-        storage=Storages(webdav=(WebDavStorage(faults.url),)),
+        storage=StorageConfig(webdav=(WebDavConfig(faults.url),)),
         storage_first_byte_seconds=0.3,
         storage_stall_seconds=0.3,
     )
@@ -260,9 +260,9 @@ async def test_no_secret_is_ever_in_it(
 ) -> None:
     caplog.set_level(logging.DEBUG, "recall.audit")
     moto.put("secret.wav", b"bytes", bucket="stage-recordings")
-    s3 = S3Storage(("stage-recordings",), moto.url, moto.region, moto.access_key_id, moto.secret_access_key)
+    s3 = S3Config(("stage-recordings",), moto.url, moto.region, moto.access_key_id, moto.secret_access_key)
     file = tmp_path / "audit.jsonl"
-    service = await start_service(storage=Storages(s3=(s3,)), audit_log=str(file))
+    service = await start_service(storage=StorageConfig(s3=(s3,)), audit_log=str(file))
     descriptor = {"storage": "awsS3", "path": "secret.wav", "data": {"bucket": "stage-recordings"}}
     recording = a_recording(mediaFiles=[a_media_file(mediaDescriptor=descriptor)])
     assert (await service.client("ops").post(OPS_PATH, json=recording)).status_code == 201

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.settings import Storages, WebDavStorage
+from app.settings import StorageConfig, WebDavConfig
 from tests.conftest import own_settings
 from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually, servers
 from tests.support.servers import CountingStorage, generated
@@ -88,7 +88,7 @@ def path_of(recording_id: str) -> str:
 async def nginx_and_all(elasticsearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proxied]:
     audit_log = tmp_path_factory.mktemp("audit") / "audit.log"
     async with CountingStorage() as storage, own_settings(elasticsearch_url) as settings:
-        storages = Storages(webdav=(WebDavStorage(storage.url),))
+        storages = StorageConfig(webdav=(WebDavConfig(storage.url),))
         service = Service(msgspec.structs.replace(settings, storage=storages, audit_log=str(audit_log)))
         await service.start()
         loop = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.settings import Storages, WebDavStorage
+from app.settings import StorageConfig, WebDavConfig
 from tests.conftest import StartService
 from tests.media.test_playback import post_media
 from tests.support import eventually
@@ -148,8 +148,8 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
 async def test_an_audio_element_knows_the_duration_and_seeks(
     start_service: StartService, apache_basic: WebDav, page: Page
 ) -> None:
-    storage = WebDavStorage(apache_basic.url, apache_basic.username, apache_basic.password)
-    service = await start_service(storage=Storages(webdav=(storage,)))
+    storage = WebDavConfig(apache_basic.url, apache_basic.username, apache_basic.password)
+    service = await start_service(storage=StorageConfig(webdav=(storage,)))
     descriptor = {"storage": "webDAV", "path": apache_basic.put("tones.wav", minutes_of_tones())}
     media = await post_media(service, descriptor, type="audio/wav")
     # Who opens a page with name and password need not give them again for what is in it.

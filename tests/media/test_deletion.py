@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.services import Services, open_services
-from app.settings import Settings, Storages, WebDavStorage
+from app.settings import Settings, StorageConfig, WebDavConfig
 from app.store.documents import document_id
 from app.store.repository import RecordingRepository
 from tests.conftest import StartService
@@ -93,11 +93,11 @@ def remembered(elasticsearch: AsyncElasticsearch, settings: Settings) -> Callabl
 
 
 @pytest.fixture
-async def open_store(settings: Settings) -> AsyncIterator[Callable[[Storages], Any]]:
+async def open_store(settings: Settings) -> AsyncIterator[Callable[[StorageConfig], Any]]:
     """What the service and the scripts work with, in this process."""
     opened: list[Any] = []
 
-    async def open_it(storage: Storages) -> Services:
+    async def open_it(storage: StorageConfig) -> Services:
         context = open_services(msgspec.structs.replace(settings, storage=storage), AuditLog(None), CollectorRegistry())
         services = await context.__aenter__()
         opened.append(context)
@@ -226,7 +226,7 @@ async def test_media_that_cannot_be_deleted_are_reported_and_remembered(
     remembered: Remembered,
     fault: str,
 ) -> None:
-    storage = Storages(webdav=(WebDavStorage(faults.url), WebDavStorage(apache.url)))
+    storage = StorageConfig(webdav=(WebDavConfig(faults.url), WebDavConfig(apache.url)))
     store = Store(
         await start_service(storage=storage, storage_first_byte_seconds=0.5, storage_stall_seconds=0.5), apache
     )
@@ -261,7 +261,7 @@ async def test_a_sweep_retries_what_failed(
     store = Store(await start_service(storage=configured), apache)
     await store.post("r", store.put("later.wav"))
     # A server whose configuration does not know the storage any more.
-    unknowing = Store(await start_service(storage=Storages()), apache)
+    unknowing = Store(await start_service(storage=StorageConfig()), apache)
     assert (await unknowing.delete("r", **ALL)).json()["statusCode"] == 7
     services = await open_store(configured)
     swept = await services.deletion.sweep(only_due=True)
@@ -279,7 +279,7 @@ async def test_a_sweep_leaves_what_a_new_recording_refers_to(
     store = Store(await start_service(storage=configured), apache)
     descriptor = store.put("again.wav")
     await store.post("r", descriptor)
-    unknowing = Store(await start_service(storage=Storages()), apache)
+    unknowing = Store(await start_service(storage=StorageConfig()), apache)
     assert (await unknowing.delete("r", **ALL)).json()["statusCode"] == 7
     await store.post("r", descriptor)
     services = await open_store(configured)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import S3Storage, Storages, WebDavStorage
+from app.settings import S3Config, StorageConfig, WebDavConfig
 from tests.conftest import StartService
 from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually
 from tests.support.servers import S3, CountingStorage, FaultServer, Trap, WebDav
@@ -35,12 +35,14 @@ async def post_media(service: Service, descriptor: dict[str, Any], **attributes:
     return Media(service, read.json()["recording"]["mediaFiles"][0]["playPath"])
 
 
-def webdav_storage(webdav: WebDav) -> Storages:
-    return Storages(webdav=(WebDavStorage(webdav.url, webdav.username, webdav.password),))
+def webdav_storage(webdav: WebDav) -> StorageConfig:
+    return StorageConfig(webdav=(WebDavConfig(webdav.url, webdav.username, webdav.password),))
 
 
-def s3_storage(s3: S3) -> Storages:
-    return Storages(s3=(S3Storage(("stage-recordings",), s3.url, s3.region, s3.access_key_id, s3.secret_access_key),))
+def s3_storage(s3: S3) -> StorageConfig:
+    return StorageConfig(
+        s3=(S3Config(("stage-recordings",), s3.url, s3.region, s3.access_key_id, s3.secret_access_key),)
+    )
 
 
 @pytest.fixture(params=["wsgidav", "wsgidav_basic", "apache", "apache_basic", "versitygw", "moto"])
@@ -181,7 +183,7 @@ async def test_what_is_not_there_is_404(media: Media, start_service: StartServic
 @pytest.fixture
 async def faulty(start_service: StartService, faults: FaultServer) -> Service:
     return await start_service(
-        storage=Storages(webdav=(WebDavStorage(faults.url),)),
+        storage=StorageConfig(webdav=(WebDavConfig(faults.url),)),
         storage_first_byte_seconds=0.5,
         storage_stall_seconds=0.5,
     )
@@ -232,7 +234,7 @@ async def test_a_player_that_stalls_frees_the_storage(
     start_service: StartService, counting_storage: CountingStorage
 ) -> None:
     service = await start_service(
-        storage=Storages(webdav=(WebDavStorage(counting_storage.url),)), player_stall_seconds=0.5
+        storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)), player_stall_seconds=0.5
     )
     media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", 200_000_000)})
     async with media.admin.stream("GET", media.path) as response:
@@ -244,7 +246,7 @@ async def test_streams_of_a_storage_are_bounded_with_a_bounded_wait(
     start_service: StartService, counting_storage: CountingStorage
 ) -> None:
     service = await start_service(
-        storage=Storages(webdav=(WebDavStorage(counting_storage.url),)),
+        storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)),
         storage_streams=1,
         storage_wait_seconds=0.3,
     )

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from app.settings import Settings, Storages, WebDavStorage
+from app.settings import Settings, StorageConfig, WebDavConfig
 from tests.conftest import StartService
 from tests.media.test_playback import Media, post_media
 from tests.support import eventually
@@ -41,7 +41,7 @@ async def test_players_that_leave_free_the_storage_at_once(
     counting_storage.rate = 8_000_000  # or filling the network's buffers is what takes the time
     url = faults.url_of("endless") if endless else counting_storage.put("long.wav", LONG)
     # As many streams as players: one that is not freed would make the others wait.
-    service = await start_service(storage=Storages(webdav=(WebDavStorage(storage.url),)), storage_streams=16)
+    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(storage.url),)), storage_streams=16)
     media = await post_media(service, {"storage": "webDAV", "path": url})
     rng = random.Random(6)
     before = asyncio.all_tasks()
@@ -75,7 +75,7 @@ async def test_players_that_leave_free_the_storage_at_once(
 async def test_a_connection_to_the_storage_serves_one_play_after_the_other(
     start_service: StartService, counting_storage: CountingStorage
 ) -> None:
-    service = await start_service(storage=Storages(webdav=(WebDavStorage(counting_storage.url),)))
+    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)))
     media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("a.wav", 3_000_000)})
     for _ in range(5):
         response = await media.play()
@@ -99,7 +99,7 @@ class App:
 
 @pytest.fixture
 async def long_media(start_service: StartService, counting_storage: CountingStorage) -> Media:
-    service = await start_service(storage=Storages(webdav=(WebDavStorage(counting_storage.url),)))
+    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)))
     return await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", LONG)})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from elasticsearch import AsyncElasticsearch
 
-from app.settings import Settings, Storages, WebDavStorage
+from app.settings import Settings, StorageConfig, WebDavConfig
 from tests.conftest import StartService
 from tests.support import a_media_file, a_recording, assert_error, store_many
 from tests.support.servers import CountingStorage, FaultServer, Trap
@@ -53,7 +53,7 @@ async def test_what_is_not_configured_sees_no_connection(  # noqa: PLR0917
     path: str | None,
 ) -> None:
     """Stored behind the service's back, as when the configuration has changed since it was posted."""
-    service = await start_service(storage=Storages(webdav=(WebDavStorage(counting_storage.url),)))
+    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)))
     if path is None:
         descriptor: dict[str, Any] = {"storage": "awsS3", "path": "a.wav", "data": {"bucket": "stage-recordings"}}
     else:
@@ -86,7 +86,7 @@ async def test_a_redirect_is_not_followed(
     faults: FaultServer,
     trap: Trap,
 ) -> None:
-    service = await start_service(storage=Storages(webdav=(WebDavStorage(faults.url),)))
+    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(faults.url),)))
     descriptor = {"storage": "webDAV", "path": faults.url_of("redirect")}
     media = [a_media_file(mediaDescriptor=descriptor)]
     await store_many(elasticsearch, settings, [a_recording(mediaFiles=media)])

@@ -14,7 +14,7 @@ from elasticsearch import AsyncElasticsearch
 from app.main import create_app
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.settings import S3Storage, Settings, Storages, User, WebDavStorage
+from app.settings import S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.documents import document_id, to_document
 from app.store.indices import alias
 
@@ -41,10 +41,10 @@ USERS = tuple(
 
 
 # Where the media of the tests' recordings may be; nothing answers there.
-STORAGES = Storages(
+STORAGES = StorageConfig(
     webdav=tuple(
         map(
-            WebDavStorage,
+            WebDavConfig,
             (
                 "http://10.10.15.83:8080",
                 "http://10.10.15.83",
@@ -55,7 +55,7 @@ STORAGES = Storages(
         )
     ),
     s3=(
-        S3Storage(
+        S3Config(
             ("stage-recordings", "stage-recordings/calls", "other", "b", "c", "b/c", "webDAV"),
             "http://127.0.0.1:1",
             "us-east-1",

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from app.media.conditions import answers_range, one_range
-from app.media.location import NotConfigured, S3Location, WebDavLocation, locate
-from app.settings import S3Storage, Storages, WebDavStorage
+from app.media.conditions import content_range_matches, normalise_range
+from app.media.location import LocationNotAllowed, S3Location, WebDavLocation, resolve_location
+from app.settings import S3Config, StorageConfig, WebDavConfig
 
-BASE = WebDavStorage("http://media.example/recordings/")
-DEEPER = WebDavStorage("http://media.example/recordings/private", username="u")
-SECURE = WebDavStorage("https://[2001:DB8::1]:8443/")
-S3 = S3Storage(("one", "two"))
-STORAGES = Storages(webdav=(BASE, DEEPER, SECURE), s3=(S3,))
+BASE = WebDavConfig("http://media.example/recordings/")
+DEEPER = WebDavConfig("http://media.example/recordings/private", username="u")
+SECURE = WebDavConfig("https://[2001:DB8::1]:8443/")
+S3 = S3Config(("one", "two"))
+STORAGES = StorageConfig(webdav=(BASE, DEEPER, SECURE), s3=(S3,))
 
 
 def webdav(path: str) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def webdav(path: str) -> dict[str, Any]:
         ("https://[2001:db8:0::1]:8443/a", SECURE, "https://[2001:db8::1]:8443/a"),
     ],
 )
-def test_a_file_below_a_base_url_is_found_under_its_normal_url(path: str, storage: WebDavStorage, url: str) -> None:
-    assert locate(webdav(path), STORAGES) == WebDavLocation(storage, url)
+def test_a_file_below_a_base_url_is_found_under_its_normal_url(path: str, storage: WebDavConfig, url: str) -> None:
+    assert resolve_location(webdav(path), STORAGES) == WebDavLocation(storage, url)
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_a_file_below_a_base_url_is_found_under_its_normal_url(path: str, storag
     ],
 )
 def test_anything_else_is_refused(path: str) -> None:
-    with pytest.raises(NotConfigured):
-        locate(webdav(path), STORAGES)
+    with pytest.raises(LocationNotAllowed):
+        resolve_location(webdav(path), STORAGES)
 
 
 def test_an_object_in_a_configured_bucket_is_found_and_no_other() -> None:
     descriptor = {"storage": "awsS3", "path": "../a b/ü", "data": {"bucket": "two"}}
-    assert locate(descriptor, STORAGES) == S3Location(S3, "two", "../a b/ü")
-    with pytest.raises(NotConfigured):
-        locate({**descriptor, "data": {"bucket": "three"}}, STORAGES)
-    with pytest.raises(NotConfigured):
-        locate(descriptor, Storages())
+    assert resolve_location(descriptor, STORAGES) == S3Location(S3, "two", "../a b/ü")
+    with pytest.raises(LocationNotAllowed):
+        resolve_location({**descriptor, "data": {"bucket": "three"}}, STORAGES)
+    with pytest.raises(LocationNotAllowed):
+        resolve_location(descriptor, StorageConfig())
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_an_object_in_a_configured_bucket_is_found_and_no_other() -> None:
     ],
 )
 def test_one_range_is_passed_on_in_one_spelling(header: str | None, normal: str | None) -> None:
-    assert one_range(header) == normal
+    assert normalise_range(header) == normal
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_one_range_is_passed_on_in_one_spelling(header: str | None, normal: str 
     ],
 )
 def test_a_206_must_answer_the_range_that_was_asked(content_range: str | None, asked: str, answers: bool) -> None:
-    assert answers_range(content_range, asked) is answers
+    assert content_range_matches(content_range, asked) is answers

@@ -8,17 +8,17 @@ from contextlib import contextmanager
 # For how long a player who waits for its first byte goes first: a storage that has stalled must not hold up all others.
 _FIRST_SECONDS = 0.05
 
-# While somebody goes first, those who play get one piece in so many seconds, all together.
-_PIECE_SECONDS = 0.005
+# While somebody goes first, those who play get one chunk in so many seconds, all together.
+_CHUNK_SECONDS = 0.005
 
 # Otherwise so many in a turn of the event loop: with one the turns count, with more a request waits longer for its own.
-_PIECES = 2
+_CHUNKS = 2
 
 
-class Turns:
-    """Players take turns, two pieces in each turn of the event loop.
+class PlaybackScheduler:
+    """Players take turns, two chunks in each turn of the event loop.
 
-    So a request never waits for more than a few pieces, however many play; and while a player waits for its first byte
+    So a request never waits for more than a few chunks, however many play; and while a player waits for its first byte
     the others almost stop, for it needs several turns, and a processor for Elasticsearch and for the storage.
     """
 
@@ -28,7 +28,7 @@ class Turns:
         self._next: asyncio.Handle | None = None
 
     @contextmanager
-    def first(self) -> Iterator[None]:
+    def priority(self) -> Iterator[None]:
         """A player waits for its first byte."""
         going = True
 
@@ -49,8 +49,8 @@ class Turns:
             limit.cancel()
             leave()
 
-    async def next(self) -> None:
-        """Returns when it is one's turn to send a piece."""
+    async def turn(self) -> None:
+        """Returns when it is one's turn to send a chunk."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         if self._next is None:
@@ -59,15 +59,15 @@ class Turns:
 
     def _plan(self) -> None:
         loop = asyncio.get_running_loop()
-        self._next = loop.call_later(_PIECE_SECONDS, self._go) if self._going_first else loop.call_soon(self._go)
+        self._next = loop.call_later(_CHUNK_SECONDS, self._go) if self._going_first else loop.call_soon(self._go)
 
     def _go(self) -> None:
         self._next = None
-        pieces = 1 if self._going_first else _PIECES
-        while self._waiting and pieces:
+        chunks = 1 if self._going_first else _CHUNKS
+        while self._waiting and chunks:
             turn = self._waiting.popleft()
             if not turn.done():  # cancelled
                 turn.set_result(None)
-                pieces -= 1
+                chunks -= 1
         if self._waiting:
             self._plan()

@@ -1,0 +1,71 @@
+"""All configured media storages, under one interface."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol, TypeVar
+
+from app.media.http import HttpPool
+from app.media.location import Location, S3Location, WebDavLocation
+from app.media.s3 import S3Storage, s3_client
+from app.media.scheduling import PlaybackScheduler
+from app.media.stream import MediaStream
+from app.media.webdav import WebDavStorage
+from app.settings import S3Config, Settings, WebDavConfig
+
+LocationT_contra = TypeVar("LocationT_contra", contravariant=True)
+
+
+class Storage(Protocol[LocationT_contra]):
+    """One configured storage. Locations come from `app.media.location`."""
+
+    async def open(self, method: str, location: LocationT_contra, headers: Mapping[str, str]) -> MediaStream:
+        """GET or HEAD with the range and conditions of `headers`; any status is an answer.
+
+        Raises MediaStorageBusy, MediaStorageTimeout or MediaStorageFailed.
+        """
+        ...
+
+    async def delete(self, location: LocationT_contra) -> None:
+        """Deletes an object; returns when it is gone, also when it was before. Raises as `open` does."""
+        ...
+
+
+class MediaStorages:
+    """All configured storages, each with a pool of connections of its own for the life of the process."""
+
+    def __init__(
+        self,
+        webdav: Mapping[WebDavConfig, Storage[WebDavLocation]],
+        s3: Mapping[S3Config, Storage[S3Location]],
+    ) -> None:
+        self._webdav = webdav
+        self._s3 = s3
+        self.scheduler = PlaybackScheduler()
+
+    async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
+        """Opens a media object, as `Storage.open` does."""
+        if isinstance(location, WebDavLocation):
+            return await self._webdav[location.storage].open(method, location, headers)
+        return await self._s3[location.storage].open(method, location, headers)
+
+    async def delete(self, location: Location) -> None:
+        """Deletes a media object, as `Storage.delete` does."""
+        if isinstance(location, WebDavLocation):
+            await self._webdav[location.storage].delete(location)
+        else:
+            await self._s3[location.storage].delete(location)
+
+
+@asynccontextmanager
+async def open_storages(settings: Settings) -> AsyncIterator[MediaStorages]:
+    """Opens no connection yet."""
+    async with AsyncExitStack() as stack:
+        webdav: dict[WebDavConfig, WebDavStorage] = {}
+        s3: dict[S3Config, S3Storage] = {}
+        for webdav_config in settings.storage.webdav:
+            http = await stack.enter_async_context(HttpPool(settings))
+            webdav[webdav_config] = WebDavStorage(webdav_config, http)
+        for s3_config in settings.storage.s3:
+            client = await stack.enter_async_context(s3_client(s3_config))
+            s3[s3_config] = S3Storage(client, await stack.enter_async_context(HttpPool(settings)))
+        yield MediaStorages(webdav, s3)
