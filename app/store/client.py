@@ -1,4 +1,4 @@
-"""The one Elasticsearch client of a process, and what its failures mean to a client of ours."""
+"""The Elasticsearch client of a process, and the errors of Recall that its failures become."""
 
 import asyncio
 import logging
@@ -12,14 +12,24 @@ from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 
 from app import codec
 from app.errors import InternalError, StoreUnavailable
+from app.retry import TRANSIENT_STATUSES
 from app.settings import Settings
 from app.store.transport import ResilientTransport
 
 log = logging.getLogger(__name__)
 
-# Overloaded, still starting, blocked for writes, or without the index that is just being made.
-_TRANSIENT = frozenset({403, 404, 408, 409, 429, 502, 503, 504})
-_LONGEST_DEAD_SECONDS = 5.0
+# Statuses that another process or an operator is about to change. Unlike TRANSIENT_STATUSES they are not worth another
+# attempt within the same request, but the client of the service may try again.
+_CHANGING_STATUSES = frozenset(
+    {
+        403,  # the index is blocked for writes: a migration is switching the alias, or the disk is full
+        404,  # the alias or index does not exist yet: a process is creating it
+        409,  # another process has changed the document
+    }
+)
+# `security_exception` has status 403 too, but Recall's credentials do not change by themselves.
+_PERMANENT_ERRORS = frozenset({"security_exception"})
+_MAX_DEAD_NODE_BACKOFF = 5.0
 
 
 class _Json(JsonSerializer):
@@ -54,17 +64,17 @@ def connect(settings: Settings) -> AsyncElasticsearch:
         connections_per_node=settings.elasticsearch_connections,
         request_timeout=settings.elasticsearch_timeout,
         transport_class=partial(ResilientTransport, retry_seconds=settings.elasticsearch_search_timeout),  # type: ignore[arg-type]
-        # A node that did not answer is left alone so long, at most: it may be back soon.
-        max_dead_node_backoff=_LONGEST_DEAD_SECONDS,
+        # A node that did not answer gets no requests for this long, at most: it may be back soon.
+        max_dead_node_backoff=_MAX_DEAD_NODE_BACKOFF,
         **options,
     )
 
 
 @asynccontextmanager
 async def store_errors(seconds: float) -> AsyncIterator[None]:
-    """Turns every failure of Elasticsearch within, and taking longer than `seconds`, into an error of ours.
+    """Turns every failure of Elasticsearch in the block into an error of Recall, and ends the block after `seconds`.
 
-    Raises StoreUnavailable when asking again may help, InternalError otherwise; the log has Elasticsearch's words.
+    Raises StoreUnavailable when another attempt may help, InternalError otherwise. The log has Elasticsearch's words.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -73,7 +83,8 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
         log.warning("Elasticsearch is away or too slow: %s", error or type(error).__name__)
         raise StoreUnavailable from error
     except ApiError as error:
-        if error.status_code in _TRANSIENT and error.error != "security_exception":
+        transient = error.status_code in TRANSIENT_STATUSES | _CHANGING_STATUSES
+        if transient and error.error not in _PERMANENT_ERRORS:
             log.warning("Elasticsearch cannot answer now: %s", error)
             raise StoreUnavailable from error
         log.exception("Elasticsearch refused a request")

@@ -18,14 +18,14 @@ from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource
 from app.recordings.merge import merge
 from app.recordings.model import Recording
+from app.retry import Backoff
 from app.search.criteria import Criteria, Page
 from app.search.query import ORDER, query, search_body
 from app.settings import Settings
-from app.store.batches import Reads, Version, Writes, WritesBlocked, version_of
 from app.store.client import store_errors
+from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
 from app.store.indices import alias, refresh
-from app.store.transport import Retries
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ class RecordingRepository:
         self._search_seconds = settings.elasticsearch_search_timeout
         self._write_seconds = settings.elasticsearch_write_timeout
         self._searching = client.options(request_timeout=self._search_seconds)
-        self._reads = Reads(client, self._seconds)
-        self._writes = Writes(
-            client, self._reads, seconds=self._write_seconds, refresh_seconds=_WAIT_FOR_REFRESH_SECONDS
+        self._reader = DocumentReader(client, self._seconds)
+        self._writer = DocumentWriter(
+            client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
         )
         # A write that waits for a refresh keeps its connection meanwhile: half of them stay for everything else.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
@@ -176,7 +176,7 @@ class RecordingRepository:
         """
         document = document_id(contact_center, posted["region"], posted["id"])
         conflicts = 0
-        retries = Retries(self._write_seconds)
+        backoff = Backoff(self._write_seconds)
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
             # Most are new. A write that may take a minute is not what finds out whether Elasticsearch answers at all.
@@ -191,8 +191,8 @@ class RecordingRepository:
                 except ConflictError:
                     await pause_after_conflict(conflicts)  # not after the first one: it may only not be new
                     conflicts += 1
-                except WritesBlocked as error:
-                    if not await retries.pause():
+                except IndexBlocked as error:
+                    if not await backoff.wait():
                         raise StoreUnavailable from error
                 else:
                     return stored is None
@@ -213,7 +213,7 @@ class RecordingRepository:
                 await self._write(stored.document, body, stored)
             except ConflictError:
                 return False
-            except WritesBlocked as error:
+            except IndexBlocked as error:
                 raise StoreUnavailable from error
         return True
 
@@ -276,7 +276,7 @@ class RecordingRepository:
         return answer
 
     async def _read(self, document: str) -> Stored | None:
-        hit = await self._reads.get(self._index, document)
+        hit = await self._reader.get(self._index, document)
         return _stored(hit) if hit else None
 
     async def _write(
@@ -284,7 +284,7 @@ class RecordingRepository:
     ) -> None:
         """Creates a document, or replaces what was `stored`; raises ConflictError."""
         version = stored.version if stored else None
-        await self._writes.put(self._index, document, body, version, wait_for_refresh=wait_for_refresh)
+        await self._writer.put(self._index, document, body, version, wait_for_refresh=wait_for_refresh)
 
 
 async def pause_after_conflict(conflicts: int) -> None:

@@ -7,7 +7,7 @@ from elasticsearch import ApiError
 
 from app.settings import Settings
 from app.store.client import connect
-from app.store.transport import Circuit, CircuitOpen, Retries, may_be_repeated
+from app.store.transport import CircuitBreaker, CircuitOpen, may_be_repeated
 
 
 class Clock:
@@ -24,48 +24,48 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def circuit(clock: Clock) -> Circuit:
-    return Circuit(clock)
+def circuit(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(clock)
 
 
-def fail_for(circuit: Circuit, clock: Clock, seconds: float, times: int) -> None:
+def fail_for(circuit: CircuitBreaker, clock: Clock, seconds: float, times: int) -> None:
     for i in range(times):
-        circuit.failed()
+        circuit.record_failure()
         if i < times - 1:
             clock.now += seconds / (times - 1)
 
 
-def test_many_failures_in_a_moment_leave_the_circuit_closed(circuit: Circuit, clock: Clock) -> None:
+def test_many_failures_in_a_moment_leave_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 0.9, 100)
-    circuit.check()
-    circuit.check()
+    circuit.before_call()
+    circuit.before_call()
 
 
-def test_two_failures_long_apart_leave_the_circuit_closed(circuit: Circuit, clock: Clock) -> None:
+def test_two_failures_long_apart_leave_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 3600, 2)
-    circuit.check()
+    circuit.before_call()
 
 
-def test_an_answer_in_between_leaves_the_circuit_closed(circuit: Circuit, clock: Clock) -> None:
+def test_an_answer_in_between_leaves_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 0.9, 10)
-    circuit.answered()
+    circuit.record_success()
     fail_for(circuit, clock, 0.9, 10)
-    circuit.check()
+    circuit.before_call()
 
 
 def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_answer(
-    circuit: Circuit, clock: Clock
+    circuit: CircuitBreaker, clock: Clock
 ) -> None:
     fail_for(circuit, clock, 1.0, 3)
     for _ in range(3):
         with pytest.raises(CircuitOpen):
-            circuit.check()
-        clock.now += Circuit.PROBE_PAUSE
-        circuit.check()
-        circuit.failed()
-    circuit.answered()
-    circuit.check()
-    circuit.check()
+            circuit.before_call()
+        clock.now += CircuitBreaker.HALF_OPEN_INTERVAL
+        circuit.before_call()
+        circuit.record_failure()
+    circuit.record_success()
+    circuit.before_call()
+    circuit.before_call()
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,6 @@ def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_an
 )
 def test_only_what_does_no_harm_twice_is_sent_twice(method: str, target: str, safe: bool) -> None:
     assert may_be_repeated(method, target) is safe
-
-
-async def test_pauses_end_with_the_time() -> None:
-    retries = Retries(0.05)
-    assert await retries.pause() or retries.seconds_left > 0
-    retries = Retries(0.0)
-    assert not await retries.pause()
 
 
 async def test_a_closed_client_opens_no_connection_again() -> None:

@@ -1,4 +1,4 @@
-"""Gathering requests into few: each gets its own outcome, whatever becomes of the others."""
+"""Batches of requests: each item gets its own result, whatever happens to the others."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ from app import codec
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
-from app.store.batches import Batcher, Reads, Version, Writes, version_of
+from app.store.batching import Batcher
+from app.store.document_store import DocumentReader, DocumentWriter, Version, version_of
 from app.store.documents import to_document
 from app.store.indices import alias, create_indices
 from tests.support import CONTACT_CENTER, a_recording
 
-SECONDS = 10.0
+TIMEOUT = 10.0
 
 
 class Sent:
-    """What a batcher sent. An answer comes when it is released, and is the item itself, or an error for `bad` ones."""
+    """Records the batches that a batcher sends. Each is answered after `released` is set, `bad` items with an error."""
 
     def __init__(self, *bad: str, broken: str = "") -> None:
         self.batches: list[list[str]] = []
@@ -39,26 +40,26 @@ class Sent:
 
 
 async def steps() -> None:
-    """Lets everything happen that needs no answer."""
+    """Runs the event loop until only answers are missing."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 def ask(batcher: Batcher[str, str], items: str) -> dict[str, asyncio.Task[str]]:
-    """One waiter for each letter."""
-    return {item: asyncio.create_task(batcher(item, 1)) for item in items}
+    """Submits each letter; returns a task for each."""
+    return {item: asyncio.create_task(batcher.submit(item, 1)) for item in items}
 
 
-async def test_who_comes_alone_is_sent_alone_and_at_once() -> None:
+async def test_an_item_is_sent_immediately_when_no_batch_is_in_flight() -> None:
     sent = Sent()
     sent.released.set()
-    assert await Batcher(sent)("a") == "a"
+    assert await Batcher(sent).submit("a") == "a"
     assert sent.batches == [["a"]]
 
 
-async def test_who_comes_during_a_request_goes_together_in_the_next() -> None:
+async def test_items_arriving_during_a_request_share_the_next_batch() -> None:
     sent = Sent()
-    batcher = Batcher(sent, at_once=1)
+    batcher = Batcher(sent, concurrency=1)
     waiters = ask(batcher, "a")
     await steps()
     waiters |= ask(batcher, "bcd")
@@ -69,9 +70,9 @@ async def test_who_comes_during_a_request_goes_together_in_the_next() -> None:
     assert sent.batches == [["a"], ["b", "c", "d"]]
 
 
-async def test_a_request_that_takes_long_does_not_hold_up_the_next() -> None:
+async def test_a_slow_batch_does_not_block_the_next() -> None:
     sent = Sent()
-    batcher = Batcher(sent, at_once=2)
+    batcher = Batcher(sent, concurrency=2)
     waiters = ask(batcher, "a")
     await steps()
     waiters |= ask(batcher, "b")
@@ -81,33 +82,35 @@ async def test_a_request_that_takes_long_does_not_hold_up_the_next() -> None:
     await asyncio.gather(*waiters.values())
 
 
-async def test_batches_are_bounded_in_number_and_bytes_but_what_is_too_large_goes_alone() -> None:
+async def test_batches_are_bounded_in_items_and_bytes_and_a_larger_item_has_a_batch_of_its_own() -> None:
     sent = Sent()
     sent.released.set()
-    batcher = Batcher(sent, at_once=1, most_items=3, most_bytes=10)
-    await asyncio.gather(*(batcher(item, size) for item, size in zip("abcdefg", (1, 1, 1, 6, 5, 5, 99), strict=True)))
+    batcher = Batcher(sent, concurrency=1, max_items=3, max_bytes=10)
+    await asyncio.gather(
+        *(batcher.submit(item, size) for item, size in zip("abcdefg", (1, 1, 1, 6, 5, 5, 99), strict=True))
+    )
     assert sent.batches == [["a", "b", "c"], ["d"], ["e", "f"], ["g"]]
 
 
-async def test_each_gets_its_own_error() -> None:
+async def test_each_item_gets_its_own_error() -> None:
     sent = Sent("b")
     sent.released.set()
     outcomes = await asyncio.gather(*ask(Batcher(sent), "abc").values(), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [str, ValueError, str]
 
 
-async def test_a_request_that_fails_fails_those_in_it_and_no_others() -> None:
+async def test_a_failed_request_fails_the_items_of_its_batch_only() -> None:
     sent = Sent(broken="b")
     sent.released.set()
-    batcher = Batcher(sent, at_once=1, most_items=2)
+    batcher = Batcher(sent, concurrency=1, max_items=2)
     outcomes = await asyncio.gather(*ask(batcher, "abcd").values(), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [OSError, OSError, str, str]
-    assert await batcher("e") == "e"
+    assert await batcher.submit("e") == "e"
 
 
-async def test_who_leaves_harms_no_other_and_is_not_sent_if_there_is_time() -> None:
+async def test_a_cancelled_item_is_dropped_and_does_not_affect_the_others() -> None:
     sent = Sent()
-    batcher = Batcher(sent, at_once=1)
+    batcher = Batcher(sent, concurrency=1)
     waiters = ask(batcher, "ab")
     await steps()
     waiters |= ask(batcher, "cd")
@@ -121,11 +124,11 @@ async def test_who_leaves_harms_no_other_and_is_not_sent_if_there_is_time() -> N
 
 
 class Lost(Exception):
-    """The whole request failed, with these numbers in it."""
+    """A whole request failed; the arguments are the numbers in it."""
 
 
 class Randomly:
-    """Sends after a while, or fails; what it is given are numbers and their sizes."""
+    """Answers batches of numbers and sizes after a random time, or fails."""
 
     def __init__(self, rng: Random) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -142,15 +145,15 @@ class Randomly:
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(seed=strategies.integers())
-async def test_whoever_stays_gets_an_own_answer_in_a_bounded_batch(seed: int) -> None:
+async def test_every_item_that_is_not_cancelled_gets_its_own_result_from_a_bounded_batch(seed: int) -> None:
     rng = Random(seed)
-    most_items, most_bytes = rng.randint(1, 5), rng.randint(1, 20)
+    max_items, max_bytes = rng.randint(1, 5), rng.randint(1, 20)
     send = Randomly(rng)
-    batcher = Batcher(send, at_once=rng.randint(1, 3), most_items=most_items, most_bytes=most_bytes)
+    batcher = Batcher(send, concurrency=rng.randint(1, 3), max_items=max_items, max_bytes=max_bytes)
     waiters: list[asyncio.Task[int]] = []
     for number in range(rng.randint(1, 40)):
         size = rng.randint(0, 25)
-        waiters.append(asyncio.create_task(batcher((number, size), size)))
+        waiters.append(asyncio.create_task(batcher.submit((number, size), size)))
         if rng.random() < 0.3:
             await asyncio.sleep(0)
         if rng.random() < 0.2:
@@ -163,26 +166,26 @@ async def test_whoever_stays_gets_an_own_answer_in_a_bounded_batch(seed: int) ->
     sent = [number for batch in send.batches for number, _ in batch]
     assert len(sent) == len(set(sent))
     for batch in send.batches:
-        assert len(batch) <= most_items
-        assert len(batch) == 1 or sum(size for _, size in batch) <= most_bytes
+        assert len(batch) <= max_items
+        assert len(batch) == 1 or sum(size for _, size in batch) <= max_bytes
 
 
 # --- with Elasticsearch ---
 
 
 class Documents:
-    """Reads and writes of an alias of one's own."""
+    """A reader and a writer of the documents behind an alias of this test."""
 
     def __init__(self, client: AsyncElasticsearch, index: str) -> None:
         self.index = index
-        self.reads = Reads(client, SECONDS)
-        self.writes = Writes(client, self.reads, seconds=SECONDS, refresh_seconds=SECONDS)
+        self.reader = DocumentReader(client, TIMEOUT)
+        self.writer = DocumentWriter(client, self.reader, timeout=TIMEOUT, refresh_timeout=TIMEOUT)
 
     async def put(self, document: str, content: str, version: Version | None = None) -> None:
-        await self.writes.put(self.index, document, body_of(content), version)
+        await self.writer.put(self.index, document, body_of(content), version)
 
     async def get(self, document: str) -> tuple[str, Version] | None:
-        hit = await self.reads.get(self.index, document)
+        hit = await self.reader.get(self.index, document)
         if hit is None:
             return None
         content = codec.decode(hit["_source"]["recording"])["content"]
@@ -199,12 +202,12 @@ async def documents(elasticsearch: AsyncElasticsearch, settings: Settings) -> Do
     return Documents(elasticsearch, alias(settings, "recordings"))
 
 
-async def test_each_document_of_a_batch_has_its_own_fate(documents: Documents) -> None:
+async def test_each_document_of_a_batch_succeeds_or_fails_by_itself(documents: Documents) -> None:
     await documents.put("there", "first")
     found = await documents.get("there")
     assert found
-    refused = documents.writes.put(documents.index, "refused", b'{"unknown":"field"}', None)
-    nowhere = documents.writes.put(f"{documents.index}-not", "nowhere", body_of("x"), None)
+    refused = documents.writer.put(documents.index, "refused", b'{"unknown":"field"}', None)
+    nowhere = documents.writer.put(f"{documents.index}-not", "nowhere", body_of("x"), None)
     outcomes = await asyncio.gather(
         *(documents.put(f"new-{i}", str(i)) for i in range(20)),
         documents.put("there", "second"),
@@ -222,7 +225,7 @@ async def test_each_document_of_a_batch_has_its_own_fate(documents: Documents) -
     )
     assert [read and read[0] for read in reads] == [*map(str, range(20)), "third", None, None, None]
     with pytest.raises(NotFoundError):
-        await documents.reads.get(f"{documents.index}-not", "nowhere")
+        await documents.reader.get(f"{documents.index}-not", "nowhere")
 
 
 @hypothesis.settings(
@@ -231,7 +234,7 @@ async def test_each_document_of_a_batch_has_its_own_fate(documents: Documents) -
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(seed=strategies.integers())
-async def test_of_many_writers_each_knows_whether_it_was_the_one(documents: Documents, seed: int) -> None:
+async def test_concurrent_conditional_writers_lose_no_update(documents: Documents, seed: int) -> None:
     """Writers add their number to one of a few documents, again on a conflict; some are cancelled."""
     rng = Random(seed)
     prefix = f"{rng.getrandbits(64):x}"

@@ -1,0 +1,209 @@
+"""Documents of Elasticsearch by id: reads in real time, and writes that are conditional on a version.
+
+Concurrent reads become one `_mget`, concurrent writes one `_bulk` (docs/decisions/0014-a-changing-cluster.md).
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+from elastic_transport import ApiResponseMeta, ConnectionTimeout, TransportError
+from elasticsearch import ApiError, AsyncElasticsearch, ConflictError
+from elasticsearch.exceptions import HTTP_EXCEPTIONS
+
+from app import codec
+from app.retry import TRANSIENT_STATUSES, Backoff
+from app.store.batching import Batcher
+from app.store.transport import CircuitOpen
+
+Hit = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """The state of a document that a write is conditional on (optimistic concurrency).
+
+    It includes the index: after a migration the alias points to another one, where the same numbers mean other states.
+    """
+
+    index: str
+    seq_no: int
+    primary_term: int
+
+    def target(self, document_id: str) -> dict[str, Any]:
+        """Returns the parameters of an action of a `_bulk` request."""
+        return {
+            "_index": self.index,
+            "_id": document_id,
+            "if_seq_no": self.seq_no,
+            "if_primary_term": self.primary_term,
+        }
+
+
+def version_of(hit: Hit) -> Version:
+    """Returns the version of a document that was read."""
+    return Version(hit["_index"], hit["_seq_no"], hit["_primary_term"])
+
+
+class IndexBlocked(Exception):
+    """The index of a version is blocked for writes. The alias may point to another index soon, or already does."""
+
+
+class DocumentReader:
+    """Reads documents by id, as of their last acknowledged write.
+
+    Raises the errors of the Elasticsearch client, and TimeoutError after `timeout` seconds.
+    """
+
+    def __init__(self, client: AsyncElasticsearch, timeout: float) -> None:
+        # Half of the time is left for another node when one has stalled.
+        self._client = client.options(request_timeout=timeout / 2)
+        # `get` repeats a single read; the transport would make the items that are queued behind it wait.
+        self._client_for_one = self._client.options(ignore_status=404, max_retries=0)
+        self._timeout = timeout
+        self._batcher: Batcher[tuple[str, str], Hit | None] = Batcher(self._send)
+
+    async def get(self, index: str, document_id: str) -> Hit | None:
+        """Returns `_source`, `_seq_no`, `_primary_term` and so on, or None when there is no such document."""
+        backoff = Backoff(self._timeout)
+        async with asyncio.timeout(self._timeout):
+            while True:
+                try:
+                    return await self._batcher.submit((index, document_id))
+                except (ApiError, TransportError) as error:
+                    transient = _is_transient(error) or isinstance(error, ConnectionTimeout)
+                    if not transient or not await backoff.wait():
+                        raise
+
+    async def _send(self, batch: list[tuple[str, str]]) -> list[Hit | Exception | None]:
+        if len(batch) == 1:  # Elasticsearch answers a GET with fewer thread changes than an `_mget`
+            ((index, document_id),) = batch
+            answer = await self._client_for_one.get(index=index, id=document_id)
+            return [_hit(answer.body, answer.meta)]
+        docs = [{"_index": index, "_id": document_id} for index, document_id in batch]
+        response = await self._client.mget(docs=docs)
+        return [_hit(doc, response.meta) for doc in response.body["docs"]]
+
+
+class DocumentWriter:
+    """Writes documents by id, each on a condition.
+
+    Raises the errors of the Elasticsearch client. On return the document is stored; after ConflictError it is not;
+    after any other error it may be. `timeout` and `refresh_timeout` are seconds.
+    """
+
+    def __init__(
+        self, client: AsyncElasticsearch, reader: DocumentReader, *, timeout: float, refresh_timeout: float
+    ) -> None:
+        self._client = client.options(request_timeout=timeout)
+        self._refresh_client = client.options(request_timeout=refresh_timeout)
+        self._reader = reader
+        self._timeout = timeout
+        # Elasticsearch waits for a primary shard for half of the time; the rest is for another attempt.
+        self._shard_timeout = f"{round(timeout * 500)}ms"
+        self._batcher: Batcher[bytes, None] = Batcher(self._send)
+
+    async def put(
+        self, index: str, document_id: str, body: bytes, version: Version | None, *, wait_for_refresh: bool = False
+    ) -> None:
+        """Replaces a version of a document with the JSON object `body`; without a version it creates the document.
+
+        Raises ConflictError when the document has another version or exists already, IndexBlocked. `index` must be
+        an alias.
+        """
+        operation = _operation(index, document_id, body, version)
+        backoff = Backoff(self._timeout)
+        uncertain = False
+        while True:
+            try:
+                if wait_for_refresh:
+                    await self._send_waiting(operation)
+                else:
+                    await self._batcher.submit(operation, len(operation))
+            except ConflictError:
+                # The conflict may be with our own previous attempt, whose answer was lost.
+                if uncertain and await self._is_stored(index, document_id, body):
+                    return
+                raise
+            except (ApiError, TransportError) as error:
+                if version and _is_block(error):
+                    raise IndexBlocked from error
+                if not _is_transient(error) or not await backoff.wait():
+                    raise
+                uncertain = uncertain or not _is_rejection(error)
+            else:
+                return
+
+    async def _send(self, batch: list[bytes]) -> list[Exception | None]:
+        return await self._bulk(self._client, batch)
+
+    async def _send_waiting(self, operation: bytes) -> None:
+        for error in await self._bulk(self._refresh_client, [operation], refresh="wait_for"):
+            if error:
+                raise error
+
+    async def _bulk(
+        self, client: AsyncElasticsearch, lines: list[bytes], refresh: str = "false"
+    ) -> list[Exception | None]:
+        # `client.bulk` sends a PUT, which aiohttp repeats by itself without telling us.
+        response = await client.perform_request(
+            "POST",
+            "/_bulk",
+            params={"require_alias": "true", "timeout": self._shard_timeout, "refresh": refresh},
+            headers={"accept": "application/json", "content-type": "application/x-ndjson"},
+            body=lines,
+        )
+        return _results(response.body, response.meta)
+
+    async def _is_stored(self, index: str, document_id: str, body: bytes) -> bool:
+        hit = await self._reader.get(index, document_id)
+        document = codec.decode(body)
+        return hit is not None and all(document.get(key) == value for key, value in hit["_source"].items())
+
+
+def _operation(index: str, document_id: str, body: bytes, version: Version | None) -> bytes:
+    """Returns the action and the document as two lines of a `_bulk` request."""
+    action: dict[str, Any]
+    if version:
+        action = {"index": {**version.target(document_id), "require_alias": False}}
+    else:
+        action = {"create": {"_index": index, "_id": document_id}}
+    return b"%b\n%b\n" % (codec.encode(action), body)
+
+
+def _results(body: dict[str, Any], meta: ApiResponseMeta) -> list[Exception | None]:
+    """Returns the error of each operation of a `_bulk` request, None for those that succeeded."""
+    if not body["errors"]:
+        return [None] * len(body["items"])
+    outcomes = [outcome for item in body["items"] for outcome in item.values()]
+    return [_error(outcome["error"], outcome["status"], meta) if "error" in outcome else None for outcome in outcomes]
+
+
+def _hit(doc: dict[str, Any], meta: ApiResponseMeta) -> Hit | Exception | None:
+    """Returns a document of an `_mget` or a GET, its error, or None when it does not exist."""
+    if "error" in doc:
+        # Errors of an `_mget` have no status. An error of one document means a missing index or an inactive shard.
+        return _error(doc["error"], 404 if doc["error"]["type"] == "index_not_found_exception" else 503, meta)
+    return doc if doc["found"] else None
+
+
+def _error(error: dict[str, Any], status: int, meta: ApiResponseMeta) -> ApiError:
+    """Returns the exception that the client raises when the operation is a request of its own."""
+    body = {"error": error, "status": status}
+    return HTTP_EXCEPTIONS.get(status, ApiError)(error["type"], replace(meta, status=status), body)
+
+
+def _is_transient(error: ApiError | TransportError) -> bool:
+    """Whether another attempt may succeed."""
+    if isinstance(error, ApiError):
+        return error.status_code in TRANSIENT_STATUSES or _is_block(error)
+    return not isinstance(error, ConnectionTimeout | CircuitOpen)
+
+
+def _is_rejection(error: ApiError | TransportError) -> bool:
+    """Whether it is certain that nothing was written."""
+    return _is_block(error) or (isinstance(error, ApiError) and error.status_code == 429)
+
+
+def _is_block(error: ApiError | TransportError) -> bool:
+    return isinstance(error, ApiError) and error.error == "cluster_block_exception"
