@@ -26,7 +26,7 @@ from app.audit import AuditLog
 from app.auth.users_file import users_from_file
 from app.background import in_background
 from app.errors import RecallError
-from app.migration.run import lift_abandoned_blocks
+from app.migration.cutover import recover_abandoned_migrations
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
 from app.store.indices import SchemaMismatch, create_indices
@@ -97,7 +97,7 @@ async def _upkeep(services: Services) -> AsyncIterator[None]:
     async with (
         in_background(_now_and_then(services.protection.repair)),
         in_background(_now_and_then(partial(services.deletion.sweep, only_due=True))),
-        in_background(_now_and_then(partial(lift_abandoned_blocks, services.client, services.settings))),
+        in_background(_now_and_then(partial(recover_abandoned_migrations, services.client, services.settings))),
     ):
         yield
 

@@ -111,6 +111,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index_prefix: str = "recall"
     shards: int = 1
     replicas: int = 1
+    lease_seconds: float = 15.0
 
     def __post_init__(self) -> None:
         if not self.region or self.region != self.region.strip():
@@ -136,6 +137,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in ("timeout", "search_timeout", "write_timeout", "admin_timeout"):
             if getattr(self, f"elasticsearch_{name}") <= 0:
                 raise ValueError(f"elasticsearch_{name} is above 0")
+        if self.lease_seconds <= 0:
+            raise ValueError("lease_seconds is above 0")
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:

@@ -48,9 +48,10 @@ from app.embedded.loader import Loader, LoadError, Sample, create_v1_index, v1_s
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
 from app.embedded.sample_v1 import v1_document
 from app.errors import RecallError
-from app.migration.run import Migration, current_index, holding, roll_back
-from app.migration.run import Options as MigrationOptions
-from app.migration.sources import Rejected, V1Recordings, V2Recordings
+from app.migration.cutover import acquire_and_recover, current_index, roll_back
+from app.migration.plan import Options as MigrationOptions
+from app.migration.run import Migration
+from app.migration.sources import CannotTransform, V1Recordings, V2Recordings
 from app.progress import progress
 from app.recordings.dates import format_instant, parse_instant
 from app.recordings.merge import merge
@@ -1159,7 +1160,7 @@ async def _migrated(stage: Stage, old: str, rates: dict[str, list[float]]) -> fl
         yield lambda _: None
         phases[what] = time.perf_counter() - begun
 
-    async with holding(stage.client, stage.settings, "recordings") as lease:
+    async with acquire_and_recover(stage.client, stage.settings, "recordings") as lease:
         current = await current_index(stage.client, alias(stage.settings, "recordings"))
         migration = Migration(
             stage.client,
@@ -1206,7 +1207,7 @@ async def _full_documents(stage: Stage, old: str) -> str:
 
     async def actions() -> AsyncIterator[dict[str, Any]]:
         async for hit in async_scan(stage.client, index=old, size=_BATCH, request_timeout=_START_SECONDS):
-            with suppress(Rejected):
+            with suppress(CannotTransform):
                 _id, document = V1Recordings(old, CONTACT_CENTER).transform(hit)
                 yield {"_op_type": "index", "_index": index, "_id": _id, "_source": document}
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,17 +17,9 @@ from app.cli import options as shared
 from app.cli.failures import configured
 from app.cli.framework import exclusive
 from app.cli.types import POSITIVE
-from app.migration.patience import MigrationError
-from app.migration.run import (
-    Migration,
-    Options,
-    Reject,
-    Report,
-    current_index,
-    drop_old,
-    holding,
-    roll_back,
-)
+from app.migration.cutover import acquire_and_recover, current_index, drop_old, roll_back
+from app.migration.plan import MigrationError, MigrationLease, Options, RejectedDocument, Report
+from app.migration.run import Migration
 from app.migration.sources import Source, Unchanged, V2Recordings
 from app.progress import progress
 from app.settings import Settings
@@ -109,87 +102,98 @@ def migrate(resource: str, find: FindSources, *, needed: bool, arguments: dict[s
         asyncio.run(_run(given, settings, resource, find, needed=needed))
 
 
-async def _run(
-    options: Arguments,
-    settings: Settings,
-    resource: str,
-    find: FindSources,
-    *,
-    needed: bool,
+async def _run(arguments: Arguments, settings: Settings, resource: str, find: FindSources, *, needed: bool) -> None:
+    if arguments.dry_run:
+        await _dry_run(arguments, settings, resource, find)
+    elif arguments.rollback:
+        await _roll_back(settings, resource)
+    elif arguments.drop_old:
+        await _drop_old(settings, resource)
+    else:
+        await _migrate(arguments, settings, resource, find, needed=needed)
+
+
+async def _migrate(
+    arguments: Arguments, settings: Settings, resource: str, find: FindSources, *, needed: bool
 ) -> None:
     name = alias(settings, resource)
-    async with connect(replace(settings, elasticsearch_timeout=60.0)) as client:
-        if options.dry_run:
-            await _dry_run(client, settings, resource, find, options)
+    async with _lease(settings, resource) as (client, lease):
+        current = await current_index(client, name)
+        older = await find(client, settings, current, lease.state.superseded)
+        if needed and not older:
+            click.echo(f"nothing to do: {name} is {current}, and no older index is left")
             return
-        # The schema of what is there may be older: that is what a migration is for.
-        if not await client.indices.exists_alias(name=name):
-            await create_indices(client, settings)
-        async with holding(client, settings, resource) as lease:
-            if options.rollback:
-                since = await roll_back(client, settings, lease, resource)
-                click.echo(f"{name} is {await current_index(client, name)} again; writes are not blocked any more")
-                click.echo(
-                    f"written to {since.index} since the migration: {len(since.written)}; deleted there: {since.gone}"
-                )
-                for contact_center, _id in since.written:
-                    click.echo(f"  {contact_center} {_id}".rstrip())
-                return
-            if options.drop_old:
-                for index in await drop_old(client, settings, lease, resource):
-                    click.echo(f"removed {index}")
-                return
-            current = await current_index(client, name)
-            older = await find(client, settings, current, lease.state.superseded)
-            if needed and not older:
-                click.echo(f"nothing to do: {name} is {current}, and no older index is left")
-                return
-            migration = Migration(
-                client,
-                settings,
-                resource,
-                sources=[*older, *_current(resource, current)],
-                options=_migration_options(options, settings),
-                progress=progress,
-            )
-            try:
-                await migration.run(lease, current)
-            finally:
-                await _write_rejects(client, migration.rejects, options.reject_file)
-                _print(migration.report, options.reject_file)
-            click.echo(f"{name} is {migration.report.target}; {current} stays, blocked for writes, until --drop-old")
+        migration = _migration(arguments, settings, client, resource, [*older, _source(resource, current)])
+        try:
+            await migration.run(lease, current)
+        finally:
+            await _write_rejects(client, migration.report.rejects, arguments.reject_file)
+            _print(migration.report, arguments.reject_file)
+        click.echo(f"{name} is {migration.report.target}; {current} stays, blocked for writes, until --drop-old")
 
 
-async def _dry_run(
-    client: AsyncElasticsearch,
-    settings: Settings,
-    resource: str,
-    find: FindSources,
-    options: Arguments,
-) -> None:
+async def _roll_back(settings: Settings, resource: str) -> None:
     name = alias(settings, resource)
-    there = bool(await client.indices.exists_alias(name=name))
-    current = await current_index(client, name) if there else ""
-    sources = [*await find(client, settings, current, []), *(_current(resource, current) if there else ())]
-    migration = Migration(
-        client, settings, resource, sources=sources, options=_migration_options(options, settings), progress=progress
+    async with _lease(settings, resource) as (client, lease):
+        changes = await roll_back(client, settings, lease, resource)
+        click.echo(f"{name} is {await current_index(client, name)} again; writes are not blocked any more")
+    click.echo(
+        f"written to {changes.index} since the migration: {len(changes.written)}; deleted there: {changes.deleted}"
     )
-    report = await migration.rehearse()
-    await _write_rejects(client, report.rejects, options.reject_file)
+    for contact_center, _id in changes.written:
+        click.echo(f"  {contact_center} {_id}".rstrip())
+
+
+async def _drop_old(settings: Settings, resource: str) -> None:
+    async with _lease(settings, resource) as (client, lease):
+        for index in await drop_old(client, settings, lease, resource):
+            click.echo(f"removed {index}")
+
+
+async def _dry_run(arguments: Arguments, settings: Settings, resource: str, find: FindSources) -> None:
+    name = alias(settings, resource)
+    async with _connect(settings) as client:
+        exists = bool(await client.indices.exists_alias(name=name))
+        current = await current_index(client, name) if exists else ""
+        sources = await find(client, settings, current, [])
+        if exists:
+            sources.append(_source(resource, current))
+        report = await _migration(arguments, settings, client, resource, sources).dry_run()
+        await _write_rejects(client, report.rejects, arguments.reject_file)
     click.echo(f"would copy {report.documents} documents from {', '.join(source.index for source in sources)}")
-    _print_rejects(report, options.reject_file)
+    _print_rejects(report, arguments.reject_file)
 
 
-def _current(resource: str, index: str) -> list[Source]:
+@asynccontextmanager
+async def _lease(settings: Settings, resource: str) -> AsyncIterator[tuple[AsyncElasticsearch, MigrationLease]]:
+    async with _connect(settings) as client:
+        # An index that exists may have an older schema, which is a reason to migrate it, so it is not compared.
+        if not await client.indices.exists_alias(name=alias(settings, resource)):
+            await create_indices(client, settings)
+        async with acquire_and_recover(client, settings, resource) as lease:
+            yield client, lease
+
+
+def _connect(settings: Settings) -> AsyncElasticsearch:
+    return connect(replace(settings, elasticsearch_timeout=60.0))
+
+
+def _migration(
+    arguments: Arguments, settings: Settings, client: AsyncElasticsearch, resource: str, sources: list[Source]
+) -> Migration:
+    options = Options(
+        arguments.workers, arguments.rate, arguments.allow_rejects, settings.shards, arguments.discard
+    )
+    return Migration(client, settings, resource, sources=sources, options=options, progress=progress)
+
+
+def _source(resource: str, index: str) -> Source:
+    """Returns the source for the index behind the alias of a resource."""
     everything = load_schema(resource)["mappings"].get("_source") is None
-    return [Unchanged(index) if everything else V2Recordings(index)]
+    return Unchanged(index) if everything else V2Recordings(index)
 
 
-def _migration_options(options: Arguments, settings: Settings) -> Options:
-    return Options(options.workers, options.rate, options.allow_rejects, settings.shards, options.discard)
-
-
-async def _write_rejects(client: AsyncElasticsearch, rejects: list[Reject], file: Path) -> None:
+async def _write_rejects(client: AsyncElasticsearch, rejects: list[RejectedDocument], file: Path) -> None:
     """One JSON object a line: `index`, `id`, `reason` and the `document`. The file appears as a whole."""
     if not rejects:
         return

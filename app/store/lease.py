@@ -1,234 +1,220 @@
-"""Who migrates, and how far it is: one small document for each resource, in an index of its own."""
+"""Leases: one process at a time works on a thing, and the next process finds the state that the work has reached.
+
+A lease is one document. Its holder writes a heartbeat into it. A lease without heartbeats expires, and another process
+takes it over, together with the state.
+"""
 
 import asyncio
 import os
 import platform
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
-from app.migration.patience import MigrationError, patiently
-from app.settings import Settings
+from app import codec
+from app.errors import StoreUnavailable
+from app.store.retrying import with_retries
 
-_BEAT_SECONDS = 3.0
-# A run that has not been heard of for so long is dead. So a beat that gets no answer is soon tried again.
-_DEAD_AFTER = 15.0
+_HEARTBEATS_PER_LEASE = 5
+_MAX_POLL_SECONDS = 0.5
 _REQUEST_SECONDS = 4.0
 _RELEASE_SECONDS = 10.0
 
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+State = TypeVar("State", bound=msgspec.Struct)
+
+
+class LeaseError(Exception):
+    """This process does not hold the lease. The text is for an operator."""
+
+
+class LeaseHeld(LeaseError):
+    """Another process holds the lease."""
+
+
+class LeaseLost(LeaseError):
+    """This process has held the lease, and another one has taken it over, or heartbeats have failed for too long."""
+
 
 class Holder(msgspec.Struct, frozen=True):
-    """A process; `machine` tells those apart whose process ids mean different things."""
+    """The process that holds a lease. `seconds` is the time after its last heartbeat when the lease expires."""
 
     token: str
     machine: str
     pid: int
-    started: str
-
-    @classmethod
-    def this_process(cls) -> "Holder":
-        return cls(uuid4().hex[:12], _machine(), os.getpid(), _started(os.getpid()))
-
-    def is_dead(self) -> bool:
-        """Whether that is known without waiting."""
-        return self.machine == _machine() and _started(self.pid) != self.started and not _is_hidden(self.pid)
+    seconds: float = 15.0
 
 
-class Ended(msgspec.Struct):
-    """A migration after its swap: `checkpoint` is, by shard, the number of the last write before it."""
-
-    target: str
-    previous: str
-    sources: list[str]
-    checkpoint: dict[str, int]
-    count: int
-    rolled_back: bool = False
-
-
-class Plan(msgspec.Struct):
-    """A migration under way. `ending` is what it will be after the swap, once that is about to be tried."""
-
-    target: str
-    sources: list[str]
-    shards: int
-    fence: str
-    blocked: bool = False
-    ending: Ended | None = None
-
-
-class State(msgspec.Struct):
-    """Everything that the next run must know. `superseded` are indices that nobody reads any more."""
+class _Header(msgspec.Struct, frozen=True):
+    """The part of a lease's document that belongs to the lease. The fields of its state are beside it."""
 
     holder: Holder | None = None
-    beat: int = 0
-    plan: Plan | None = None
-    last: Ended | None = None
-    superseded: list[str] = []
+    heartbeat: int = 0
 
 
-class Lease:
-    """The right to change a resource's indices, and its state. One process at a time has it."""
+class Lease(Generic[State]):
+    """A lease that this process can acquire once.
 
-    def __init__(self, client: AsyncElasticsearch, index: str, resource: str, holder: Holder) -> None:
-        self._client = client
+    `state` is the caller's: change it, and call `save` before the next step that relies on it. `state_type()` is the
+    state of a lease that no process has held.
+
+    `token` names this acquisition. A process that only stood still does not know yet that it has lost the lease. If one
+    of its writes must fail then, let the write depend on a fence that is named after the token (an alias, for example).
+    The next holder removes that fence.
+    """
+
+    def __init__(
+        self,
+        client: AsyncElasticsearch,
+        index: str,
+        key: str,
+        state_type: type[State],
+        *,
+        seconds: float,
+        replicas: int,
+    ) -> None:
+        self._client = client.options(request_timeout=_REQUEST_SECONDS)
         self._index = index
-        self._resource = resource
-        self.holder = holder
-        self.state = State()
+        self._key = key
+        self._state_type = state_type
+        self._replicas = replicas
+        self._holder = Holder(uuid4().hex[:12], platform.node(), os.getpid(), seconds)
+        self._heartbeat = 0
         self._version: dict[str, int] = {}
         self._saving = asyncio.Lock()
+        self.state = state_type()
+
+    @property
+    def token(self) -> str:
+        return self._holder.token
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[None]:
+        """Holds the lease within the context. Creates its index if necessary.
+
+        Waits until the lease of a holder without heartbeats has expired. Raises LeaseHeld if the holder sends
+        heartbeats, and StoreUnavailable. Cancels the context and raises LeaseLost if the lease is lost within it.
+        """
+        await self._create_index()
+        await self._take_over()
+        owner = asyncio.current_task()
+        assert owner is not None
+        failures: list[BaseException] = []
+
+        def cancel_owner(heartbeats: "asyncio.Task[None]") -> None:
+            if not heartbeats.cancelled() and (error := heartbeats.exception()):
+                failures.append(error)
+                owner.cancel()
+
+        heartbeats = asyncio.create_task(self._send_heartbeats())
+        heartbeats.add_done_callback(cancel_owner)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if failures:
+                owner.uncancel()
+                raise LeaseLost(str(failures[0].__cause__ or failures[0])) from failures[0]
+            raise
+        finally:
+            heartbeats.remove_done_callback(cancel_owner)
+            heartbeats.cancel()
+            with suppress(asyncio.CancelledError, LeaseLost, StoreUnavailable):
+                await heartbeats
+            if not failures:
+                await self._release()
 
     async def save(self) -> None:
-        """Stores the state. Raises MigrationError when another run has taken over."""
-        async with self._saving:
-            self.state.beat += 1
-            await patiently(self._write)
+        """Stores the state, if this process still holds the lease (compare-and-set).
 
-    async def _write(self) -> None:
+        Raises LeaseLost if it does not, also in every later call, and StoreUnavailable.
+        """
+        await self._save(self._holder)
+
+    async def _save(self, holder: Holder | None) -> None:
+        async with self._saving:
+            self._heartbeat += 1
+            header = _Header(holder, self._heartbeat)
+            await with_retries(self._write, header, msgspec.to_builtins(self.state) | msgspec.to_builtins(header))
+
+    async def _write(self, header: _Header, document: dict[str, Any]) -> None:
         while True:
             condition: dict[str, Any] = self._version or {"op_type": "create"}
             try:
-                answer = await self._client.index(
-                    index=self._index, id=self._resource, document=msgspec.to_builtins(self.state), **condition
-                )
+                answer = await self._client.index(index=self._index, id=self._key, document=document, **condition)
             except ConflictError:
-                mine, version = self.state, self._version
-                await self._read()
-                found, self.state = self.state, mine
-                if (found.holder, found.beat) == (mine.holder, mine.beat):
-                    return  # it was this very write, whose answer got lost
-                if found.holder != self.holder:
-                    self._version = version  # so that nothing is saved from now on either
-                    raise MigrationError("another run has taken over") from None
+                stored, _, version = await self._read()
+                if stored == header:
+                    self._version = version  # an earlier attempt has stored it, and its answer was lost
+                    return
+                if stored.holder != self._holder:
+                    # The version stays as it is, so that every later save fails too.
+                    raise LeaseLost("another process has taken over the lease") from None
+                self._version = version
             else:
                 self._version = _version(answer.body)
                 return
 
-    async def _read(self) -> None:
+    async def _read(self) -> tuple[_Header, State, dict[str, int]]:
         try:
-            answer = await patiently(self._client.get, index=self._index, id=self._resource)
+            answer = await with_retries(self._client.get, index=self._index, id=self._key)
         except NotFoundError:
-            self.state, self._version = State(), {}
-            return
-        self.state = msgspec.convert(answer.body["_source"], State)
-        self._version = _version(answer.body)
+            return _Header(), self._state_type(), {}
+        source = answer.body["_source"]
+        return _decode(source, _Header), _decode(source, self._state_type), _version(answer.body)
 
-    async def _take(self) -> None:
-        await self._read()
-        deadline = time.monotonic() + _DEAD_AFTER
-        seen = self._version
-        while (other := self.state.holder) and not other.is_dead():
-            # That its process is there is not enough: it may be a service that could not let go.
-            if self._version != seen:
-                raise MigrationError(
-                    f"another run is at it already: process {other.pid} on {other.machine.partition(' ')[0]}"
-                )
-            if time.monotonic() > deadline:
+    async def _take_over(self) -> None:
+        """Waits for heartbeats as long as the holder has promised one. No two clocks are compared."""
+        loop = asyncio.get_running_loop()
+        header, self.state, self._version = await self._read()
+        first, begun = self._version, loop.time()
+        while (other := header.holder) is not None:
+            if self._version != first:
+                raise LeaseHeld(f"another process holds the lease: process {other.pid} on {other.machine}")
+            if loop.time() - begun > other.seconds:
                 break
-            await asyncio.sleep(0.5)
-            await self._read()
-        self.state.holder = self.holder
+            await asyncio.sleep(min(_MAX_POLL_SECONDS, other.seconds / _HEARTBEATS_PER_LEASE))
+            header, self.state, self._version = await self._read()
+        self._heartbeat = header.heartbeat
         await self.save()
 
-    async def _release(self) -> None:
-        """Does not wait for an Elasticsearch that is away: without beats it counts as released soon."""
-        self.state.holder = None
-        with suppress(MigrationError, TimeoutError):
-            async with asyncio.timeout(_RELEASE_SECONDS):
-                await self.save()
+    async def _create_index(self) -> None:
+        try:
+            await with_retries(
+                self._client.indices.create,
+                index=self._index,
+                mappings={"dynamic": False},
+                settings={"index.number_of_shards": 1, "index.number_of_replicas": self._replicas},
+            )
+        except BadRequestError as error:
+            if error.error != "resource_already_exists_exception":
+                raise
 
-    async def _beat(self) -> None:
+    async def _release(self) -> None:
+        """Does not wait for an Elasticsearch that is unavailable: the lease expires anyway."""
+        with suppress(LeaseLost, StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self._save(None)
+
+    async def _send_heartbeats(self) -> None:
         while True:
-            await asyncio.sleep(_BEAT_SECONDS)
+            await asyncio.sleep(self._holder.seconds / _HEARTBEATS_PER_LEASE)
             await self.save()
 
 
-@asynccontextmanager
-async def hold(client: AsyncElasticsearch, settings: Settings, resource: str) -> AsyncIterator[Lease]:
-    """Raises MigrationError, at once or while it is held, when another run has it."""
-    index = _index(settings)
-    try:
-        await patiently(
-            client.indices.create,
-            index=index,
-            mappings={"dynamic": False},
-            settings={"index.number_of_shards": 1, "index.number_of_replicas": settings.replicas},
-        )
-    except BadRequestError as error:
-        if error.error != "resource_already_exists_exception":
-            raise
-    lease = Lease(client.options(request_timeout=_REQUEST_SECONDS), index, resource, Holder.this_process())
-    await lease._take()
-    me = asyncio.current_task()
-    assert me is not None
-    lost: list[BaseException] = []
-
-    def stop(beat: "asyncio.Task[None]") -> None:
-        if not beat.cancelled() and (error := beat.exception()):
-            lost.append(error)
-            me.cancel()
-
-    beat = asyncio.create_task(lease._beat())
-    beat.add_done_callback(stop)
-    try:
-        yield lease
-    except asyncio.CancelledError:
-        if lost:
-            me.uncancel()
-            raise MigrationError(str(lost[0])) from lost[0]
-        raise
-    finally:
-        beat.remove_done_callback(stop)
-        beat.cancel()
-        with suppress(asyncio.CancelledError, MigrationError):
-            await beat
-        if not lost:
-            await lease._release()
+async def read_state(client: AsyncElasticsearch, index: str, key: str, state_type: type[State]) -> State:
+    """Returns the state of a lease that any process may hold. Raises what the Elasticsearch client raises."""
+    answer = await client.options(ignore_status=404).get(index=index, id=key)
+    return _decode(answer.body.get("_source", {}), state_type)
 
 
-async def state_of(client: AsyncElasticsearch, settings: Settings, resource: str) -> State:
-    """Without the right to change anything. Raises what the Elasticsearch client raises."""
-    answer = await client.options(ignore_status=404).get(index=_index(settings), id=resource)
-    return msgspec.convert(answer.body.get("_source", {}), State)
-
-
-def _index(settings: Settings) -> str:
-    return f"{settings.index_prefix}-migrations"
+def _decode(source: dict[str, Any], type_: type[Struct]) -> Struct:
+    # Not msgspec.convert: app.codec leaves numbers with a fraction as text.
+    return msgspec.json.decode(codec.encode(source), type=type_)
 
 
 def _version(answer: dict[str, Any]) -> dict[str, int]:
     return {"if_seq_no": answer["_seq_no"], "if_primary_term": answer["_primary_term"]}
-
-
-def _machine() -> str:
-    """The host, and which of its process numberings this is: containers have their own."""
-    numbering = ""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        numbering = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    return f"{platform.node()} {numbering}"
-
-
-def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of another user, whose start this one may perhaps not see."""
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return False
-
-
-def _started(pid: int) -> str:
-    """When a process of this machine was started, in the kernel's count; empty if it is gone."""
-    try:
-        # The name, in parentheses, may hold anything; the times follow it.
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state in {"Z", "X"} else rest[18]
-    except OSError:
-        return ""

@@ -1,9 +1,10 @@
-"""Indices of schema v1, and the scripts that migrate them, for these tests."""
+"""Indices of schema v1, migrations in this process and in processes of their own, for these tests."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from elasticsearch import AsyncElasticsearch
 from elasticsearch.helpers import async_scan
 
 from app import codec
+from app.migration.passes import Progress
+from app.migration.plan import Options
+from app.migration.run import Migration
+from app.migration.sources import Source
 from app.settings import Settings
 from tests.support import CONTACT_CENTER, REGION, batched
 
@@ -55,9 +60,23 @@ async def make_v1_index(
     return index
 
 
+def migration(
+    elasticsearch: AsyncElasticsearch, settings: Settings, sources: Sequence[Source], progress: Progress | None = None
+) -> Migration:
+    """A migration of recordings in this process. By default its progress is not reported."""
+    return Migration(
+        elasticsearch,
+        settings,
+        "recordings",
+        sources=sources,
+        options=Options(),
+        progress=progress or (lambda *_: nullcontext(lambda _: None)),
+    )
+
+
 async def start(settings: Settings, script: str, *arguments: str, cwd: Path) -> asyncio.subprocess.Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
-    names = ("elasticsearch_url", "index_prefix", "replicas")
+    names = ("elasticsearch_url", "index_prefix", "replicas", "lease_seconds")
     return await asyncio.create_subprocess_exec(
         sys.executable,
         ROOT / "scripts" / script,

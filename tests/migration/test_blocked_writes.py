@@ -1,4 +1,4 @@
-"""Writes that a migration has blocked: until it swaps, after it was killed, and when it only seemed to be."""
+"""Writes that a migration has blocked: until it swaps, after it was killed, and while it is paused."""
 
 import asyncio
 import contextlib
@@ -7,34 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app import main
-from app.migration import run as migration
-from app.migration.patience import MigrationError
+from app.migration import cutover
+from app.migration.plan import MigrationError, migration_state
 from app.migration.sources import V2Recordings
 from app.settings import Settings
 from app.store import lease
-from app.store.lease import Holder, state_of
 from tests.conftest import StartService
-from tests.migration.support import behind_alias, callers, run, start
+from tests.migration.support import behind_alias, callers, migration, run, start
 from tests.support import OPS_PATH, a_recording, eventually
 
-# A migration that has blocked writes and stands still until the event is set.
-Standing = contextlib.AbstractAsyncContextManager[tuple[asyncio.Event, "asyncio.Task[None]"]]
+# A migration that has blocked writes and does not swap before the event is set.
+AboutToSwap = Callable[[], contextlib.AbstractAsyncContextManager[tuple[asyncio.Event, "asyncio.Task[None]"]]]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """The lease of a killed migration expires soon."""
+    return msgspec.structs.replace(settings, lease_seconds=3.0)
 
 
 @pytest.fixture(autouse=True)
 def rare_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service lifts no block before a test wants it to."""
+    """The service does not recover from killed migrations before a test asks for it."""
     monkeypatch.setattr(main, "_UPKEEP_SECONDS", 1000.0)
 
 
 @pytest.fixture
-def all_seem_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that only stands still is taken for dead by everybody."""
-    monkeypatch.setattr(Holder, "is_dead", lambda _: True)
+def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration that waits in a test sends no heartbeats, like a paused process."""
+    monkeypatch.setattr(lease, "_HEARTBEATS_PER_LEASE", 0.001)
 
 
 async def is_blocked(elasticsearch: AsyncElasticsearch, index: str) -> bool:
@@ -43,7 +49,7 @@ async def is_blocked(elasticsearch: AsyncElasticsearch, index: str) -> bool:
 
 
 async def kill_while_blocked(elasticsearch: AsyncElasticsearch, settings: Settings, cwd: Path) -> None:
-    """Tries until it has."""
+    """Kills migrations until one was killed between block and swap."""
     while True:
         index = await behind_alias(elasticsearch, settings)
         process = await start(settings, "reindex.py", cwd=cwd)
@@ -52,12 +58,12 @@ async def kill_while_blocked(elasticsearch: AsyncElasticsearch, settings: Settin
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()
-        state = await state_of(elasticsearch, settings, "recordings")
+        state = await migration_state(elasticsearch, settings, "recordings")
         if state.plan and state.plan.blocked and await is_blocked(elasticsearch, index):
             return
 
 
-async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_its_last_pass(
+async def test_service_recovers_from_migration_killed_while_writes_are_blocked(
     start_service: StartService,
     elasticsearch: AsyncElasticsearch,
     settings: Settings,
@@ -77,7 +83,7 @@ async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_it
 
     await eventually(is_taken)
     assert not await is_blocked(elasticsearch, await behind_alias(elasticsearch, settings))
-    # And the next run goes on from there.
+    # The next run continues from there.
     status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
     assert status == 0, out + err
     for recording_id in ("before", "after"):
@@ -87,7 +93,7 @@ async def test_the_service_takes_writes_again_after_a_migration_was_killed_in_it
 @pytest.fixture
 def about_to_swap(
     elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Standing]:
+) -> AboutToSwap:
     return lambda: _about_to_swap(elasticsearch, settings, monkeypatch)
 
 
@@ -95,50 +101,45 @@ def about_to_swap(
 async def _about_to_swap(
     elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[asyncio.Event, "asyncio.Task[None]"]]:
-    stands, goes_on = asyncio.Event(), asyncio.Event()
-    swap = migration._swap
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+    swap = cutover.swap
 
     async def late(*arguments: Any) -> None:
-        stands.set()
+        waits.set()
         await goes_on.wait()
         await swap(*arguments)
 
     async def migrate() -> None:
-        async with migration.holding(elasticsearch, settings, "recordings") as held:
+        async with cutover.acquire_and_recover(elasticsearch, settings, "recordings") as held:
             index = await behind_alias(elasticsearch, settings)
-            run_ = migration.Migration(
-                elasticsearch,
-                settings,
-                "recordings",
-                sources=[V2Recordings(index)],
-                options=migration.Options(),
-                progress=lambda *_: contextlib.nullcontext(lambda _: None),
-            )
-            await run_.run(held, index)
+            await migration(elasticsearch, settings, [V2Recordings(index)]).run(held, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(migration, "_swap", late)
+        patch.setattr(cutover, "swap", late)
         task = asyncio.create_task(migrate())
         try:
-            standing = asyncio.create_task(stands.wait())
-            await asyncio.wait([task, standing], return_when=asyncio.FIRST_COMPLETED)
-            assert standing.done(), task
+            waiting = asyncio.create_task(waits.wait())
+            await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+            assert waiting.done(), task
             yield goes_on, task
         finally:
-            standing.cancel()
+            waiting.cancel()
             task.cancel()
             await asyncio.wait([task])
 
 
-@pytest.mark.usefixtures("all_seem_dead")
-async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_was_lifted(
-    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
+@pytest.mark.usefixtures("no_heartbeats")
+async def test_paused_migration_does_not_swap_after_takeover(
+    ops: httpx.AsyncClient,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    about_to_swap: AboutToSwap,
 ) -> None:
     assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
     index = await behind_alias(elasticsearch, settings)
     async with about_to_swap() as (goes_on, paused):
         assert await is_blocked(elasticsearch, index)
-        await migration.lift_abandoned_blocks(elasticsearch, settings)
+        await cutover.recover_abandoned_migrations(elasticsearch, settings)
         assert (await ops.post(OPS_PATH, json=a_recording("after"))).status_code == 201
         goes_on.set()
         with pytest.raises(MigrationError):
@@ -148,25 +149,31 @@ async def test_a_migration_that_was_only_paused_swaps_nothing_after_its_block_wa
     assert (await ops.get(f"{OPS_PATH}/after")).status_code == 200
 
 
-@pytest.mark.usefixtures("all_seem_dead")
-async def test_a_migration_that_was_only_paused_lifts_no_block_of_another(
-    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
+@pytest.mark.usefixtures("no_heartbeats")
+async def test_paused_migration_does_not_remove_block_of_new_holder(
+    ops: httpx.AsyncClient,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    about_to_swap: AboutToSwap,
 ) -> None:
     assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
     index = await behind_alias(elasticsearch, settings)
     async with (
         about_to_swap() as (goes_on, paused),
-        migration.holding(elasticsearch, settings, "recordings"),
+        cutover.acquire_and_recover(elasticsearch, settings, "recordings"),
     ):
-        await elasticsearch.indices.add_block(index=index, block="write")  # as the other would
+        await elasticsearch.indices.add_block(index=index, block="write")  # as the new holder would
         goes_on.set()
         with pytest.raises(MigrationError):
             await paused
         assert await is_blocked(elasticsearch, index)
 
 
-async def test_posts_that_meet_the_block_wait_for_the_swap(
-    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
+async def test_posts_wait_for_the_swap_while_writes_are_blocked(
+    ops: httpx.AsyncClient,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    about_to_swap: AboutToSwap,
 ) -> None:
     for recording_id in ("old", "same"):
         assert (await ops.post(OPS_PATH, json=a_recording(recording_id))).status_code == 201
@@ -187,42 +194,29 @@ async def test_posts_that_meet_the_block_wait_for_the_swap(
     assert await callers(elasticsearch, target) == {body["id"]: body["callerPhoneNumber"] for body in bodies}
 
 
-async def test_a_block_of_a_migration_that_lives_stays(
-    ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, about_to_swap: Callable[[], Standing]
+async def test_recovery_leaves_running_migration_alone(
+    ops: httpx.AsyncClient,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    about_to_swap: AboutToSwap,
 ) -> None:
     assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
     index = await behind_alias(elasticsearch, settings)
     async with about_to_swap() as (goes_on, migrating):
-        await migration.lift_abandoned_blocks(elasticsearch, settings)
+        await cutover.recover_abandoned_migrations(elasticsearch, settings)
         assert await is_blocked(elasticsearch, index)
         goes_on.set()
         await migrating
     assert await behind_alias(elasticsearch, settings) != index
 
 
-async def test_a_block_that_came_late_is_lifted_though_nothing_is_written_down_of_it(
+async def test_late_block_is_removed_although_plan_is_not_blocked(
     ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     assert (await ops.post(OPS_PATH, json=a_recording())).status_code == 201
     await kill_while_blocked(elasticsearch, settings, tmp_path)
     index = await behind_alias(elasticsearch, settings)
-    await migration.lift_abandoned_blocks(elasticsearch, settings)
+    await cutover.recover_abandoned_migrations(elasticsearch, settings)
     await elasticsearch.indices.add_block(index=index, block="write")
-    await migration.lift_abandoned_blocks(elasticsearch, settings)
+    await cutover.recover_abandoned_migrations(elasticsearch, settings)
     assert not await is_blocked(elasticsearch, index)
-
-
-async def test_a_holder_that_lives_and_is_not_heard_of_loses_the_lease(
-    elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "_BEAT_SECONDS", 1000.0)
-    monkeypatch.setattr(lease, "_DEAD_AFTER", 1.0)
-    async with (
-        lease.hold(elasticsearch, settings, "recordings") as silent,
-        lease.hold(elasticsearch, settings, "recordings") as another,
-    ):
-        await another.save()
-        for _ in range(2):
-            with pytest.raises(MigrationError, match="another run has taken over"):
-                await silent.save()
-        await another.save()

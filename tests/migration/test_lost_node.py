@@ -1,4 +1,4 @@
-"""A migration whose Elasticsearch goes away in the middle."""
+"""A migration whose Elasticsearch node is killed and restarted."""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def node() -> Iterator[Node]:
         yield node
 
 
-async def test_it_waits_for_a_node_that_is_away_and_ends_right(node: Node, tmp_path: Path) -> None:
+async def test_migration_waits_for_a_killed_node_and_completes(node: Node, tmp_path: Path) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(DOCUMENTS)}
     async with own_settings(node.url) as settings, connect(settings) as elasticsearch:
         index = await make_v1_index(
@@ -35,7 +35,7 @@ async def test_it_waits_for_a_node_that_is_away_and_ends_right(node: Node, tmp_p
         assert migration.returncode is None
         await asyncio.to_thread(node.restart)
         await eventually(lambda: has_all_shards(elasticsearch, index))
-        # What comes meanwhile is not forgotten over the restart.
+        # The migration must see writes after the restart.
         await elasticsearch.index(index=index, id="late", document=small("late", "+late"))
         await elasticsearch.delete(index=index, id="r0")
         del truth["r0"]
@@ -49,7 +49,7 @@ async def test_it_waits_for_a_node_that_is_away_and_ends_right(node: Node, tmp_p
 async def is_half_filled(elasticsearch: AsyncElasticsearch, settings: Settings) -> bool:
     pattern = f"{settings.index_prefix}-recordings-v2-*"
     stats = (await elasticsearch.indices.stats(index=pattern, metric="indexing")).body
-    # There is no index at first.
+    # The index does not exist at first.
     return bool(stats["_all"]["primaries"].get("indexing", {"index_total": 0})["index_total"] > DOCUMENTS // 2)
 
 

@@ -1,4 +1,4 @@
-"""`scripts/migrate_to_v2.py` and `scripts/reindex.py` beside writers and readers, killed, twice, and back."""
+"""The migration scripts beside writers and readers, killed, concurrent, and rolled back."""
 
 import asyncio
 import os
@@ -16,15 +16,16 @@ from elasticsearch.helpers import async_scan
 
 from app.auth.scope import Scope
 from app.errors import StoreUnavailable
-from app.migration import snapshot
-from app.migration.run import Migration, Options, current_index, holding
+from app.migration import point_in_time
+from app.migration.cutover import acquire_and_recover, current_index
+from app.migration.point_in_time import PointInTime
 from app.migration.sources import V1Recordings, V2Recordings
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
 from app.store.documents import document_id, to_document
 from app.store.repository import RecordingRepository
-from tests.migration.support import behind_alias, callers, make_v1_index, run, small, start, v1_index
+from tests.migration.support import behind_alias, callers, make_v1_index, migration, run, small, start, v1_index
 from tests.support import (
     CONTACT_CENTER,
     OPS_PATH,
@@ -56,7 +57,7 @@ class Writer:
         self.unavailable_seconds = 0.0
 
     async def work(self) -> None:
-        """Returns after the first write that the service took."""
+        """Returns after the first write that the service has accepted."""
         begun = last = time.monotonic()
         while True:
             recording_id = self._random.choice(self._ids)
@@ -106,7 +107,7 @@ async def read(admin: httpx.AsyncClient, until: "asyncio.Task[None]") -> int:
     return reads
 
 
-async def test_from_v1_beside_a_writer_and_a_reader(
+async def test_migration_from_v1_beside_a_writer_and_a_reader(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(DOCUMENTS)}
@@ -132,7 +133,7 @@ async def test_from_v1_beside_a_writer_and_a_reader(
     assert all(reject["document"]["id"] == reject["id"] for reject in rejects)
 
 
-async def test_to_more_shards_while_the_service_writes_deletes_and_protects(
+async def test_reindex_to_more_shards_beside_writes_deletions_and_protection(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     ops = service.client("ops")
@@ -179,25 +180,28 @@ async def test_to_more_shards_while_the_service_writes_deletes_and_protects(
     assert (await ops.delete(f"{OPS_PATH}/first7")).status_code == 403
 
 
-async def test_killed_at_random_points_it_ends_right(
+async def test_migration_survives_kills_at_random_points(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     random_ = random.Random(1)
     truth = {f"r{i}": f"+{i}" for i in range(1500)}
     index = await make_v1_index(elasticsearch, settings, [(_id, small(_id, caller)) for _id, caller in truth.items()])
     ids = list(truth)
+    settings = msgspec.structs.replace(settings, lease_seconds=1.0)
     whole = 3.0
     for kill in range(20):
+        # The next run has to wait until the lease of the killed one has expired.
+        wait = settings.lease_seconds if await is_held(elasticsearch, settings) else 0.0
         process = await start(settings, "migrate_to_v2.py", "--rate", "3000", cwd=tmp_path)
         try:
-            await asyncio.wait_for(process.communicate(), random_.uniform(0.6, whole))
+            await asyncio.wait_for(process.communicate(), wait + random_.uniform(0.6, whole))
         except TimeoutError:
             process.kill()
             await process.communicate()
         else:
             whole *= 0.8  # the machine is fast today
         if not (await behind_alias(elasticsearch, settings)).endswith("000001"):
-            # It has been swapped: go back, and be killed again.
+            # It was not killed before the swap: roll back and start again.
             status, out, err = await run(settings, "migrate_to_v2.py", "--rollback", cwd=tmp_path)
             assert status == 0, out + err
         await _change(elasticsearch, index, truth, ids, random_=random_, kill=kill)
@@ -206,10 +210,18 @@ async def test_killed_at_random_points_it_ends_right(
     target = await behind_alias(elasticsearch, settings)
     assert not target.endswith("000001")
     assert await callers(elasticsearch, target) == truth
-    # Nobody writes into the old one any more, and everybody into the new one.
+    # The old index rejects writes, and the service writes into the new one.
     with pytest.raises(ApiError, match="cluster_block_exception"):
         await elasticsearch.index(index=index, id="x", document={})
     assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
+
+
+async def is_held(elasticsearch: AsyncElasticsearch, settings: Settings) -> bool:
+    """Whether the lease has a holder, dead or alive."""
+    found = await elasticsearch.options(ignore_status=404).get(
+        index=f"{settings.index_prefix}-migrations", id="recordings"
+    )
+    return bool(found.body.get("_source", {}).get("holder"))
 
 
 async def _change(
@@ -235,9 +247,10 @@ async def _change(
                 raise
 
 
-async def test_two_at_once_the_second_refuses(
+async def test_concurrent_migration_is_refused_and_killed_one_is_taken_over(
     elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
+    settings = msgspec.structs.replace(settings, lease_seconds=5.0)
     await make_v1_index(elasticsearch, settings, [(f"r{i}", small(f"r{i}", "+1")) for i in range(1000)])
     first = await start(settings, "migrate_to_v2.py", "--rate", "200", cwd=tmp_path)
 
@@ -247,7 +260,7 @@ async def test_two_at_once_the_second_refuses(
     await eventually(is_filling)
     status, _, err = await run(settings, "migrate_to_v2.py", cwd=tmp_path)
     assert status == 1
-    assert "another run is at it already" in err
+    assert "another process holds the lease" in err
     first.kill()
     await first.communicate()
     status, out, err = await run(settings, "migrate_to_v2.py", cwd=tmp_path)
@@ -255,7 +268,7 @@ async def test_two_at_once_the_second_refuses(
     assert len(await callers(elasticsearch, await behind_alias(elasticsearch, settings))) == 1000
 
 
-async def test_rejects_stop_the_swap_until_they_are_allowed_or_mended(
+async def test_rejects_prevent_the_swap_until_allowed_or_corrected(
     elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     documents = [("good", small("good", "+1")), ("bad", small("bad", " ")), ("worse", small("other", "+1"))]
@@ -275,7 +288,7 @@ async def test_rejects_stop_the_swap_until_they_are_allowed_or_mended(
     assert await callers(elasticsearch, await behind_alias(elasticsearch, settings)) == {"good": "+1", "bad": "+2"}
 
 
-async def test_what_is_damaged_on_its_way_is_found_and_mended(
+async def test_damaged_copies_are_detected_and_repaired(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(700)}
@@ -284,7 +297,7 @@ async def test_what_is_damaged_on_its_way_is_found_and_mended(
     @contextmanager
     def damage(_total: int, what: str) -> Iterator[Callable[[int], object]]:
         if what == "reading back":
-            target = f"{settings.elasticsearch_url}/{migration.report.target}"
+            target = f"{settings.elasticsearch_url}/{damaged.report.target}"
             changed, gone = (document_id(CONTACT_CENTER, REGION, name) for name in ("r7", "r8"))
             document = to_document(CONTACT_CENTER, merge(None, parse_recording(small("r7", "+damaged"))))
             httpx.put(f"{target}/_doc/{changed}", json=document).raise_for_status()
@@ -292,22 +305,16 @@ async def test_what_is_damaged_on_its_way_is_found_and_mended(
         yield lambda _: None
 
     name = f"{settings.index_prefix}-recordings"
-    async with holding(elasticsearch, settings, "recordings") as lease:
+    async with acquire_and_recover(elasticsearch, settings, "recordings") as lease:
         current = await current_index(elasticsearch, name)
-        migration = Migration(
-            elasticsearch,
-            settings,
-            "recordings",
-            sources=[V1Recordings(index, CONTACT_CENTER), V2Recordings(current)],
-            options=Options(),
-            progress=damage,
-        )
-        report = await migration.run(lease, current)
+        sources = [V1Recordings(index, CONTACT_CENTER), V2Recordings(current)]
+        damaged = migration(elasticsearch, settings, sources, damage)
+        report = await damaged.run(lease, current)
     assert (report.swapped, report.repaired) == (True, 2)
     assert await callers(elasticsearch, report.target) == truth
 
 
-async def test_screen_recordings_move_and_stay_protected(
+async def test_reindexed_screen_recordings_stay_protected(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     ops, admin = service.client("ops"), service.client("admin")
@@ -332,7 +339,7 @@ async def test_screen_recordings_move_and_stay_protected(
     assert (await ops.delete(f"{path}/s4")).status_code == 200
 
 
-async def test_what_is_still_to_be_deleted_moves_unchanged(
+async def test_pending_media_deletions_are_copied_unchanged(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     name = f"{settings.index_prefix}-media-deletions"
@@ -361,7 +368,7 @@ async def test_what_is_still_to_be_deleted_moves_unchanged(
     assert {hit["_id"]: hit["_source"] async for hit in hits} == entries
 
 
-async def test_who_read_before_the_swap_overwrites_nothing_after_it(
+async def test_version_read_before_the_swap_is_rejected_after_it(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201
@@ -381,10 +388,10 @@ async def test_who_read_before_the_swap_overwrites_nothing_after_it(
     assert await repository.replace(after, {**after.recording, "callerPhoneNumber": "+new"}, None)
 
 
-async def test_a_snapshot_is_used_until_it_is_closed_however_long_nobody_reads_it(
+async def test_unread_point_in_time_is_kept_alive_until_closed(
     elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_USE_SECONDS", 0.05)
+    monkeypatch.setattr(point_in_time, "_RENEWAL_SECONDS", 0.05)
     index = await make_v1_index(elasticsearch, settings, [("one", small("one", "+1"))])
 
     async def searches() -> int:
@@ -394,13 +401,13 @@ async def test_a_snapshot_is_used_until_it_is_closed_however_long_nobody_reads_i
     async def was_used() -> bool:
         return await searches() > before + 5
 
-    taken = await snapshot.Snapshot.take(elasticsearch, [V1Recordings(index, CONTACT_CENTER)])
+    point = await PointInTime.open(elasticsearch, [V1Recordings(index, CONTACT_CENTER)])
     before = await searches()
     await eventually(was_used)
-    await taken.close()
+    await point.close()
 
 
-async def test_back_again(
+async def test_rollback_second_migration_and_removal_of_old_indices(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     ops = service.client("ops")
@@ -425,7 +432,7 @@ async def test_back_again(
     assert (status, err) == (1, "there is nothing to roll back\n")
 
 
-async def test_a_contact_center_in_two_sources_is_refused(
+async def test_contact_center_in_two_sources_is_refused(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     assert (await service.client("ops").post(OPS_PATH, json=a_recording())).status_code == 201

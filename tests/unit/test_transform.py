@@ -1,4 +1,4 @@
-"""What a document of schema v1, or of an earlier generation, becomes. No Elasticsearch."""
+"""The transformation of documents of schema v1 and of older indices of schema v2. No Elasticsearch."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from app import codec
 from app.embedded.sample import sample_recordings
 from app.embedded.sample_v1 import v1_document
 from app.migration.sources import (
-    Made,
-    Rejected,
+    CannotTransform,
+    TransformedDocument,
     Unchanged,
     V1Recordings,
     V2Recordings,
     digest_of,
-    transform_encoded,
+    transform_encoded_page,
     transform_page,
 )
 from app.recordings.merge import merge
@@ -32,7 +32,7 @@ def hit(source: dict[str, Any], _id: str = "recording", **fields: Any) -> dict[s
     return {"_id": _id, "_source": source, "fields": {name: [value] for name, value in fields.items()}}
 
 
-def test_a_v1_document_becomes_what_posting_it_would_make() -> None:
+def test_v1_document_is_transformed_as_if_posted() -> None:
     posted = a_recording(startTime="long ago", note={"a": 1})
     _id, document = V1.transform(hit(posted))
     assert _id == document_id(CONTACT_CENTER, REGION, "recording")
@@ -43,7 +43,7 @@ def test_a_v1_document_becomes_what_posting_it_would_make() -> None:
     "spelling",
     ["2013-05-17T11:45:32.000-0800", "2013-05-17T19:45:32Z", "2013-05-17 20:45:32.0000+01:00"],
 )
-def test_all_spellings_of_a_date_are_one(spelling: str) -> None:
+def test_dates_are_normalised(spelling: str) -> None:
     _, document = V1.transform(hit(a_recording(mediaFiles=[a_media_file(startTime=spelling)])))
     assert from_source(document)["startTime"] == "2013-05-17T19:45:32.000+0000"
 
@@ -61,20 +61,20 @@ def test_all_spellings_of_a_date_are_one(spelling: str) -> None:
         (a_recording("another"), "the document itself has the id recording"),
     ],
 )
-def test_a_v1_document_that_breaks_a_rule_is_rejected(source: dict[str, Any], reason: str) -> None:
-    with pytest.raises(Rejected) as error:
+def test_invalid_v1_document_is_rejected(source: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CannotTransform) as error:
         V1.transform(hit(source))
     assert reason in str(error.value)
 
 
-def test_the_sample_of_schema_v1_has_about_one_fault_in_a_hundred_and_nothing_else_is_lost() -> None:
+def test_v1_sample_has_about_one_percent_of_rejects_and_loses_nothing_else() -> None:
     recordings = [merge(None, parse_recording(posted)) for posted in sample_recordings(3000, region=REGION)]
     before = msgspec.json.encode(recordings)
     rejects = 0
     for recording in recordings:
         try:
             _, document = V1.transform(hit(v1_document(recording), recording["id"]))
-        except Rejected:
+        except CannotTransform:
             rejects += 1
         else:
             assert from_source(document) == recording
@@ -82,7 +82,7 @@ def test_the_sample_of_schema_v1_has_about_one_fault_in_a_hundred_and_nothing_el
     assert msgspec.json.encode(recordings) == before
 
 
-def test_what_is_compared_is_what_can_be_read_back() -> None:
+def test_digest_covers_exactly_the_fields_kept_in_source() -> None:
     decision = Decision(1, "somebody", ("another",))
     posted = a_recording()
     document = to_document(CONTACT_CENTER, merge(None, parse_recording(posted)), decision)
@@ -92,28 +92,28 @@ def test_what_is_compared_is_what_can_be_read_back() -> None:
         for resource in ("recordings", "screen-recordings"):
             names = load_schema(resource)["mappings"]["_source"]["includes"]
             kept = {name: document[name] for name in names if name in document}
-            assert source.transform(old, kept_only=True) == (_id, kept)
-            for kept_only in (True, False):
-                (made,) = transform_page(source, [old], names, kept_only=kept_only)
-                assert isinstance(made, Made)
+            assert source.transform(old, source_only=True) == (_id, kept)
+            for source_only in (True, False):
+                (made,) = transform_page(source, [old], names, source_only=source_only)
+                assert isinstance(made, TransformedDocument)
                 assert made.digest == digest_of(_id, kept)
-                assert bool(made.body) != kept_only
+                assert bool(made.body) != source_only
 
 
-def test_a_page_is_transformed_in_another_process_as_here() -> None:
+def test_page_is_transformed_identically_in_another_process() -> None:
     posted = a_recording(note=msgspec.Raw(b"1.10"))
     hits = [hit(posted), hit(a_recording(region=None)), hit(posted, "another")]
     with processes(1) as pool:
-        there = pool.submit(transform_encoded, V1, codec.encode(hits), None, kept_only=False).result()
-    here = transform_page(V1, hits, None, kept_only=False)
-    assert isinstance(here[0], Made)
+        there = pool.submit(transform_encoded_page, V1, codec.encode(hits), None, source_only=False).result()
+    here = transform_page(V1, hits, None, source_only=False)
+    assert isinstance(here[0], TransformedDocument)
     assert b"1.10" in here[0].body
     assert there[0] == here[0]
     assert list(map(str, there[1:])) == list(map(str, here[1:]))
-    assert all(isinstance(rejected, Rejected) for rejected in there[1:])
+    assert all(isinstance(rejected, CannotTransform) for rejected in there[1:])
 
 
-def test_a_recording_of_schema_v2_is_derived_anew_and_stays_protected() -> None:
+def test_v2_document_is_recomputed_and_stays_protected() -> None:
     decision = Decision(1, "somebody", ("another",))
     recording = merge(None, parse_recording(a_recording())) | {"nonDelete": True}
     document = to_document(CONTACT_CENTER, recording, decision)
@@ -124,19 +124,19 @@ def test_a_recording_of_schema_v2_is_derived_anew_and_stays_protected() -> None:
 
 
 @pytest.mark.parametrize("source", [{}, {"recording": "{"}, {"recording": "{}"}, {"recording": 1}])
-def test_what_is_no_document_of_schema_v2_is_rejected(source: dict[str, Any]) -> None:
-    with pytest.raises(Rejected):
+def test_invalid_v2_document_is_rejected(source: dict[str, Any]) -> None:
+    with pytest.raises(CannotTransform):
         V2Recordings("old").transform(hit(source, contactCenter=CONTACT_CENTER))
 
 
-def test_journal_entries_stay_as_they_are() -> None:
+def test_journal_entries_are_copied_unchanged() -> None:
     assert Unchanged("old").transform(hit({"any": [1]}, "an id")) == ("an id", {"any": [1]})
 
 
 @pytest.mark.parametrize(
     ("contact_center", "expected"), [(CONTACT_CENTER, "recording"), ("another contact center", None)]
 )
-def test_where_a_copied_document_may_come_from(contact_center: str, expected: str | None) -> None:
+def test_source_id_of_a_copy(contact_center: str, expected: str | None) -> None:
     copied = hit({}, "an id", contactCenter=contact_center, id="recording")
     assert V1.source_id(copied) == expected
     assert V2Recordings("old").source_id(copied) == "an id"
