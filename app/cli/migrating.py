@@ -113,9 +113,7 @@ async def _run(arguments: Arguments, settings: Settings, resource: str, find: Fi
         await _migrate(arguments, settings, resource, find, needed=needed)
 
 
-async def _migrate(
-    arguments: Arguments, settings: Settings, resource: str, find: FindSources, *, needed: bool
-) -> None:
+async def _migrate(arguments: Arguments, settings: Settings, resource: str, find: FindSources, *, needed: bool) -> None:
     name = alias(settings, resource)
     async with _lease(settings, resource) as (client, lease):
         current = await current_index(client, name)
@@ -181,9 +179,7 @@ def _connect(settings: Settings) -> AsyncElasticsearch:
 def _migration(
     arguments: Arguments, settings: Settings, client: AsyncElasticsearch, resource: str, sources: list[Source]
 ) -> Migration:
-    options = Options(
-        arguments.workers, arguments.rate, arguments.allow_rejects, settings.shards, arguments.discard
-    )
+    options = Options(arguments.workers, arguments.rate, arguments.allow_rejects, settings.shards, arguments.discard)
     return Migration(client, settings, resource, sources=sources, options=options, progress=progress)
 
 
