@@ -4,7 +4,8 @@
 make_venv() {
     _is_installed "$1" && return
     _python=$(_find_python) || return
-    # Two at once would spoil the venv. The lock belongs to the open file, so it ends with us, however we end.
+    # Two concurrent installations would corrupt the venv. The lock belongs to the open file, so it ends with this process,
+    # however the process ends.
     exec 9<scripts/venv.sh
     "$_python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
     _is_installed "$1" || _install "$1" || return
