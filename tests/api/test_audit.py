@@ -31,10 +31,11 @@ from app.audit import AuditLog, Entry
 from app.errors import InsufficientRole, MissingParameter, RecordingNotFound, StoreUnavailable
 from app.main import create_app
 from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, WebDavConfig
-from tests.conftest import StartService
-from tests.media.conftest import counting_storage, faults, moto, trap  # noqa: F401 - fixtures
-from tests.support import CONTACT_CENTER, OPS_PATH, Service, a_media_file, a_recording, eventually
-from tests.support.servers import S3, CountingStorage, FaultServer
+from tests.support.faults import CountingStorage, FaultServer
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
+from tests.support.service import Service, StartService
+from tests.support.storages import S3
+from tests.support.waiting import eventually
 
 ID = 'an "id"\n\u2028\x1b[31m/ü'
 ID_IN_PATH = "an%20%22id%22%0A%E2%80%A8%1B%5B31m%2F%C3%BC"
@@ -77,7 +78,7 @@ class Played:
 
 
 @pytest.fixture
-async def played(start_service: StartService, tmp_path: Path, counting_storage: CountingStorage) -> Played:  # noqa: F811
+async def played(start_service: StartService, tmp_path: Path, counting_storage: CountingStorage) -> Played:
     file = tmp_path / "audit.jsonl"
     storage = StorageConfig(webdav=(WebDavConfig(counting_storage.url, "media", "media-secret"),))
     played = Played(await start_service(audit_log=str(file), storage=storage), file)
@@ -87,7 +88,7 @@ async def played(start_service: StartService, tmp_path: Path, counting_storage: 
 
 
 @pytest.fixture
-async def faulty(start_service: StartService, tmp_path: Path, faults: FaultServer) -> Played:  # noqa: F811
+async def faulty(start_service: StartService, tmp_path: Path, faults: FaultServer) -> Played:
     file = tmp_path / "audit.jsonl"
     service = await start_service(
         audit_log=str(file),
@@ -186,7 +187,7 @@ async def test_a_play_of_what_is_not_there(played: Played, path: str, recording:
 
 
 @pytest.mark.parametrize(("fault", "status"), [("status-404", 404), ("status-500", 502), ("stall-before-headers", 504)])
-async def test_a_play_whose_storage_fails(faulty: Played, faults: FaultServer, fault: str, status: int) -> None:  # noqa: F811
+async def test_a_play_whose_storage_fails(faulty: Played, faults: FaultServer, fault: str, status: int) -> None:
     await faulty.post(faults.url_of(fault))
     assert (await faulty.admin.get(faulty.path)).status_code == status
     faulty.only_line(
@@ -197,7 +198,7 @@ async def test_a_play_whose_storage_fails(faulty: Played, faults: FaultServer, f
     )
 
 
-async def test_a_play_that_breaks_off(faulty: Played, faults: FaultServer) -> None:  # noqa: F811
+async def test_a_play_that_breaks_off(faulty: Played, faults: FaultServer) -> None:
     await faulty.post(faults.url_of("short-body"))
     received = 0
 
@@ -215,7 +216,7 @@ async def test_a_play_that_breaks_off(faulty: Played, faults: FaultServer) -> No
     )
 
 
-async def test_a_play_that_its_player_leaves(played: Played, counting_storage: CountingStorage) -> None:  # noqa: F811
+async def test_a_play_that_its_player_leaves(played: Played, counting_storage: CountingStorage) -> None:
     counting_storage.rate = 100_000
     async with played.admin.stream("GET", played.path) as response:
         await anext(response.aiter_raw())
@@ -255,7 +256,7 @@ async def test_many_plays_at_once_leave_one_line_each(played: Played) -> None:
 async def test_no_secret_is_ever_in_it(
     start_service: StartService,
     tmp_path: Path,
-    moto: S3,  # noqa: F811
+    moto: S3,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "recall.audit")

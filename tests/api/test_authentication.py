@@ -14,16 +14,8 @@ import app.auth.throttle
 from app.auth.passwords import Authenticator
 from app.errors import NotAuthenticated
 from app.settings import User
-from tests.conftest import StartService
-from tests.support import (
-    CONTACT_CENTER,
-    OPS_PATH,
-    OTHER_CONTACT_CENTER,
-    USERS,
-    Service,
-    a_recording,
-    assert_error,
-)
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording
+from tests.support.service import USERS, Service, StartService, assert_error, basic
 
 hash_password = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
 
@@ -56,10 +48,6 @@ def more_users() -> tuple[User, ...]:
 @pytest.fixture(scope="module")
 def service(module_service: Service) -> Service:
     return module_service
-
-
-def basic(name: str, password: str, encoding: str = "utf-8") -> str:
-    return "Basic " + b64encode(f"{name}:{password}".encode(encoding)).decode()
 
 
 def assert_not_authenticated(response: httpx.Response) -> None:

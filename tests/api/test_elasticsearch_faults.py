@@ -14,8 +14,9 @@ from elasticsearch import AsyncElasticsearch
 from app.embedded.elasticsearch import Node
 from app.search import criteria
 from app.settings import Settings
-from tests.conftest import StartService
-from tests.support import OPS_PATH, Service, a_recording, assert_error, eventually
+from tests.support.recordings import OPS_PATH, a_recording
+from tests.support.service import Service, StartService, assert_error
+from tests.support.waiting import eventually
 
 MOST_SECONDS = 5.0
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from app.store.repository import RecordingRepository
-from tests.conftest import StartService
-from tests.support import CONTACT_CENTER, OPS_PATH, Service, a_recording, assert_error
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
+from tests.support.service import Service, StartService, assert_error
 
 JSON = {"content-type": "application/json"}
 DEFAULT_LIMIT = 1024 * 1024

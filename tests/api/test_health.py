@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +11,10 @@ import httpx
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
-from tests.support import CONTACT_CENTER, OPS_PATH, USERS, Service, a_recording, assert_error, eventually
+from tests.support.launch import free_port
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
+from tests.support.service import USERS, Service, assert_error
+from tests.support.waiting import eventually
 
 
 async def test_live_and_ready_need_no_credentials(service: Service) -> None:
@@ -49,8 +51,7 @@ async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_as
 async def test_a_request_under_way_finishes_when_the_server_is_told_to_stop(
     settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "recall.toml").write_text(
         "".join(
             f'[[users]]\nname = "{user.name}"\npassword_hash = "{user.password_hash}"\nroles = ["ops"]\n'

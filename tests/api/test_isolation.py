@@ -13,18 +13,8 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings, User
-from tests.conftest import StartService
-from tests.support import (
-    CONTACT_CENTER,
-    OTHER_CONTACT_CENTER,
-    USERS,
-    Service,
-    a_media_file,
-    a_recording,
-    a_user,
-    an_event,
-    assert_error,
-)
+from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, a_media_file, a_recording, a_user, an_event
+from tests.support.service import USERS, Service, StartService, assert_error
 
 PATH = "/api/v2/recordings"
 REGIONS = ("eu", "us east")

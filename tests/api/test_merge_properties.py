@@ -14,19 +14,19 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from tests.support import (
+from tests.support import oracle
+from tests.support.oracle import Number, Recording
+from tests.support.recordings import (
     CONTACT_CENTER,
     OPS_PATH,
     OTHER_CONTACT_CENTER,
     REGION,
-    Service,
     a_media_file,
     a_recording,
     a_user,
     an_event,
-    oracle,
 )
-from tests.support.oracle import Number, Recording
+from tests.support.service import Service
 
 # --- What is posted -------------------------------------------------------------------------------
 

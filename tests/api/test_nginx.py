@@ -16,9 +16,11 @@ import msgspec
 import pytest
 
 from app.settings import StorageConfig, WebDavConfig
-from tests.conftest import own_settings
-from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually, servers
-from tests.support.servers import CountingStorage, generated
+from tests.support import proxy
+from tests.support.faults import CountingStorage, generated
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording
+from tests.support.service import Service, assert_error, own_settings
+from tests.support.waiting import eventually
 
 IDS = ("a/b", "a//b", "a/../b", "%", "100%2F", "two words", "+", "?q=1#f;v", "Żółć ☎ 電話", "play/x", "metrics")
 
@@ -93,7 +95,7 @@ async def nginx_and_all(elasticsearch_url: str, tmp_path_factory: pytest.TempPat
         await service.start()
         loop = asyncio.get_running_loop()
         transport, names = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
-        nginx = servers.nginx(
+        nginx = proxy.nginx(
             f"recall.test:{urlsplit(service.url).port}", f"127.0.0.1:{transport.get_extra_info('sockname')[1]}"
         )
         with ExitStack() as stack:

@@ -10,7 +10,8 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
-from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, store_many
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_many
+from tests.support.service import Service, assert_error
 
 PATH = "/api/v2/recordings"
 START = datetime(2024, 1, 1, tzinfo=UTC)

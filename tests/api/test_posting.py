@@ -9,16 +9,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.support import (
-    CONTACT_CENTER,
-    OPS_PATH,
-    Service,
-    a_media_file,
-    a_recording,
-    a_user,
-    an_event,
-    assert_error,
-)
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording, a_user, an_event
+from tests.support.service import Service, assert_error
 
 JSON = {"content-type": "application/json"}
 ABSENT = object()

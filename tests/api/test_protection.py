@@ -8,18 +8,8 @@ import msgspec
 import pytest
 
 from app.settings import User
-from tests.conftest import StartService
-from tests.support import (
-    CONTACT_CENTER,
-    OPS_PATH,
-    OTHER_CONTACT_CENTER,
-    REGION,
-    Service,
-    a_media_file,
-    a_recording,
-    assert_error,
-    hash_password,
-)
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
+from tests.support.service import Service, StartService, assert_error, hash_password
 
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}

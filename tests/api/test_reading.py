@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from tests.conftest import StartService
-from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording
+from tests.support.service import Service, StartService, assert_error
 
 PATH = "/api/v2/recordings"
 

@@ -24,17 +24,10 @@ from elasticsearch import AsyncElasticsearch
 from hypothesis import strategies
 
 from app.settings import Settings
-from tests.support import (
-    CONTACT_CENTER,
-    OTHER_CONTACT_CENTER,
-    REGION,
-    Service,
-    a_media_file,
-    a_recording,
-    an_event,
-    oracle,
-)
+from tests.support import oracle
 from tests.support.oracle import Number, Recording, Stored
+from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
+from tests.support.service import Service
 
 SEEDS = [int(seed) for seed in os.environ.get("RECALL_SEEDS", "1 2 3").split()]
 OTHER_REGION = "Test"

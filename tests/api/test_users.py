@@ -13,9 +13,9 @@ import app.auth.users_file
 from app.auth.passwords import Authenticator
 from app.errors import NotAuthenticated
 from app.settings import User
-from tests.api.test_authentication import basic, hash_password
-from tests.conftest import StartService
-from tests.support import CONTACT_CENTER, USERS, Service, eventually
+from tests.support.recordings import CONTACT_CENTER
+from tests.support.service import USERS, Service, StartService, basic, hash_password
+from tests.support.waiting import eventually
 
 OPS, ADMIN, *_ = USERS
 PATH = "/api/v2/recordings/any"

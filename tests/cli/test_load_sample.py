@@ -15,7 +15,7 @@ from app.embedded.sample import sample_recordings
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
-from tests.support import CONTACT_CENTER, REGION
+from tests.support.recordings import CONTACT_CENTER, REGION
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)

@@ -15,6 +15,8 @@ import httpx
 import msgspec
 import pytest
 
+from tests.support.launch import free_port
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -44,8 +46,7 @@ async def run(command: str, **environment: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 async def url() -> AsyncIterator[str]:
     """The service as `scripts/serve` starts it, but on a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (start,) = commands("Start it")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
     process = await asyncio.create_subprocess_exec(

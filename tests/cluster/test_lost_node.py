@@ -3,11 +3,9 @@
 import asyncio
 import logging
 import random
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
@@ -21,18 +19,10 @@ from app.settings import Settings
 from app.store.client import connect
 from app.store.documents import document_id, from_source
 from app.store.indices import alias
-from tests.conftest import StartService
-from tests.support import (
-    CONTACT_CENTER,
-    OPS_PATH,
-    REGION,
-    STORAGES,
-    USERS,
-    a_recording,
-    an_event,
-    assert_error,
-    eventually,
-)
+from tests.support.launch import free_port
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording, an_event
+from tests.support.service import STORAGES, USERS, StartService, assert_error
+from tests.support.waiting import eventually
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +36,7 @@ WHOLE_AGAIN_SECONDS = 30.0
 async def nodes() -> AsyncIterator[dict[str, Node]]:
     """Three nodes by their name, each of which finds the others again after a restart."""
     names = ("one", "two", "three")
-    ports = free_ports(len(names))
+    ports = [free_port() for _ in names]
     seed_hosts = [f"127.0.0.1:{port}" for port in ports]
     starts = (
         asyncio.to_thread(
@@ -67,12 +57,6 @@ async def nodes() -> AsyncIterator[dict[str, Node]]:
         yield {name: node for name, node in zip(names, started, strict=True) if isinstance(node, Node)}
     finally:
         await asyncio.gather(*(asyncio.to_thread(node.stop) for node in started if isinstance(node, Node)))
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(server.getsockname()[1]) for server in servers]
 
 
 @pytest.fixture

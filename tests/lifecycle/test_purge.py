@@ -29,25 +29,22 @@ from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
 from app.store.documents import document_id, to_document
-from tests.conftest import StartService
-from tests.media.conftest import apache  # noqa: F401 - a fixture
-from tests.media.test_playback import webdav_storage
-from tests.support import (
+from tests.support.processes import AppProcess, Scripts
+from tests.support.recordings import (
     CONTACT_CENTER,
     OPS_PATH,
     OTHER_CONTACT_CENTER,
     REGION,
-    Service,
     a_media_file,
     a_recording,
     a_user,
     an_event,
     batched,
-    eventually,
     store_many,
 )
-from tests.support.process import AppProcess, Scripts
-from tests.support.servers import WebDav
+from tests.support.service import Service, StartService
+from tests.support.storages import WebDav, webdav_storage
+from tests.support.waiting import eventually
 
 OTHER_OPS_PATH = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
 SCREENS_PATH = OPS_PATH.replace("recordings", "screen-recordings")
@@ -364,7 +361,7 @@ async def test_a_report_that_cannot_be_written_stops_it_at_once(store: Store, qu
 
 
 @pytest.fixture
-async def media_store(start_service: StartService, tmp_path: Path, apache: WebDav) -> Store:  # noqa: F811
+async def media_store(start_service: StartService, tmp_path: Path, apache: WebDav) -> Store:
     return Store(await start_service(storage=webdav_storage(apache)), tmp_path)
 
 
@@ -376,7 +373,7 @@ def with_media(recording_id: str, server: WebDav, *paths: str, days: float = 100
     return {**template, "mediaFiles": [{**media, "mediaDescriptor": descriptor} for descriptor in descriptors]}
 
 
-async def test_media_goes_too_but_not_what_is_still_needed(media_store: Store, apache: WebDav) -> None:  # noqa: F811
+async def test_media_goes_too_but_not_what_is_still_needed(media_store: Store, apache: WebDav) -> None:
     store = media_store
     await store.post(
         with_media("old", apache, "m/1.wav", "m/2.wav", "m/shared-with-protected.wav", "m/shared-with-young.wav"),
@@ -397,7 +394,7 @@ async def test_media_goes_too_but_not_what_is_still_needed(media_store: Store, a
 
 async def test_media_that_cannot_be_deleted_is_reported_and_swept_later(
     media_store: Store,
-    apache: WebDav,  # noqa: F811
+    apache: WebDav,
 ) -> None:
     store = media_store
     await store.post(with_media("old", apache, "stuck/good.wav", "stuck/bad.wav"))
@@ -629,7 +626,7 @@ async def test_a_hundred_thousand_with_a_kill_in_the_middle(
 async def test_what_is_protected_or_prolonged_meanwhile_stays(
     media_store: Store,
     elasticsearch: AsyncElasticsearch,
-    apache: WebDav,  # noqa: F811
+    apache: WebDav,
     tmp_path: Path,
 ) -> None:
     """300 rounds of purge against apply, and 150 of purge against an update that makes a recording young."""

@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.conftest import StartService
-from tests.media.conftest import apache  # noqa: F401 - a fixture
-from tests.media.test_playback import webdav_storage
-from tests.support import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
-from tests.support.process import Scripts
-from tests.support.servers import WebDav
+from tests.support.processes import Scripts
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
+from tests.support.service import StartService
+from tests.support.storages import WebDav, webdav_storage
 
 
 @pytest.fixture
-async def left_behind(start_service: StartService, apache: WebDav, tmp_path: Path) -> Scripts:  # noqa: F811
+async def left_behind(start_service: StartService, apache: WebDav, tmp_path: Path) -> Scripts:
     """A deleted recording, of whose three media objects two are left; in the place of each is a folder now."""
     service = await start_service(storage=webdav_storage(apache))
     paths = ["left/1.wav", "left/2.wav", "left/3.wav"]
@@ -31,7 +29,7 @@ async def left_behind(start_service: StartService, apache: WebDav, tmp_path: Pat
     return Scripts(service.settings, tmp_path)
 
 
-async def test_sweeps_until_nothing_is_left(left_behind: Scripts, apache: WebDav) -> None:  # noqa: F811
+async def test_sweeps_until_nothing_is_left(left_behind: Scripts, apache: WebDav) -> None:
     status, out, err = await left_behind.run("sweep_media.py", "--dry-run")
     assert (status, err) == (0, "2 media objects are to be deleted\n")
     lines = [json.loads(line) for line in out.splitlines()]

@@ -17,10 +17,11 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.settings import StorageConfig, WebDavConfig
-from tests.conftest import StartService
-from tests.media.test_playback import post_media
-from tests.support import eventually
-from tests.support.servers import WebDav, missing
+from tests.support.launch import missing
+from tests.support.media import post_media
+from tests.support.service import StartService
+from tests.support.storages import WebDav
+from tests.support.waiting import eventually
 
 RATE = 8000  # samples per second
 MINUTES = 20

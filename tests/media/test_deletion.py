@@ -18,20 +18,11 @@ from app.services import Services, open_services
 from app.settings import Settings, StorageConfig, WebDavConfig
 from app.store.documents import document_id
 from app.store.repository import RecordingRepository
-from tests.conftest import StartService
-from tests.media.test_playback import s3_storage, webdav_storage
-from tests.support import (
-    CONTACT_CENTER,
-    OPS_PATH,
-    OTHER_CONTACT_CENTER,
-    REGION,
-    Service,
-    a_media_file,
-    a_recording,
-    assert_error,
-)
-from tests.support.process import AppProcess, kill_now_and_then
-from tests.support.servers import S3, FaultServer, WebDav
+from tests.support.faults import FaultServer
+from tests.support.processes import AppProcess, kill_now_and_then
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
+from tests.support.service import Service, StartService, assert_error
+from tests.support.storages import S3, WebDav, s3_storage, webdav_storage
 
 Remembered = Callable[[], Awaitable[int]]
 

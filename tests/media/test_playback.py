@@ -6,43 +6,15 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settings import S3Config, StorageConfig, WebDavConfig
-from tests.conftest import StartService
-from tests.support import OPS_PATH, Service, a_media_file, a_recording, assert_error, eventually
-from tests.support.servers import S3, CountingStorage, FaultServer, Trap, WebDav
+from app.settings import StorageConfig, WebDavConfig
+from tests.support.faults import CountingStorage, FaultServer, Trap
+from tests.support.media import Media, post_media
+from tests.support.service import Service, StartService, assert_error
+from tests.support.storages import WebDav, s3_storage, webdav_storage
+from tests.support.waiting import eventually
 
 SIZE = 300_000
 CONTENT = random.Random(4).randbytes(SIZE)
-
-
-class Media:
-    """A media file in a storage, and the service that may play it."""
-
-    def __init__(self, service: Service, path: str) -> None:
-        self.service = service
-        self.path = f"/api/v2{path}"
-        self.admin = service.client("admin")
-
-    async def play(self, **headers: str) -> httpx.Response:
-        return await self.admin.get(self.path, headers={name.replace("_", "-"): v for name, v in headers.items()})
-
-
-async def post_media(service: Service, descriptor: dict[str, Any], **attributes: Any) -> Media:
-    recording = a_recording(mediaFiles=[a_media_file(mediaDescriptor=descriptor, **attributes)])
-    response = await service.client("ops").post(OPS_PATH, json=recording)
-    assert response.status_code in {200, 201}, response.text
-    read = await service.client("admin").get("/api/v2/recordings/recording")
-    return Media(service, read.json()["recording"]["mediaFiles"][0]["playPath"])
-
-
-def webdav_storage(webdav: WebDav) -> StorageConfig:
-    return StorageConfig(webdav=(WebDavConfig(webdav.url, webdav.username, webdav.password),))
-
-
-def s3_storage(s3: S3) -> StorageConfig:
-    return StorageConfig(
-        s3=(S3Config(("stage-recordings",), s3.url, s3.region, s3.access_key_id, s3.secret_access_key),)
-    )
 
 
 @pytest.fixture(params=["wsgidav", "wsgidav_basic", "apache", "apache_basic", "versitygw", "moto"])

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from app.settings import Settings, StorageConfig, WebDavConfig
-from tests.conftest import StartService
-from tests.media.test_playback import Media, post_media
-from tests.support import eventually
-from tests.support.servers import CountingStorage, FaultServer, generated
+from tests.support.faults import CountingStorage, FaultServer, generated
+from tests.support.media import Media, post_media
+from tests.support.service import StartService
+from tests.support.waiting import eventually
 
 LONG = 200_000_000
 AUTHORIZATION = f"Basic {base64.b64encode(b'admin:admin-password').decode()}"

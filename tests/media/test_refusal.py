@@ -7,9 +7,9 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings, StorageConfig, WebDavConfig
-from tests.conftest import StartService
-from tests.support import a_media_file, a_recording, assert_error, store_many
-from tests.support.servers import CountingStorage, FaultServer, Trap
+from tests.support.faults import CountingStorage, FaultServer, Trap
+from tests.support.recordings import a_media_file, a_recording, store_many
+from tests.support.service import StartService, assert_error
 
 # Every address that this process connects to; an audit hook cannot be removed.
 connected: list[Any] = []

@@ -15,8 +15,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
-from tests.support import eventually, servers
-from tests.support.servers import BUCKETS, S3, CountingStorage, FaultServer, Trap, WebDav, generated
+from tests.support import launch, storages
+from tests.support.faults import CountingStorage, FaultServer, Trap, generated
+from tests.support.storages import BUCKETS, S3, WebDav
+from tests.support.waiting import eventually
 
 CONTENT = Random(1).randbytes(10_000)
 PATH = "2013/05/a call, 100% of+it #1 für Åsa.wav"
@@ -101,7 +103,7 @@ def test_webdav_deletes_a_folder_with_all_that_is_in_it(dav: httpx.Client, webda
     assert not webdav.exists("folder/call.wav")
 
 
-@pytest.mark.parametrize("auth", [None, (servers.USERNAME, "wrong"), ("another", servers.PASSWORD)])
+@pytest.mark.parametrize("auth", [None, (storages.USERNAME, "wrong"), ("another", storages.PASSWORD)])
 def test_webdav_refuses_who_has_no_password(webdav_basic: WebDav, auth: tuple[str, str] | None) -> None:
     url = webdav_basic.put("secret.wav", CONTENT)
     for method in ("GET", "HEAD", "DELETE"):
@@ -257,7 +259,7 @@ async def presigned(client: Any, seconds: int = 60) -> str:
 
 
 def test_a_stopped_server_is_gone() -> None:
-    with servers.wsgidav() as server:
+    with storages.wsgidav() as server:
         server.put("call.wav", CONTENT)
         folder = server.folder.parent
         assert httpx.get(server.url_of("call.wav"), trust_env=False).content == CONTENT
@@ -269,15 +271,15 @@ def test_a_stopped_server_is_gone() -> None:
 def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="here is why"),
-        servers._running(tmp_path, lambda _: ["sh", "-c", "echo here is why"]),
+        launch.running(tmp_path, lambda _: ["sh", "-c", "echo here is why"]),
     ):
         pass
 
 
-@pytest.mark.parametrize("server", [servers.apache, servers.versitygw, servers.wsgidav, servers.moto])
+@pytest.mark.parametrize("server", [storages.apache, storages.versitygw, storages.wsgidav, storages.moto])
 def test_what_is_missing_is_skipped_but_not_in_ci(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "_program", lambda *_: None)
-    monkeypatch.setattr(servers.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(storages, "find_program", lambda *_: None)
+    monkeypatch.setattr(storages.importlib.util, "find_spec", lambda _: None)
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"is not installed: .* install "), server():
         pass

@@ -17,7 +17,7 @@ from app.migration.plan import Options
 from app.migration.run import Migration
 from app.migration.sources import Source
 from app.settings import Settings
-from tests.support import CONTACT_CENTER, REGION, batched
+from tests.support.recordings import CONTACT_CENTER, REGION, batched
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,10 @@ from app.migration.plan import MigrationError, migration_state
 from app.migration.sources import V2Recordings
 from app.settings import Settings
 from app.store import lease
-from tests.conftest import StartService
 from tests.migration.support import behind_alias, callers, migration, run, start
-from tests.support import OPS_PATH, a_recording, eventually
+from tests.support.recordings import OPS_PATH, a_recording
+from tests.support.service import StartService
+from tests.support.waiting import eventually
 
 # A migration that has blocked writes and does not swap before the event is set.
 AboutToSwap = Callable[[], contextlib.AbstractAsyncContextManager[tuple[asyncio.Event, "asyncio.Task[None]"]]]

@@ -10,9 +10,9 @@ from elasticsearch import AsyncElasticsearch
 from app.embedded.elasticsearch import Node
 from app.settings import Settings
 from app.store.client import connect
-from tests.conftest import own_settings
 from tests.migration.support import behind_alias, callers, make_v1_index, small, start
-from tests.support import eventually
+from tests.support.service import own_settings
+from tests.support.waiting import eventually
 
 DOCUMENTS = 3000
 

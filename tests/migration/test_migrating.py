@@ -26,16 +26,9 @@ from app.settings import Settings
 from app.store.documents import document_id, to_document
 from app.store.repository import RecordingRepository
 from tests.migration.support import behind_alias, callers, make_v1_index, migration, run, small, start, v1_index
-from tests.support import (
-    CONTACT_CENTER,
-    OPS_PATH,
-    OTHER_CONTACT_CENTER,
-    REGION,
-    Service,
-    a_media_file,
-    a_recording,
-    eventually,
-)
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
+from tests.support.service import Service
+from tests.support.waiting import eventually
 
 # What the criterion asks for is 200,000 and less than 2 s: RECALL_MIGRATION_DOCUMENTS=200000. Otherwise the machine may
 # be busy with other things. Even the default is enough for several processes to transform.

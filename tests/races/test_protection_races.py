@@ -16,12 +16,11 @@ from app.audit import AuditLog
 from app.services import open_services
 from app.settings import Settings
 from app.store.documents import document_id
-from tests.conftest import own_settings
-from tests.media.test_playback import webdav_storage
-from tests.support import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
-from tests.support.process import AppProcess, kill_now_and_then
-from tests.support.servers import WebDav
-from tests.support.servers import apache as start_apache
+from tests.support.processes import AppProcess, kill_now_and_then
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
+from tests.support.service import own_settings
+from tests.support.storages import WebDav, webdav_storage
+from tests.support.storages import apache as start_apache
 
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}

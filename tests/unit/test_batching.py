@@ -17,7 +17,7 @@ from app.store.batching import Batcher
 from app.store.document_store import DocumentReader, DocumentWriter, Version, version_of
 from app.store.documents import to_document
 from app.store.indices import alias, create_indices
-from tests.support import CONTACT_CENTER, a_recording
+from tests.support.recordings import CONTACT_CENTER, a_recording
 
 TIMEOUT = 10.0
 

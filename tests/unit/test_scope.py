@@ -7,7 +7,7 @@ from app.errors import RecordingNotFound
 from app.search.criteria import Criteria
 from app.search.query import query
 from app.store.repository import RecordingRepository, Stored
-from tests.support import a_recording
+from tests.support.recordings import a_recording
 
 
 def stored(contact_center: str = "cc", region: str = "eu") -> Stored:

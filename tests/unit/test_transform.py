@@ -23,7 +23,7 @@ from app.recordings.model import parse_recording
 from app.store.documents import Decision, decision_of, document_id, from_source, to_document
 from app.store.indices import load_schema
 from app.workers import processes
-from tests.support import CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
+from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
 
 V1 = V1Recordings("old", CONTACT_CENTER)
 

@@ -1,4 +1,4 @@
-"""The service, and the scripts, as processes of their own, to be killed."""
+"""The service and the scripts as processes of their own, which a test may kill."""
 
 import asyncio
 import os
@@ -16,8 +16,8 @@ import httpx
 import msgspec
 
 from app.settings import Settings
-from tests.support import eventually
-from tests.support.servers import free_port
+from tests.support.launch import free_port
+from tests.support.waiting import eventually
 
 _SCRIPTS = Path(__file__).parents[2] / "scripts"
 

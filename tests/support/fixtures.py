@@ -1,0 +1,159 @@
+"""Fixtures of all tests: Elasticsearch, the service on indices of the test's own, and storages."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
+from app.settings import Settings, User
+from app.store.client import connect
+from tests.support import storages
+from tests.support.faults import CountingStorage, FaultServer, Trap
+from tests.support.service import PATIENT, USERS, Service, StartService, own_settings
+from tests.support.storages import S3, WebDav
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_url() -> Iterator[str]:
+    try:
+        with elasticsearch_for_development() as url:
+            yield url
+    except NoContainerEngine as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+async def settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    async with own_settings(elasticsearch_url) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def more_users() -> tuple[User, ...]:
+    """Users of a module's tests beside those that all share."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+async def module_service(elasticsearch_url: str, more_users: tuple[User, ...]) -> AsyncIterator[Service]:
+    """One service for tables of hundreds of small cases, each of which uses ids of its own or stores nothing."""
+    async with own_settings(elasticsearch_url) as settings:
+        service = Service(msgspec.structs.replace(settings, users=USERS + more_users, **PATIENT))
+        await service.start()
+        yield service
+        await service.stop()
+
+
+@pytest.fixture
+async def elasticsearch(settings: Settings) -> AsyncIterator[AsyncElasticsearch]:
+    async with connect(settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def start_service(settings: Settings) -> AsyncIterator[StartService]:
+    """Starts the service, several times if need be; `changes` are to the settings."""
+    started: list[Service] = []
+
+    async def start(**changes: Any) -> Service:
+        service = Service(msgspec.structs.replace(settings, **changes))
+        await service.start()
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        await service.stop()
+
+
+@pytest.fixture
+async def service(start_service: StartService) -> Service:
+    return await start_service(**PATIENT)
+
+
+@pytest.fixture
+def ops(service: Service) -> httpx.AsyncClient:
+    return service.client("ops")
+
+
+@pytest.fixture
+def admin(service: Service) -> httpx.AsyncClient:
+    return service.client("admin")
+
+
+@pytest.fixture(scope="session")
+def wsgidav() -> Iterator[WebDav]:
+    with storages.wsgidav() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def wsgidav_basic() -> Iterator[WebDav]:
+    with storages.wsgidav(basic=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache() -> Iterator[WebDav]:
+    with storages.apache() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache_basic() -> Iterator[WebDav]:
+    with storages.apache(basic=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["wsgidav", "wsgidav_basic", "apache", "apache_basic"])
+def webdav(request: pytest.FixtureRequest) -> WebDav:
+    """Each of the WebDAV storages."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", params=["wsgidav_basic", "apache_basic"])
+def webdav_basic(request: pytest.FixtureRequest) -> WebDav:
+    """Each of the WebDAV servers that want a password."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def versitygw() -> Iterator[S3]:
+    with storages.versitygw() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3]:
+    with storages.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["versitygw", "moto"])
+def s3(request: pytest.FixtureRequest) -> S3:
+    """Each of the S3 storages."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+async def trap() -> AsyncIterator[Trap]:
+    async with Trap() as server:
+        yield server
+
+
+@pytest.fixture
+async def faults(trap: Trap) -> AsyncIterator[FaultServer]:
+    """Its redirects lead to the trap."""
+    async with FaultServer(redirect_to=f"{trap.url}/call.wav") as server:
+        yield server
+
+
+@pytest.fixture
+async def counting_storage() -> AsyncIterator[CountingStorage]:
+    """Fast; a test may set its `rate` at any time."""
+    async with CountingStorage() as server:
+        yield server

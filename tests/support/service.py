@@ -1,0 +1,138 @@
+"""The service on a socket, the users and the storages it knows, and what its answers look like."""
+
+import asyncio
+import socket
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import uvicorn
+from argon2 import PasswordHasher
+
+from app.main import create_app
+from app.settings import S3Config, Settings, StorageConfig, User, WebDavConfig
+from app.store.client import connect
+from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION
+from tests.support.waiting import eventually
+
+# As cheap as argon2 allows: the tests are about what happens around it.
+hash_password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
+# Name, roles and contact center; the password is the name and "-password".
+USERS = tuple(
+    User(name=name, password_hash=hash_password(f"{name}-password"), roles=roles, contact_center=contact_center)
+    for name, roles, contact_center in (
+        ("ops", ("ops",), None),
+        ("admin", ("admin",), CONTACT_CENTER),
+        ("other-admin", ("admin",), OTHER_CONTACT_CENTER),
+        ("supervisor", ("supervisor",), CONTACT_CENTER),
+        ("agent", ("agent",), CONTACT_CENTER),
+    )
+)
+# Where the media of the tests' recordings may be; nothing answers there.
+STORAGES = StorageConfig(
+    webdav=tuple(
+        map(
+            WebDavConfig,
+            (
+                "http://10.10.15.83:8080",
+                "http://10.10.15.83",
+                "http://media.example",
+                "https://media.example",
+                "http://[::1]:8080",
+            ),
+        )
+    ),
+    s3=(
+        S3Config(
+            ("stage-recordings", "stage-recordings/calls", "other", "b", "c", "b/c", "webDAV"),
+            "http://127.0.0.1:1",
+            "us-east-1",
+            "key",
+            "secret",
+        ),
+    ),
+)
+# Time enough on a busy machine, for tests of what is answered, not of how fast.
+PATIENT = {f"elasticsearch_{kind}timeout": 30.0 for kind in ("", "search_", "write_")}
+
+
+class Service:
+    """The real application behind a real socket, in the test's own event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        # asyncio does this only for sockets that it made itself; without it every answer in two parts takes 40 ms.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(settings),
+                log_config=None,
+                access_log=False,
+                ws="none",
+                timeout_graceful_shutdown=10,
+                timeout_keep_alive=75,  # as in app.server: a client that was busy must find its connection there
+            )
+        )
+        self._clients: list[httpx.AsyncClient] = []
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        await eventually(lambda: self._server.started or self._task.done())
+        if self._task.done():
+            await self._task
+            raise AssertionError("the service did not start")
+
+    async def stop(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+        self._server.should_exit = True
+        await self._task
+        self._socket.close()
+
+    def client(self, user: str | None = None, **options: Any) -> httpx.AsyncClient:
+        """A client that is closed with the service; `user` is a name of USERS."""
+        auth = httpx.BasicAuth(user, f"{user}-password") if user else None
+        # verify=False spares each client the loading of certificates, which nothing here needs.
+        client = httpx.AsyncClient(base_url=self.url, auth=auth, timeout=30, trust_env=False, verify=False, **options)
+        self._clients.append(client)
+        return client
+
+
+StartService = Callable[..., Awaitable[Service]]
+
+
+@asynccontextmanager
+async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    """A configuration with an index prefix of its own, whose indices are gone afterwards."""
+    settings = Settings(
+        elasticsearch_url=elasticsearch_url,
+        index_prefix=f"test-{uuid4().hex[:12]}",
+        replicas=0,
+        region=REGION,
+        users=USERS,
+        storage=STORAGES,
+    )
+    yield settings
+    async with connect(settings) as client:
+        indices = list((await client.indices.get(index=f"{settings.index_prefix}-*")).body)
+        if indices:
+            await client.indices.delete(index=indices)
+
+
+def basic(name: str, password: str, encoding: str = "utf-8") -> str:
+    return "Basic " + b64encode(f"{name}:{password}".encode(encoding)).decode()
+
+
+def assert_error(response: httpx.Response, status: int, code: int, message: str = "") -> None:
+    """The envelope of an error: the code, a sentence that holds `message`, and nothing else."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert body.keys() == {"statusCode", "statusMessage"}
+    assert body["statusCode"] == code, body
+    assert message in body["statusMessage"], body

@@ -1,0 +1,241 @@
+"""Real WebDAV and S3 servers: wsgidav, Apache, versitygw and moto, each a process of its own."""
+
+import base64
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from app.settings import S3Config, StorageConfig, WebDavConfig
+from tests.support.launch import find_program, give, go_folders, missing, owner_of, running, server_folder
+
+USERNAME, PASSWORD = "media", "pass:wörd%"
+BUCKETS = ("stage-recordings", "eu-recordings")
+_NOBODY = 65534
+_APACHE_MODULES = (
+    "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "dav", "dav_fs", "mime", "unixd",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WebDav:
+    """A WebDAV server that serves `folder` at `url`."""
+
+    url: str
+    folder: Path
+    username: str | None = None
+    password: str | None = None
+
+    @property
+    def auth(self) -> tuple[str, str] | None:
+        """As httpx takes it."""
+        return (self.username, self.password) if self.username and self.password else None
+
+    def put(self, path: str, content: bytes) -> str:
+        """Puts a file there, behind the server's back; its URL."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        # Apache gives a file that is younger than a second a weak ETag.
+        an_hour_ago = time.time() - 3600
+        os.utime(file, (an_hour_ago, an_hour_ago))
+        for created in (file, *file.parents):
+            if created == self.folder:
+                break
+            give(created, owner_of(self.folder))
+        return self.url_of(path)
+
+    def exists(self, path: str) -> bool:
+        return (self.folder / path).is_file()
+
+    def url_of(self, path: str) -> str:
+        return f"{self.url}/{quote(path)}"
+
+
+@contextlib.contextmanager
+def wsgidav(*, basic: bool = False) -> Iterator[WebDav]:
+    if not importlib.util.find_spec("wsgidav") or not importlib.util.find_spec("cheroot"):
+        missing("wsgidav", "pip install wsgidav cheroot")
+    with server_folder() as folder:
+        files = folder / "recordings"
+        files.mkdir()
+        config = folder / "wsgidav.json"
+        user_mapping = {USERNAME: {"password": PASSWORD}} if basic else True
+        config.write_text(
+            json.dumps(
+                {
+                    "provider_mapping": {"/recordings": str(files)},
+                    "simple_dc": {"user_mapping": {"*": user_mapping}},
+                    "http_authenticator": {"accept_basic": True, "accept_digest": False, "default_to_digest": False},
+                }
+            )
+        )
+        command = [sys.executable, "-m", "wsgidav.server.server_cli", "--config", config, "--host", "127.0.0.1"]
+        with running(folder, lambda port: [*command, "--port", port]) as port:
+            yield _webdav(port, files, basic=basic)
+
+
+@contextlib.contextmanager
+def apache(*, basic: bool = False) -> Iterator[WebDav]:
+    program, modules = find_program("apache2") or find_program("httpd"), _apache_modules()
+    if not program or not modules:
+        missing("Apache", "apt-get install apache2-bin")
+    with server_folder() as folder:
+        for name in ("www/recordings", "lock"):
+            (folder / name).mkdir(parents=True)
+        hashed = base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
+        (folder / "passwords").write_text(f"{USERNAME}:{{SHA}}{hashed}\n")
+
+        def command(port: str) -> list[Any]:
+            (folder / "apache.conf").write_text(_apache_config(folder, modules, port, basic=basic))
+            return [program, "-f", folder / "apache.conf", "-D", "FOREGROUND"]
+
+        # Started as root it would want to become somebody else; this way it is somebody else from the start.
+        uid = _NOBODY if os.geteuid() == 0 else None
+        with running(folder, command, uid=uid) as port:
+            yield _webdav(port, folder / "www/recordings", basic=basic)
+
+
+def _apache_modules() -> Path | None:
+    candidates = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/lib/httpd/modules")
+    return next((path for path in map(Path, candidates) if (path / "mod_dav_fs.so").is_file()), None)
+
+
+def _apache_config(folder: Path, modules: Path, port: str, *, basic: bool) -> str:
+    loads = "\n".join(
+        f"LoadModule {name}_module {modules}/mod_{name}.so"
+        for name in _APACHE_MODULES
+        if (modules / f"mod_{name}.so").is_file()  # the others are part of the program
+    )
+    access = (
+        f'AuthType Basic\nAuthName "recordings"\nAuthUserFile {folder}/passwords\nRequire valid-user'
+        if basic
+        else "Require all granted"
+    )
+    return f"""
+        ServerRoot {folder}
+        DefaultRuntimeDir {folder}
+        {loads}
+        Listen 127.0.0.1:{port}
+        ServerName 127.0.0.1
+        PidFile {folder}/pid
+        ErrorLog {folder}/error.log
+        Mutex file:{folder}/lock default
+        DocumentRoot {folder}/www
+        DavLockDB {folder}/lock/dav
+        TypesConfig /dev/null
+        AddType audio/wav .wav
+        AddType audio/mpeg .mp3
+        StartServers 1
+        ServerLimit 5
+        ThreadsPerChild 64
+        MinSpareThreads 1
+        MaxRequestWorkers 320
+        MaxKeepAliveRequests 0
+        <Location /recordings>
+            Dav On
+            {access}
+        </Location>
+    """
+
+
+def _webdav(port: int, folder: Path, *, basic: bool) -> WebDav:
+    url = f"http://127.0.0.1:{port}/recordings"
+    return WebDav(url, folder, USERNAME, PASSWORD) if basic else WebDav(url, folder)
+
+
+class S3:
+    """An S3 server with the BUCKETS. `folder` has its objects as files, where it keeps such."""
+
+    def __init__(self, port: int, folder: Path | None, access_key_id: str, secret_access_key: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.region = "us-east-1"
+        self.access_key_id = access_key_id
+        self.secret_access_key = secret_access_key
+        self._folder = folder
+        config = Config(
+            s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5, read_timeout=30, proxies={}
+        )
+        # The official synchronous client: nothing of ours is involved in what a test prepares and checks.
+        self.client = botocore.session.Session().create_client("s3", config=config, **self.options)
+        for bucket in BUCKETS:
+            self.client.create_bucket(Bucket=bucket)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Where and who, as every botocore and aiobotocore client takes it."""
+        return {
+            "endpoint_url": self.url,
+            "region_name": self.region,
+            "aws_access_key_id": self.access_key_id,
+            "aws_secret_access_key": self.secret_access_key,
+        }
+
+    def put(self, key: str, content: bytes, *, bucket: str = BUCKETS[0], content_type: str = "audio/wav") -> None:
+        self.client.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type)
+
+    def exists(self, key: str, *, bucket: str = BUCKETS[0]) -> bool:
+        if self._folder:
+            return (self._folder / bucket / key).is_file()
+        try:
+            self.client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return False
+            raise
+        return True
+
+
+@contextlib.contextmanager
+def versitygw() -> Iterator[S3]:
+    """Checks signatures and when they expire."""
+    program = find_program("versitygw", *go_folders())
+    if not program:
+        missing("versitygw", "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
+    with server_folder() as folder:
+        for name in ("files", "attributes"):
+            (folder / name).mkdir()
+        # Without --sidecar it needs extended attributes, which not every temporary folder has.
+        backend = ["posix", "--sidecar", folder / "attributes", folder / "files"]
+        secrets = {"ROOT_ACCESS_KEY": "versity", "ROOT_SECRET_KEY": "versity/secret+key"}
+        with running(
+            folder, lambda port: [program, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}", *backend], secrets
+        ) as port:
+            s3 = S3(port, folder / "files", *secrets.values())
+            with contextlib.closing(s3.client):
+                yield s3
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[S3]:
+    """Checks neither signatures nor when they expire: nothing to test authentication with."""
+    if not importlib.util.find_spec("moto") or not importlib.util.find_spec("flask"):
+        missing("moto", "pip install 'moto[server]'")
+    with server_folder() as folder:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
+        with running(folder, lambda port: [*command, port]) as port:
+            s3 = S3(port, None, "moto", "moto-secret")
+            with contextlib.closing(s3.client):
+                yield s3
+
+
+def webdav_storage(webdav: WebDav) -> StorageConfig:
+    return StorageConfig(webdav=(WebDavConfig(webdav.url, webdav.username, webdav.password),))
+
+
+def s3_storage(s3: S3) -> StorageConfig:
+    return StorageConfig(
+        s3=(S3Config(("stage-recordings",), s3.url, s3.region, s3.access_key_id, s3.secret_access_key),)
+    )
