@@ -12,13 +12,14 @@ from app.migration.cutover import fence_name, fences
 from app.migration.plan import MigrationError, MigrationLease, Options, Plan
 from app.migration.point_in_time import counts_by_contact_center
 from app.migration.sources import Source, TransformedDocument, digest_of
+from app.retry import Backoff
 from app.store.retrying import NotReady, with_retries
 
 _MAX_BULK_BYTES = 4_000_000
 _MAX_ITEMS = 500
 _OVERLOADED = frozenset({429, 503})
-_INITIAL_BACKOFF = 0.25
-_MAX_BACKOFF = 15.0
+_INITIAL_BACKOFF = 0.5
+_MAX_BACKOFF = 30.0
 _HEALTH_SECONDS = 1_800.0
 
 
@@ -94,7 +95,7 @@ class TargetIndex:
         """Returns the response to each operation. Operations that Elasticsearch turns away as overload are repeated."""
         answers: dict[int, dict[str, Any]] = {}
         waiting = list(range(len(operations)))
-        backoff = _INITIAL_BACKOFF
+        backoff = Backoff(initial=_INITIAL_BACKOFF, maximum=_MAX_BACKOFF)
         while True:
             response = await with_retries(
                 self._client.bulk,
@@ -108,8 +109,7 @@ class TargetIndex:
             waiting = [i for i in waiting if answers[i]["status"] in _OVERLOADED]
             if not waiting:
                 return [answers[i] for i in range(len(operations))]
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, _MAX_BACKOFF)
+            await backoff.wait()
 
     async def differing(self, writes: Sequence[PendingWrite]) -> list[PendingWrite]:
         """Returns those whose document is missing or different, as of the last refresh."""

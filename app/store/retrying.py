@@ -3,15 +3,14 @@
 The service gives up after seconds, because a client waits for its answer. A migration or a job waits for minutes.
 """
 
-import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from elasticsearch import ApiError, TransportError
 
 from app.errors import StoreUnavailable
+from app.retry import TRANSIENT_STATUSES, Backoff
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +19,8 @@ T = TypeVar("T")
 
 # A restart of a node takes a minute or two. An operator who has to repair it needs longer.
 _DEADLINE_SECONDS = 900.0
-_INITIAL_BACKOFF = 0.25
-_MAX_BACKOFF = 5.0
-_TRANSIENT = frozenset({408, 429, 502, 503, 504})
+_INITIAL_BACKOFF = 0.5
+_MAX_BACKOFF = 10.0
 
 
 class NotReady(Exception):
@@ -34,20 +32,16 @@ async def with_retries(call: Callable[P, Awaitable[T]], *args: P.args, **kwargs:
 
     `call` must therefore be idempotent. Raises StoreUnavailable after 15 minutes, and every other error of `call`.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _DEADLINE_SECONDS
-    backoff = _INITIAL_BACKOFF
+    backoff = Backoff(_DEADLINE_SECONDS, initial=_INITIAL_BACKOFF, maximum=_MAX_BACKOFF)
     while True:
         try:
             return await call(*args, **kwargs)
         except (TransportError, NotReady) as error:
             reason: Exception = error
         except ApiError as error:
-            if error.status_code not in _TRANSIENT:
+            if error.status_code not in TRANSIENT_STATUSES:
                 raise
             reason = error
-        if loop.time() > deadline:
-            raise StoreUnavailable from reason
         log.warning("Elasticsearch is unavailable or overloaded, retrying: %s", reason)
-        await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311
-        backoff = min(backoff * 2, _MAX_BACKOFF)
+        if not await backoff.wait():
+            raise StoreUnavailable from reason
