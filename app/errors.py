@@ -69,6 +69,42 @@ class RecordingTooLarge(RecallError):
         super().__init__(f"Recording [{recording_id}] has become too large to be stored with this update.")
 
 
+class RequestHeadTooLarge(RecallError):
+    """A request line and headers that are too long: 431, code 2."""
+
+    http_status, code = 431, 2
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request line and headers are larger than {limit} bytes.")
+
+
+class TooManyHeaders(RecallError):
+    """431, code 2."""
+
+    http_status, code = 431, 2
+
+    def __init__(self) -> None:
+        super().__init__("The request has too many headers.")
+
+
+class RequestTimeout(RecallError):
+    """A request that the client does not send to its end: 408, code 2."""
+
+    http_status, code = 408, 2
+
+    def __init__(self) -> None:
+        super().__init__("The request did not arrive in time.")
+
+
+class ConnectionsExhausted(RecallError):
+    """As many connections as are allowed are in use: 503, code 4."""
+
+    http_status, code = 503, 4
+
+    def __init__(self) -> None:
+        super().__init__("The server has too many connections at the moment - please try again.", {"Retry-After": "2"})
+
+
 class UnsupportedMediaType(RecallError):
     """415, code 2."""
 

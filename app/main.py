@@ -87,6 +87,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
+    app.state.metrics = metrics
     app.router.redirect_slashes = False
     return app
 

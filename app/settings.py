@@ -88,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: StorageConfig = StorageConfig()
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
+    max_connections: int = 1_000
     audit_log: str | None = None
     log_format: LogFormat = "text"
 

@@ -13,6 +13,7 @@ import uvicorn
 from argon2 import PasswordHasher
 
 from app.main import create_app
+from app.server import server_config
 from app.settings import S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.client import connect
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION
@@ -68,16 +69,7 @@ class Service:
         # asyncio does this only for sockets that it made itself; without it every answer in two parts takes 40 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(settings),
-                log_config=None,
-                access_log=False,
-                ws="none",
-                timeout_graceful_shutdown=10,
-                timeout_keep_alive=75,  # as in app.server: a client that was busy must find its connection there
-            )
-        )
+        self._server = uvicorn.Server(server_config(settings, create_app(settings), timeout_graceful_shutdown=10))
         self._clients: list[httpx.AsyncClient] = []
 
     async def start(self) -> None:
