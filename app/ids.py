@@ -1,4 +1,4 @@
-"""The rule for the ids of recordings and contact centers (CONTRACT.md section 3)."""
+"""The rule for the ids of recordings and contact centers (docs/contract.md section 3)."""
 
 MAX_ID_BYTES = 400
 

@@ -56,7 +56,9 @@ from app.progress import progress
 from app.recordings.dates import format_instant, parse_instant
 from app.recordings.merge import merge
 from app.recordings.model import Recording, parse_recording
-from app.search.criteria import Criteria, Page
+from app.search.criteria import CALLER, DIALED, USER_DATA_VALUE, Condition
+from app.search.paging import PageRequest
+from app.search.parsers import Terms
 from app.search.pattern import Pattern
 from app.search.query import search_body
 from app.settings import S3Config, Settings, StorageConfig, WebDavConfig
@@ -793,12 +795,9 @@ def _patterns(random_: random.Random, sample: Sample, count: int, name: str) -> 
 
 def _wildcard_body(name: str, way: str, read: bool, text: str) -> dict[str, Any]:
     pattern = Pattern.parse(text)
-    criteria = {
-        "callerPhoneNumber": Criteria(caller_phone_number=pattern),
-        "dialedPhoneNumber": Criteria(dialed_phone_number=pattern),
-        "userData": Criteria(user_data=(pattern,)),
-    }[name]
-    body = search_body(Scope(CONTACT_CENTER, REGION), criteria, Page())
+    criterion = next(criterion for criterion in (CALLER, DIALED, USER_DATA_VALUE) if criterion.name == name)
+    criteria = (Condition(criterion, Terms.any_of(pattern)),)
+    body = search_body(Scope(CONTACT_CENTER, REGION), criteria, PageRequest())
     if way == "keyword":
         filters = [{"term": {"contactCenter": CONTACT_CENTER}}, {"term": {"region": REGION}}]
         body["query"] = {"bool": {"filter": [*filters, {"wildcard": {name: {"value": text}}}]}}

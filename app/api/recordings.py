@@ -1,9 +1,7 @@
 """`/recordings` and `/screen-recordings`: search, read, protect (CONTRACT.md sections 3, 5 and 8)."""
 
 from typing import Literal, NamedTuple
-from urllib.parse import quote
 
-import msgspec
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,13 +22,10 @@ from app.api.requests import (
 from app.auth.policy import require_permission
 from app.auth.scope import Scope
 from app.errors import InvalidParameter, MissingParameter
-from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource
-from app.recordings.model import Recording
 from app.recordings.render import render
-from app.search.criteria import Page, parse_search
-from app.search.cursor import Cursor
-from app.store.repository import Found
+from app.search.criteria import parse_search
+from app.search.paging import page_links
 
 
 class _Names(NamedTuple):
@@ -102,8 +97,8 @@ async def search(request: Request, scope: Scope, *, for_ops: bool) -> Response:
         _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in found.recordings]
     }
     here = f"{url}{request.scope['path'].removeprefix('/api/v2')}"
-    for name, (offset, cursor) in page_links(found, page).items():
-        content[name] = _link(here, parameters, offset, cursor)
+    for name, query in page_links(parameters, page, found.recordings, more=found.more):
+        content[name] = f"{here}?{query}"
     return envelope(content)
 
 
@@ -111,31 +106,3 @@ async def read(request: Request, scope: Scope, *, for_ops: bool) -> Response:
     """One recording; raises RecordingNotFound."""
     stored = await repository(request).get(scope, path_segment(request, "id"))
     return envelope({_NAMES[resource_of(request)].one: render(stored.recording, api_url(request), for_ops=for_ops)})
-
-
-def page_links(found: Found, page: Page) -> dict[str, tuple[int, Cursor | None]]:
-    """The offset and the cursor of `prevUri` and `nextUri`, as far as there are such pages."""
-    links: dict[str, tuple[int, Cursor | None]] = {}
-    recordings = found.recordings
-    if page.offset > 0:
-        offset = max(page.offset - page.limit, 0)
-        if recordings:
-            cursor: Cursor | None = _cursor("before", recordings[0])
-        else:  # an empty page has only the place it was asked from
-            cursor = msgspec.structs.replace(page.cursor, direction="before") if page.cursor else None
-        links["prevUri"] = (offset, cursor if offset else None)
-    if found.more:
-        links["nextUri"] = (page.offset + len(recordings), _cursor("after", recordings[-1]))
-    return links
-
-
-def _cursor(direction: Literal["after", "before"], recording: Recording) -> Cursor:
-    return Cursor(direction, parse_instant(recording["startTime"]), recording["id"])
-
-
-def _link(here: str, parameters: list[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:
-    """The URL of another page: every parameter as it was but for the place."""
-    kept = [(name, value) for name, value in parameters if name not in {"offset", "cursor"}]
-    place = [("offset", str(offset))] + ([("cursor", cursor.encode())] if cursor else [])
-    query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in [*kept, *place])
-    return f"{here}?{query}"

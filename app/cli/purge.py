@@ -2,13 +2,11 @@
 
 import asyncio
 import logging
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +24,7 @@ from app.errors import RecallError
 from app.lifecycle.purge import Counts, Purge, Task
 from app.progress import progress
 from app.recordings.dates import format_instant
-from app.search.criteria import CRITERIA, Criteria, parse_search
+from app.search.criteria import CRITERIA, ENDED_BEFORE, Condition, Criteria, parse_search
 from app.services import open_services
 from app.settings import Settings
 from app.store.journal import now_milliseconds
@@ -81,13 +79,13 @@ class _Criterion(click.ParamType[str]):
 
 def _criteria(function: F) -> F:
     """Adds an option for each search parameter of the API, under the parameter's own name."""
-    for name in reversed(CRITERIA):
-        option = "--" + re.sub("[A-Z]", lambda capital: f"-{capital[0].lower()}", name)
+    for criterion in reversed(CRITERIA):
         function = once(
-            option,
-            name,
+            criterion.option,
+            criterion.name,
             metavar="VALUE",
-            type=_Criterion(name),
+            type=_Criterion(criterion.name),
+            help=f"Recordings {criterion.help}. Example: {criterion.example}",
             section="Which of them, as in a search of the API; all must match",
         )(function)
     return function
@@ -176,7 +174,7 @@ def command(
             "contactCenter": contact_center,
             "region": settings.region,
             "olderThan": older_than.text,
-            "stoppedBefore": format_instant(task.criteria.ended_before or 0),
+            "stoppedBefore": format_instant(min(c.value for c in criteria if c.criterion is ENDED_BEFORE)),
             "criteria": given,
             "withMedia": with_media,
             "dryRun": dry_run,
@@ -191,10 +189,8 @@ def _stopped_before(instant: int, given: dict[str, str]) -> Criteria:
 
     Raises InvalidParameter when the criteria are too much together.
     """
-    criteria = parse_search([*given.items()])[0] if given else Criteria()
-    if criteria.ended_before is not None:
-        instant = min(instant, criteria.ended_before)
-    return replace(criteria, ended_before=instant)
+    criteria = parse_search([*given.items()])[0] if given else ()
+    return (*criteria, Condition(ENDED_BEFORE, instant))
 
 
 def _patient(settings: Settings) -> Settings:

@@ -16,9 +16,8 @@ from app.errors import RecallError, RecordingProtected, StoreUnavailable
 from app.lifecycle.protection import Protection, is_protected
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
-from app.recordings.identity import Resource, media_uuid
+from app.recordings.identity import Resource, media_object_key, media_uuid
 from app.settings import StorageConfig
-from app.store.documents import object_key
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
 from app.store.repository import RecordingRepository, Stored, pause_after_conflict
 
@@ -197,7 +196,7 @@ def _entries(resource: Resource, stored: Stored) -> list[MediaDeletion]:
             recording_id=stored.recording["id"],
             media_id=str(media_uuid(stored.recording["id"], media["mediaDescriptor"])),
             descriptor=codec.encode(media["mediaDescriptor"]).decode(),
-            media_identity=object_key(media["mediaDescriptor"]),
+            media_identity=media_object_key(media["mediaDescriptor"]),
             document=stored.document,
             seq_no=stored.version.seq_no,
             primary_term=stored.version.primary_term,

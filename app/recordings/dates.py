@@ -1,4 +1,4 @@
-"""Dates in and out (CONTRACT.md section 4). An instant is an int: milliseconds since 1970-01-01 UTC."""
+"""Dates in and out (docs/contract.md section 4). An instant is an int: milliseconds since 1970-01-01 UTC."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,9 @@
-"""When two media files, or two events, are the same, and the address a media file gets (CONTRACT.md section 4)."""
+"""The identity of media files and events, and the addresses of media files (docs/contract.md section 4)."""
 
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Hashable, Mapping
+from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID, uuid5
@@ -12,55 +14,65 @@ from app.media_urls import AmbiguousUrl, parse_url
 
 Resource = Literal["recordings", "screen-recordings"]
 
-# Part of every media address that was ever handed out: it must never change.
+# Part of every media address that a client has ever received: it must never change.
 _NAMESPACE = UUID("5f0c7a52-6a0e-5b0d-9a3e-3c1f5f6a7d21")
 _EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,10})$")
 _UNKNOWN_EXTENSION = "bin"
-# The module mimetypes reads the machine's own tables, and an address must be the same everywhere.
+# The module mimetypes reads the machine's own tables, but an address must be the same on every machine.
 _SUBTYPE = re.compile(r"[a-z]+/(?:x-)?([a-z0-9]{1,10})")
 
 
 def media_identity(descriptor: Mapping[str, Any]) -> tuple[str, ...]:
-    """What makes two media descriptors the same: awsS3 bucket and path, webDAV path."""
+    """Returns what two descriptors of the same media file share: awsS3 bucket and path, or webDAV path."""
     if descriptor["storage"] == "awsS3":
         return ("awsS3", descriptor["data"]["bucket"], descriptor["path"])
     return (descriptor["storage"], descriptor["path"])
 
 
 def media_object(descriptor: Mapping[str, Any]) -> tuple[str, ...]:
-    """The object in a storage that a descriptor names, the same for every spelling of its URL.
+    """Returns the object in a storage that a descriptor names, the same for every spelling of its URL.
 
-    More than `media_identity` it tells who else needs an object that is to be deleted.
+    Unlike `media_identity`, it shows which other recordings use an object that is to be deleted.
     """
     if descriptor["storage"] == "webDAV":
         try:
             origin, segments = parse_url(descriptor["path"])
-        except AmbiguousUrl:  # never contacted
+        except AmbiguousUrl:  # such a URL is never requested
             return media_identity(descriptor)
         return ("webDAV", origin, *segments)
     return media_identity(descriptor)
 
 
+def media_object_key(descriptor: Mapping[str, Any]) -> str:
+    """Returns a digest of `media_object`, which `mediaIdentities` holds and the deletion journal refers to."""
+    return digest(*media_object(descriptor))
+
+
+def digest(*texts: str) -> str:
+    """Returns a short text that is different for different arguments."""
+    return urlsafe_b64encode(sha256(msgspec.json.encode(texts)).digest()).decode().rstrip("=")
+
+
 def event_identity(event: Mapping[str, Any]) -> Hashable:
-    """What makes two events the same: the instant, which stored dates spell in one way, `event` and `phoneNumber`."""
+    """Returns what two equal events share: `occurredAt` (stored dates have one spelling), `event`, `phoneNumber`."""
     return (event["occurredAt"], event["event"], event["contact"]["phoneNumber"])
 
 
 def media_uuid(recording_id: str, descriptor: Mapping[str, Any]) -> UUID:
-    """The uuid of a media file: derived, so that it never changes."""
+    """Returns the uuid of a media file, which is derived and so never changes."""
     name = msgspec.json.encode([recording_id, *media_identity(descriptor)])
     return uuid5(_NAMESPACE, name.decode())
 
 
 def media_path(resource: Resource, recording_id: str, media_file: Mapping[str, Any]) -> str:
-    """`/recordings/{id}/play/{uuid}.{ext}`, percent-encoded."""
+    """Returns `/recordings/{id}/play/{uuid}.{ext}`, percent-encoded."""
     descriptor = media_file["mediaDescriptor"]
     name = f"{media_uuid(recording_id, descriptor)}.{_extension(descriptor, media_file.get('type'))}"
     return f"/{resource}/{encode_segment(recording_id)}/play/{name}"
 
 
 def encode_segment(text: str) -> str:
-    """One segment of a URL path; also for `.` and `..`, which clients would otherwise resolve."""
+    """Returns one segment of a URL path; encodes `.` and `..` too, which clients would otherwise resolve."""
     return quote(text, safe="") if text not in {".", ".."} else text.replace(".", "%2E")
 
 

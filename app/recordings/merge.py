@@ -1,4 +1,4 @@
-"""How a POST changes a recording (CONTRACT.md section 4, "Updating")."""
+"""How a POST changes a recording (docs/contract.md section 4, "Updating")."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any

@@ -1,6 +1,6 @@
 """What a recording is: the rules for what a client posts, and its stored form.
 
-A recording is a JSON object (CONTRACT.md section 4 and the tables of seeds/recording-access.txt). In its stored
+A recording is a JSON object (docs/contract.md section 4 and the tables of seeds/recording-access.txt). In its stored
 form the dates of media files and events are in UTC, and each media file has its `mediaPath` beside its
 `mediaDescriptor`.
 """
@@ -40,7 +40,7 @@ def parse_recording(body: object, resource: Resource = "recordings") -> Recordin
 
 
 def validate_id(name: str, value: str) -> None:
-    """Raises InvalidParameter for the parameter `name` when its value is no valid id (CONTRACT.md section 3)."""
+    """Raises InvalidParameter for the parameter `name` when its value is no valid id (docs/contract.md section 3)."""
     if why := id_error(value):
         raise InvalidParameter(name, why)
 

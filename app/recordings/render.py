@@ -1,4 +1,4 @@
-"""A stored recording as a client sees it (CONTRACT.md section 4, "Out")."""
+"""A stored recording as a client sees it (docs/contract.md section 4, "Out")."""
 
 from typing import Any
 

@@ -1,65 +1,118 @@
-"""The query string of a search → what is searched for (CONTRACT.md section 5). Pure functions."""
+"""The criteria of a search, one row a criterion (docs/contract.md section 5).
 
-from collections.abc import Mapping, Sequence
+The parser of query parameters, the query, the command-line options of `recall purge` and the check of the README's
+table read the same rows. docs/architecture.md shows how to add one.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.errors import InvalidParameter, MissingParameter
-from app.recordings.dates import parse_query_instant
-from app.search.cursor import Cursor
-from app.search.pattern import Pattern
-from app.search.trigrams import mark
+from app.search.clauses import Query, greater_than, less_than, matches
+from app.search.fields import CALLER_PHONE_NUMBER, DIALED_PHONE_NUMBER, START_TIME, STOP_TIME, USER_DATA, USER_NAMES
+from app.search.paging import PAGING_PARAMETERS, PageRequest, parse_page
+from app.search.parsers import MAX_LENGTH, Terms, instant_after, instant_before, whole, words, words_with_and
 
-CRITERIA = ("callerPhoneNumber", "dialedPhoneNumber", "startTime", "endTime", "userName", "userData")
-_PAGING = ("offset", "limit", "cursor")
-
-MAX_LIMIT = 100
-MAX_OFFSET = 10_000
-
-# Bounds on the work that one request can ask for. So many characters also fit into the 64 KiB that a URL may have.
-MAX_LENGTH = 5_000
-MAX_WORDS = 50
-MAX_STARS = 50
-# Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query. How many it
-# allows depends on its heap and processors; where that is less than this, the search is refused when it is run.
+# Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query. The number that
+# it allows depends on its heap and processors. If it allows less than this, it refuses the search when it runs it.
 MAX_LENGTH_WITH_INNER_STARS = 6_000
-# Elasticsearch refuses wildcards whose automaton grows too large; the worst of this length is far from that.
-MAX_LENGTH_WITH_SHORT_PART = 200
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
-class Criteria:
-    """What a recording must be like; None where nothing was asked.
+class Criterion(Generic[V]):
+    """A search parameter that narrows a search.
 
-    `user_name`: any of the groups, all patterns of a group, each already case-folded. `user_data`: any of them.
-    Times are instants, both strict.
+    `parse` raises ValueError, whose text says what is allowed. `help` completes "Recordings …".
     """
 
-    caller_phone_number: Pattern | None = None
-    dialed_phone_number: Pattern | None = None
-    started_after: int | None = None
-    ended_before: int | None = None
-    user_name: tuple[tuple[Pattern, ...], ...] | None = None
-    user_data: tuple[Pattern, ...] | None = None
+    name: str
+    parse: Callable[[str], V]
+    clause: Callable[[V], Query]
+    help: str
+    example: str
+
+    @property
+    def option(self) -> str:
+        """The command-line option: `--caller-phone-number` for `callerPhoneNumber`."""
+        return "--" + re.sub("[A-Z]", lambda capital: f"-{capital[0].lower()}", self.name)
 
 
-@dataclass(frozen=True)
-class Page:
-    """Which part of the result: from `offset`, or beside `cursor`, `limit` recordings."""
+CALLER = Criterion(
+    "callerPhoneNumber",
+    parse=whole(CALLER_PHONE_NUMBER),
+    clause=matches(CALLER_PHONE_NUMBER),
+    help="whose caller has this whole number; * is any run of characters",
+    example="+1650*",
+)
+DIALED = Criterion(
+    "dialedPhoneNumber",
+    parse=whole(DIALED_PHONE_NUMBER),
+    clause=matches(DIALED_PHONE_NUMBER),
+    help="whose dialed number is this; * is any run of characters",
+    example="*8888",
+)
+STARTED_AFTER = Criterion(
+    "startTime",
+    parse=instant_after,
+    clause=greater_than(START_TIME),
+    help="that started after this time",
+    example="2013-05-17T11:45:32.000-0800",
+)
+ENDED_BEFORE = Criterion(
+    "endTime",
+    parse=instant_before,
+    clause=less_than(STOP_TIME),
+    help="that stopped before this time",
+    example="2013-05-17",
+)
+USER_NAME = Criterion(
+    "userName",
+    parse=words_with_and(USER_NAMES),
+    clause=matches(USER_NAMES),
+    help="in which an agent's user name, first name or last name, or a word of it, matches; case is ignored",
+    example="alice AND amber",
+)
+USER_DATA_VALUE = Criterion(
+    "userData",
+    parse=words(USER_DATA),
+    clause=matches(USER_DATA),
+    help="with a value in an event's user data that matches one of these words, or equals the whole text",
+    example="CASE-2013-*",
+)
 
-    offset: int = 0
-    limit: int = MAX_LIMIT
-    cursor: Cursor | None = None
+CRITERIA: tuple[Criterion[Any], ...] = (CALLER, DIALED, STARTED_AFTER, ENDED_BEFORE, USER_NAME, USER_DATA_VALUE)
+
+_NAMES = tuple(criterion.name for criterion in CRITERIA)
 
 
-def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, Page]:
-    """Decoded parameters, in the order in which they came, → criteria and page.
+class Condition(NamedTuple):
+    """A criterion and the parsed value that a search asks for."""
 
-    Raises MissingParameter without any criterion, InvalidParameter for everything else.
+    criterion: Criterion[Any]
+    value: Any
+
+    def clause(self) -> Query:
+        """Returns the condition in Elasticsearch's query DSL."""
+        return self.criterion.clause(self.value)
+
+
+# A recording must meet all conditions.
+Criteria = tuple[Condition, ...]
+
+
+def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, PageRequest]:
+    """Parses the decoded parameters of a search, in the order in which the client sent them.
+
+    Raises MissingParameter without any criterion, InvalidParameter for every other error.
     """
     values: dict[str, str] = {}
     for name, value in parameters:
-        if name not in CRITERIA and name not in _PAGING:
-            raise InvalidParameter(name, f"it is not known; known are {', '.join(CRITERIA)}, offset and limit")
+        if name not in _NAMES and name not in PAGING_PARAMETERS:
+            raise InvalidParameter(name, f"it is not known; known are {', '.join(_NAMES)}, offset and limit")
         if name in values:
             raise InvalidParameter(name, "it is given more than once")
         if not value:
@@ -67,135 +120,28 @@ def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, Page]
         if len(value) > MAX_LENGTH:
             raise InvalidParameter(name, f"it must have at most {MAX_LENGTH} characters")
         values[name] = value
-    if not any(name in values for name in CRITERIA):
-        raise MissingParameter(CRITERIA[0], f"a search needs at least one of {', '.join(CRITERIA)}")
-    criteria = _parse_criteria(values)
+    if not any(name in values for name in _NAMES):
+        raise MissingParameter(_NAMES[0], f"a search needs at least one of {', '.join(_NAMES)}")
+    criteria = tuple(_parse(criterion, values) for criterion in CRITERIA if criterion.name in values)
     _check_inner_stars(criteria)
-    return criteria, _parse_page(values)
+    return criteria, parse_page(values)
 
 
-def _parse_criteria(values: Mapping[str, str]) -> Criteria:
-    return Criteria(
-        caller_phone_number=_phone_number(values, "callerPhoneNumber"),
-        dialed_phone_number=_phone_number(values, "dialedPhoneNumber"),
-        started_after=_instant(values, "startTime", round_up=False),
-        # A recording that stopped in the same millisecond did stop before an instant later in it.
-        ended_before=_instant(values, "endTime", round_up=True),
-        user_name=_user_name(values, "userName"),
-        user_data=_user_data(values, "userData"),
-    )
+def _parse(criterion: Criterion[Any], values: Mapping[str, str]) -> Condition:
+    try:
+        return Condition(criterion, criterion.parse(values[criterion.name]))
+    except ValueError as error:
+        raise InvalidParameter(criterion.name, str(error)) from None
 
 
 def _check_inner_stars(criteria: Criteria) -> None:
-    patterns = {
-        "callerPhoneNumber": [criteria.caller_phone_number] if criteria.caller_phone_number else [],
-        "dialedPhoneNumber": [criteria.dialed_phone_number] if criteria.dialed_phone_number else [],
-        "userName": [pattern for group in criteria.user_name or () for pattern in group],
-        "userData": list(criteria.user_data or ()),
-    }
     length = 0
-    for name, own in patterns.items():
-        length += sum(len(mark("".join(pattern.parts))) for pattern in own if pattern.has_inner_star)
+    for criterion, value in criteria:
+        if isinstance(value, Terms):
+            length += value.length_with_inner_stars
         if length > MAX_LENGTH_WITH_INNER_STARS:
             raise InvalidParameter(
-                name,
+                criterion.name,
                 "all words with a wildcard (*) inside must together have at most "
                 f"{MAX_LENGTH_WITH_INNER_STARS} characters (noncharacters of Unicode count six times)",
             )
-
-
-def _phone_number(values: Mapping[str, str], name: str) -> Pattern | None:
-    text = values.get(name)
-    if text is None:
-        return None
-    _check_stars(name, text)
-    return _pattern(name, text)
-
-
-def _instant(values: Mapping[str, str], name: str, *, round_up: bool) -> int | None:
-    text = values.get(name)
-    if text is None:
-        return None
-    try:
-        return parse_query_instant(text, round_up=round_up)
-    except ValueError as error:
-        raise InvalidParameter(name, str(error)) from None
-
-
-def _user_name(values: Mapping[str, str], name: str) -> tuple[tuple[Pattern, ...], ...] | None:
-    """`a AND b c` → ((a, b), (c)): AND binds tighter than the space."""
-    text = values.get(name)
-    if text is None:
-        return None
-    groups: list[list[Pattern]] = []
-    joins = True  # whether the word before was AND; a leading AND is as wrong as a doubled one
-    for position, word in enumerate(_words(name, text)):
-        if word == "AND":
-            if joins:
-                raise InvalidParameter(name, "AND must stand between two words")
-            joins = True
-            continue
-        pattern = _pattern(name, word.casefold())
-        if joins and position:
-            groups[-1].append(pattern)
-        else:
-            groups.append([pattern])
-        joins = False
-    if joins:
-        raise InvalidParameter(name, "AND must stand between two words" if groups else "it has no word")
-    return tuple(tuple(group) for group in groups)
-
-
-def _user_data(values: Mapping[str, str], name: str) -> tuple[Pattern, ...] | None:
-    text = values.get(name)
-    if text is None:
-        return None
-    words = [_pattern(name, word) for word in _words(name, text)]
-    # The whole parameter is compared as it is: `*` means something only in a word.
-    return tuple(dict.fromkeys([*words, Pattern.literal(text)]))
-
-
-def _words(name: str, text: str) -> list[str]:
-    _check_stars(name, text)
-    words = text.split()
-    if len(words) > MAX_WORDS:
-        raise InvalidParameter(name, f"it must have at most {MAX_WORDS} words")
-    return words
-
-
-def _check_stars(name: str, text: str) -> None:
-    if text.count("*") > MAX_STARS:
-        raise InvalidParameter(name, f"it must have at most {MAX_STARS} wildcards (*)")
-
-
-def _pattern(name: str, text: str) -> Pattern:
-    pattern = Pattern.parse(text)
-    if pattern.has_short_inner_part and len(text) > MAX_LENGTH_WITH_SHORT_PART:
-        raise InvalidParameter(
-            name,
-            "with one or two characters between two wildcards (*) a word must have at most "
-            f"{MAX_LENGTH_WITH_SHORT_PART} characters",
-        )
-    return pattern
-
-
-def _parse_page(values: Mapping[str, str]) -> Page:
-    cursor = Cursor.decode(values["cursor"]) if "cursor" in values else None
-    offset = _integer(values, "offset", default=0)
-    limit = _integer(values, "limit", default=MAX_LIMIT)
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidParameter("limit", f"it must be from 1 to {MAX_LIMIT}")
-    if cursor is None and offset > MAX_OFFSET:
-        raise InvalidParameter(
-            "offset", f"it must be at most {MAX_OFFSET}; to go further, follow nextUri from page to page"
-        )
-    return Page(offset, limit, cursor)
-
-
-def _integer(values: Mapping[str, str], name: str, default: int) -> int:
-    text = values.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise InvalidParameter(name, "it must be a whole number, 0 or greater")
-    return int(text)

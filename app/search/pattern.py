@@ -1,4 +1,4 @@
-"""What a client may write for a text: characters that stand for themselves, and `*` (CONTRACT.md section 5)."""
+"""What a client may write for a text: characters that stand for themselves, and `*` (docs/contract.md section 5)."""
 
 from dataclasses import dataclass
 

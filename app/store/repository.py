@@ -19,12 +19,14 @@ from app.recordings.identity import Resource
 from app.recordings.merge import merge
 from app.recordings.model import Recording
 from app.retry import Backoff
-from app.search.criteria import Criteria, Page
-from app.search.query import ORDER, query, search_body
+from app.search.criteria import Criteria
+from app.search.fields import call_uuids
+from app.search.paging import ORDER, PageRequest
+from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.client import store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
-from app.store.documents import Decision, call_uuids, decision_of, document_id, from_source, to_document
+from app.store.documents import Decision, decision_of, document_id, from_source, to_document
 from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
@@ -117,15 +119,11 @@ class RecordingRepository:
         async with store_errors(self._seconds):
             return await self._read(document)
 
-    async def search(self, scope: Scope, criteria: Criteria, page: Page) -> Found:
+    async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> Found:
         """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
-        hits = (await self._search(search_body(scope, criteria, page)))["hits"]["hits"]
-        more = len(hits) > page.limit
-        recordings = [from_source(hit["_source"]) for hit in hits[: page.limit]]
-        if page.cursor is not None and page.cursor.direction == "before":
-            # Read backwards, from the recording that follows.
-            return Found(recordings[::-1], more=bool(recordings))
-        return Found(recordings, more)
+        response = await self._search(search_body(scope, criteria, page))
+        hits, more = page.in_order(response["hits"]["hits"])
+        return Found([from_source(hit["_source"]) for hit in hits], more)
 
     async def count(self, scope: Scope, criteria: Criteria) -> Matching:
         """How many match; all whose write was acknowledged before are counted."""

@@ -6,8 +6,8 @@ import pytest
 
 from app.auth.scope import Scope
 from app.errors import InvalidParameter, MissingParameter, RecallError
-from app.search.criteria import Page, parse_search
-from app.search.cursor import Cursor
+from app.search.criteria import parse_search
+from app.search.paging import Cursor, PageRequest
 from app.search.pattern import Pattern
 from app.search.query import query, search_body
 from app.search.trigrams import mark, tokens_of_part, tokens_of_value
@@ -188,7 +188,7 @@ def test_a_page_is_asked_for_with_one_more_in_the_order_of_the_index() -> None:
 
 def test_a_cursor_takes_the_place_of_the_offset() -> None:
     criteria, _ = parse_search([("startTime", "0")])
-    before = search_body(Scope("cc", "eu"), criteria, Page(40, 20, Cursor("before", 5, "x")))
+    before = search_body(Scope("cc", "eu"), criteria, PageRequest(40, 20, Cursor("before", 5, "x")))
     assert "from" not in before
     assert before["search_after"] == [5, "x"]
     assert before["sort"] == ({"startTime": "asc"}, {"id": "desc"})

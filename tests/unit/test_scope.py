@@ -4,7 +4,6 @@ import pytest
 
 from app.auth.scope import Scope
 from app.errors import RecordingNotFound
-from app.search.criteria import Criteria
 from app.search.query import query
 from app.store.repository import RecordingRepository, Stored
 from tests.support.recordings import a_recording
@@ -28,7 +27,7 @@ def test_a_scope_without_contact_center_admits_every_contact_center_of_its_regio
 
 
 def test_a_scope_without_contact_center_searches_every_contact_center_of_its_region() -> None:
-    assert query(Scope(None, "eu"), Criteria()) == {"term": {"region": "eu"}}
+    assert query(Scope(None, "eu"), ()) == {"term": {"region": "eu"}}
 
 
 class _Repository(RecordingRepository):

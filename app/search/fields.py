@@ -1,0 +1,141 @@
+"""The indexed fields of a recording's document, one row a field (docs/decisions/0002-schema-v2.md).
+
+`app/store/documents.py` reads the rows to index a recording, `app/search/clauses.py` to search it. Each row has its
+mapping in `es_mappings/v2/recordings.json`; a test compares them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app import codec
+from app.recordings.dates import parse_instant
+from app.recordings.identity import media_object_key
+from app.recordings.model import Recording
+from app.search.trigrams import tokens_of_value
+
+# A keyword may have 32,766 UTF-8 bytes, and this many characters always fit. The keyword of a longer value holds
+# only its first characters; the trigrams hold all of it.
+MAX_KEYWORD_LENGTH = 8_000
+_MAX_KEYWORD_BYTES = 32_766
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field that is compared as a whole. `values` returns what the document of a recording holds in it."""
+
+    name: str
+    kind: Literal["keyword", "date", "boolean"]
+    values: Callable[[Recording], Any]
+
+    def index(self, recording: Recording) -> dict[str, Any]:
+        """Returns the attributes of the document."""
+        return {self.name: self.values(recording)}
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+@dataclass(frozen=True)
+class TextField:
+    """A field that is searched with wildcards: a keyword, and a second field with the trigrams of its values.
+
+    `fold` maps values, and the words that a search looks for, to the form in which they are compared.
+    """
+
+    name: str
+    values: Callable[[Recording], Iterable[str]]
+    fold: Callable[[str], str] = _unchanged
+
+    @property
+    def trigrams(self) -> str:
+        """The name of the field that holds the trigrams."""
+        return f"{self.name}Trigrams"
+
+    def index(self, recording: Recording) -> dict[str, Any]:
+        """Returns the attributes of the document."""
+        values = list(dict.fromkeys(map(self.fold, self.values(recording))))
+        return {
+            self.name: [_keyword(value) for value in values],
+            self.trigrams: [tokens_of_value(value) for value in values],
+        }
+
+
+def call_uuids(recording: Recording) -> list[str]:
+    """Returns the call UUIDs of the media files, by which screen recordings belong to a recording."""
+    return list(dict.fromkeys(_keyword(media["callUUID"]) for media in recording["mediaFiles"]))
+
+
+def _media_object_keys(recording: Recording) -> list[str]:
+    return [media_object_key(media["mediaDescriptor"]) for media in recording["mediaFiles"]]
+
+
+def _user_names(recording: Recording) -> Iterator[str]:
+    """Yields every name, whole and word by word (docs/contract.md section 5, `userName`)."""
+    for event in recording["eventHistory"]:
+        for key in ("userName", "firstName", "lastName"):
+            name = event["contact"].get(key)
+            if name is not None:
+                yield name
+                yield from name.split()
+
+
+def _user_data(recording: Recording) -> Iterator[str]:
+    """Yields every value of every event's `data` at any depth, as text (docs/contract.md section 5, `userData`)."""
+    for event in recording["eventHistory"]:
+        yield from _leaves([event.get("data")])
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from _leaves(value.values())
+        elif isinstance(value, list):
+            yield from _leaves(value)
+        elif value is not None:
+            yield codec.encode(value).decode()
+
+
+def _keyword(value: str) -> str:
+    """Returns a value as a keyword; of a value that is too long, as many characters as always fit."""
+    if len(value) <= MAX_KEYWORD_LENGTH or len(value.encode()) <= _MAX_KEYWORD_BYTES:
+        return value
+    return value[:MAX_KEYWORD_LENGTH]
+
+
+REGION = Field("region", "keyword", lambda recording: _keyword(recording["region"]))
+ID = Field("id", "keyword", lambda recording: recording["id"])
+START_TIME = Field("startTime", "date", lambda recording: parse_instant(recording["startTime"]))
+STOP_TIME = Field("stopTime", "date", lambda recording: parse_instant(recording["stopTime"]))
+CALLER_PHONE_NUMBER = TextField("callerPhoneNumber", lambda recording: [recording["callerPhoneNumber"]])
+DIALED_PHONE_NUMBER = TextField("dialedPhoneNumber", lambda recording: [recording["dialedPhoneNumber"]])
+USER_NAMES = TextField("userNames", _user_names, fold=str.casefold)
+USER_DATA = TextField("userData", _user_data)
+CALL_UUIDS = Field("callUUIDs", "keyword", call_uuids)
+MEDIA_IDENTITIES = Field("mediaIdentities", "keyword", _media_object_keys)
+NON_DELETE = Field("nonDelete", "boolean", lambda recording: recording.get("nonDelete", False))
+
+FIELDS = (
+    REGION,
+    ID,
+    START_TIME,
+    STOP_TIME,
+    CALLER_PHONE_NUMBER,
+    DIALED_PHONE_NUMBER,
+    USER_NAMES,
+    USER_DATA,
+    CALL_UUIDS,
+    MEDIA_IDENTITIES,
+    NON_DELETE,
+)
+
+
+def indexed(recording: Recording) -> dict[str, Any]:
+    """Returns all fields of the document of a recording in its stored form."""
+    document: dict[str, Any] = {}
+    for field in FIELDS:
+        document |= field.index(recording)
+    return document
