@@ -43,7 +43,8 @@ from elasticsearch.helpers import async_bulk, async_scan
 from app import codec
 from app.auth.scope import Scope
 from app.embedded.choose import elasticsearch_for_development
-from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.elasticsearch import Node
+from app.embedded.errors import DistributionError, NodeError
 from app.embedded.loader import Loader, LoadError, Sample, create_v1_index, v1_schema
 from app.embedded.sample import BUCKETS, WEBDAV_URLS, sample_recordings
 from app.embedded.sample_v1 import v1_document

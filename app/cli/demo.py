@@ -36,7 +36,7 @@ def command(context: click.Context, no_demo: bool, data: Path | None) -> None:
         return
     # Only this needs the extra "embedded".
     from app.embedded import demo  # noqa: PLC0415
-    from app.embedded.elasticsearch import DistributionError, NodeError  # noqa: PLC0415
+    from app.embedded.errors import DistributionError, NodeError  # noqa: PLC0415
 
     try:
         if not demo.serve(recordings=not no_demo, data=data):

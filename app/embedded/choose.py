@@ -5,7 +5,9 @@ import os
 import time
 from collections.abc import Iterator
 
-from app.embedded.elasticsearch import VERSION, Node, NodeError, answers
+from app.embedded.distribution import VERSION
+from app.embedded.elasticsearch import Node, answers
+from app.embedded.errors import NodeError
 
 IMAGE = f"elasticsearch:{VERSION}"
 

