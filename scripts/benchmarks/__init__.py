@@ -1,0 +1,1 @@
+"""What `scripts/bench.py` measures: one module for each of its commands, and what they share."""

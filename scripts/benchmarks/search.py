@@ -1,0 +1,102 @@
+"""`bench.py search`: the same questions to the API and straight to Elasticsearch."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import click
+
+from app import codec
+from app.cli.framework import Command
+from app.cli.types import NOT_NEGATIVE, POSITIVE
+from app.embedded.loader import LoadError, Sample
+from benchmarks import stage as stages
+from benchmarks.client import fetch
+from benchmarks.load import Measured, load
+from benchmarks.questions import Question, Questions, keywords_below
+from benchmarks.stage import CONTACT_CENTER, REGION, Stage, on_stage, service
+from benchmarks.tables import print_row, print_sides
+
+_CONNECTIONS = 8
+
+
+@click.command("search", cls=Command)
+@stages.recordings(200_000)
+@stages.rounds(4)
+@stages.seconds(10)
+@click.option(
+    "--questions", metavar="N", type=POSITIVE, default=21_000, help="Different ones in all (default: 21,000)."
+)
+@click.option("--kind", metavar="TEXT", default="", help="Only questions whose name in the table contains this text.")
+@click.option(
+    "--check", metavar="N", type=NOT_NEGATIVE, default=140, help="Questions to compare beforehand (default: 140)."
+)
+def command(**options: Any) -> None:
+    """Ask the API and Elasticsearch itself the same questions."""
+    on_stage(partial(search, **options))
+
+
+async def search(
+    stage: Stage, *, recordings: int, rounds: int, seconds: float, questions: int, kind: str, check: int
+) -> None:
+    """The same questions to the API and straight to Elasticsearch."""
+    sample = Sample(CONTACT_CENTER, REGION)
+    ours = await stage.load_ours(sample, recordings)
+    plain = await stage.load_plain(sample, recordings)
+    await stage.settle()
+    fields = await keywords_below(stage.client, plain, "eventHistory.data")
+    made = Questions(sample, recordings, plain, fields).make(questions)
+    asked = [question for question in made if kind in question.kind]
+    with service(stage.settings) as app_url:
+        urls = {"API": app_url, "direct": stage.settings.elasticsearch_url}
+        checked = _check(asked[:check], urls)
+        sides = await _rounds(asked, urls, rounds, seconds)
+    segments = f"{await stage.segments(ours)} (ours) and {await stage.segments(plain)}"
+    print(f"\n{recordings} recordings; segments as the loading left them: {segments}; ", end="")
+    print(f"{checked} questions compared beforehand, the same ids in the same order from both sides\n")
+    _print_search(sides["API"], sides["direct"])
+
+
+def _check(questions: Sequence[Question], urls: dict[str, str]) -> int:
+    """Fails unless both sides return the same recordings for each question; at least half must return some."""
+    answered = 0
+    for question in questions:
+        status, body = fetch(urls["API"], question.api)
+        api = [recording["id"] for recording in codec.decode(body).get("recordings", [])] if status == 200 else body
+        hits = codec.decode(fetch(urls["direct"], question.direct)[1])["hits"]["hits"]
+        direct = [hit["_source"]["id"] for hit in hits]
+        if api != direct:
+            raise LoadError(f"the two sides differ for {question}:\n{api!r}\n{direct}")
+        answered += bool(direct)
+    if answered * 2 < len(questions):
+        raise LoadError(f"only {answered} of {len(questions)} questions have an answer")
+    return len(questions)
+
+
+async def _rounds(
+    questions: Sequence[Question], urls: dict[str, str], rounds: int, seconds: float
+) -> dict[str, Measured]:
+    """The sides take turns, so that whatever else the machine does hits both; each round has its own questions."""
+    sides = {name: Measured() for name in urls}
+    warm_up = {name: Measured() for name in urls}
+    size = len(questions) // (rounds + 1)
+    for number in range(rounds + 1):
+        some = questions[number * size : (number + 1) * size]
+        requests = {"API": [(q.kind, q.api) for q in some], "direct": [(q.kind, q.direct) for q in some]}
+        for name, url in urls.items():
+            # The first round is for the caches and the Java compiler.
+            measured = sides[name] if number else warm_up[name]
+            await load(url, requests[name], measured, connections=_CONNECTIONS, seconds=seconds)
+            print(f"round {number}, {name}: {measured.rate:.0f} requests/s so far", file=sys.stderr, flush=True)
+    return sides
+
+
+def _print_search(api: Measured, direct: Measured) -> None:
+    print_sides(api, direct, "wanted: rate at least 1.0, p50 at most 1.1")
+    print()
+    print_row("question", "API p50 ms", "p95", "direct p50 ms", "p95", "p50 ratio")
+    print_row("---", *["---:"] * 5)
+    for kind in sorted(api.latencies.keys() & direct.latencies.keys()):
+        cells = [f"{side.percentile(percent, kind):.1f}" for side in (api, direct) for percent in (50, 95)]
+        print_row(kind, *cells, f"{api.percentile(50, kind) / direct.percentile(50, kind):.2f}")
