@@ -30,7 +30,7 @@ _SCROLL_SECONDS = 60.0
 @stages.recordings(200_000)
 @stages.rounds(3)
 def command(**options: Any) -> None:
-    """Migrate from schema v1, and copy the same documents with the client's helpers."""
+    """Migrate from schema v1, beside plain scan and bulk copies."""
     on_stage(partial(migrate, **options))
 
 

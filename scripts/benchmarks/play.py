@@ -42,7 +42,10 @@ _CONNECTIONS = 8
 @stages.seconds(5)
 @click.option("--kind", metavar="TEXT", default="", help="Only this storage: WebDAV or S3 (default: both).")
 def command(**options: Any) -> None:
-    """Play media files through the service and through nginx, from the same storage."""
+    """Play media through the service, and through nginx.
+
+    Both read from the same storage. It needs nginx and versitygw.
+    """
     on_stage(partial(play, **options))
 
 

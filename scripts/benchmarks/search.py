@@ -33,7 +33,7 @@ _CONNECTIONS = 8
     "--check", metavar="N", type=NOT_NEGATIVE, default=140, help="Questions to compare beforehand (default: 140)."
 )
 def command(**options: Any) -> None:
-    """Ask the API and Elasticsearch itself the same questions."""
+    """Search with the API, beside Elasticsearch itself."""
     on_stage(partial(search, **options))
 
 

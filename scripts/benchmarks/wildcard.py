@@ -38,7 +38,7 @@ from benchmarks.tables import print_row
 )
 @click.option("--batch", metavar="N", type=POSITIVE, default=50, help="Searches in one request (default: 50).")
 def command(**options: Any) -> None:
-    """Search for patterns inside values, by trigrams and by `wildcard` on a keyword."""
+    """Search inside values, by trigrams and by `wildcard`."""
     on_stage(partial(wildcard, **options))
 
 
