@@ -31,8 +31,8 @@ _BULK_SIZE, _BULK_CONNECTIONS = 16, 2
 def command(**options: Any) -> None:
     """Post recordings, beside PUTs straight to Elasticsearch.
 
-    The API gets recordings, Elasticsearch the same documents in an index alike. A third index gets them in bulk requests:
-    that rate is what a service could reach that gathers them and costs nothing itself.
+    The API gets recordings. Elasticsearch gets the same documents, one by one, in an index with the same mapping. A
+    third index gets them in bulk requests: its rate is the limit for a service that gathers them.
     """
     on_stage(partial(ingest, **options))
 
