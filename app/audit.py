@@ -1,4 +1,4 @@
-"""Who did what to which recording: one JSON line for each operation (README.md, "Audit log"). No HTTP here."""
+"""The audit log: one JSON line for each operation (docs/operations.md, "Read the audit log"). No HTTP here."""
 
 import json
 import logging
@@ -19,30 +19,30 @@ Outcome = Literal["success", "refused", "failed"]
 
 log = logging.getLogger("recall.audit")
 
-# Longer than any id; who is refused may send anything, and must not fill a disk with it.
+# Longer than any id. A refused client may send anything, and must not fill the disk with it.
 _LONGEST_TEXT = 500
 
 
 class Entry(msgspec.Struct, kw_only=True, rename="camel"):
-    """A line: these attributes, in camelCase.
+    """A line of the log, with its attributes in camelCase.
 
-    `time` is when the operation was asked for (UTC, RFC 3339), `seconds` how long it took.
+    `time` is when the request arrived (UTC, RFC 3339), `seconds` how long the operation took.
     """
 
     time: str = msgspec.field(
         default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )
-    user: str | None  # as given, if it is refused with 401
+    user: str | None  # unverified if the request is refused with 401
     contact_center: str | None
     address: str | None  # of the client
     operation: Operation
     resource: Resource
     recording_id: str
     outcome: Outcome = "failed"
-    http_status: int | None = None  # none when nobody was answered
+    http_status: int | None = None  # absent if the client got no answer
     status_code: int | None = None
     seconds: float | UnsetType = UNSET
-    # Of plays only.
+    # Only plays have these.
     media: str | UnsetType = UNSET  # the last segment of the path
     media_id: str | UnsetType = UNSET
     bytes_sent: int | UnsetType = UNSET
@@ -50,7 +50,7 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
 
 
 class AuditLog:
-    """A file that other processes may append to, and that may be moved away at any time; without a path the log.
+    """A file that other processes may append to and that may be renamed at any time; without a path, the service's log.
 
     Raises ConfigurationError when the file cannot be opened.
     """
@@ -67,7 +67,7 @@ class AuditLog:
     def write(self, entry: Entry) -> None:
         """Writes one line, which the operating system has when this returns.
 
-        What cannot be written to the file goes to the log, because the operation it tells of has happened.
+        A line that cannot be written to the file goes to the service's log, because its operation has happened.
         """
         line = _line(entry)
         if self._path is None:
@@ -76,20 +76,20 @@ class AuditLog:
         data = f"{line}\n".encode()
         try:
             descriptor = self._open(self._path)
-            # One call, so that lines of several processes do not mix; only a full disk takes less than all.
+            # One call, so that the lines of several processes do not mix. Only a full disk accepts part of a line.
             while data:
                 data = data[os.write(descriptor, data) :]
         except OSError as error:
             log.error("the audit log cannot be written (%s): %s", error, line)
 
     def close(self) -> None:
-        """A later line opens the file again."""
+        """Closes the file. A later line opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def _open(self, path: Path) -> int:
-        """The file that now has this path."""
+        """Opens the file that the path names now."""
         if self._descriptor is not None and not _is_at(path, self._descriptor):
             self.close()
         if self._descriptor is None:
@@ -105,6 +105,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _line(entry: Entry) -> str:
-    """JSON in ASCII: nothing in it can end a line or speak to a terminal."""
+    """Returns the line as JSON in ASCII, so that no value can end a line or control a terminal."""
     attributes = msgspec.to_builtins(entry)
     return json.dumps({name: v[:_LONGEST_TEXT] if isinstance(v, str) else v for name, v in attributes.items()})

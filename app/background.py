@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests of a process."""
+"""Tasks that run beside the requests of a process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -8,7 +8,7 @@ from typing import Any
 
 @asynccontextmanager
 async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs `work` within, and ends it when that ends."""
+    """Runs `work` as a task while the context is open, and cancels it at the end."""
     task = asyncio.create_task(work)
     try:
         yield

@@ -1,4 +1,4 @@
-"""JSON both ways. A number with a fraction or an exponent keeps the spelling it came with: `1.10` stays `1.10`."""
+"""JSON decoding and encoding. A number with a fraction or an exponent keeps its spelling: `1.10` stays `1.10`."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ encode = msgspec.json.encode
 
 
 def decode(data: bytes | str) -> Any:
-    """Raises ValueError when the text is not JSON in UTF-8, RecursionError when it is nested too deeply.
+    """Decodes JSON text. Raises ValueError if it is not JSON in UTF-8, RecursionError if it is nested too deeply.
 
-    Numbers that are not whole come back as `msgspec.Raw`, the bytes of their text.
+    A number that is not whole becomes `msgspec.Raw`, the bytes of its text.
     """
     return _decoder.decode(data)
 
 
 def number_length(value: object) -> int:
-    """How many characters a decoded number has; 0 for anything that is none."""
+    """Returns the number of characters of a decoded number; 0 for any other value."""
     if isinstance(value, msgspec.Raw):
         return len(bytes(value))
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

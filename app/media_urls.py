@@ -1,4 +1,4 @@
-"""The normal form of the URL of a media object: two spellings of one object must not pass for two objects."""
+"""The normal form of a media object's URL: two spellings of one object must not count as two objects."""
 
 import ipaddress
 import re
@@ -10,16 +10,16 @@ _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class AmbiguousUrl(ValueError):
-    """Not a URL that every program reads in the same way; the text says why."""
+    """A URL that programs may read differently; the text says why."""
 
 
 def parse_url(url: str) -> tuple[str, list[str]]:
-    """Origin (`http://host:port`, normalised) and decoded path segments; raises AmbiguousUrl.
+    """Returns the origin (`http://host:port`, normalised) and the decoded path segments. Raises AmbiguousUrl.
 
-    Whatever different programs read differently is refused: user info, dot segments (encoded too), encoded slashes,
+    It refuses everything that programs read differently: user info, dot segments (encoded too), encoded slashes,
     backslashes, control characters, a query, a fragment.
     """
-    if not url.isprintable() or _MISREAD.search(url):  # white space other than a blank is not printable
+    if not url.isprintable() or _MISREAD.search(url):  # white space other than a space is not printable
         raise AmbiguousUrl("it has a query, a fragment, a backslash, white space or a control character")
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""What a process makes once and every request uses; the scripts that work on recordings make the same."""
+"""The objects that a process makes once and all requests share. Commands that work on recordings make the same."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,7 +34,7 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorRegistry) -> AsyncIterator[Services]:
-    """Opens no connection yet."""
+    """Yields the services. No connection is opened yet."""
     async with connect(settings) as client, open_storages(settings) as storages:
         recordings = RecordingRepository(client, settings)
         screen_recordings = RecordingRepository(client, settings, "screen-recordings")

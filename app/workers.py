@@ -1,4 +1,4 @@
-"""Processes that transform documents, so that more than one core does."""
+"""Worker processes that transform documents on several cores."""
 
 import gc
 import multiprocessing
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def processes(count: int) -> Iterator[Executor]:
-    """They end with this, and with this process, however that ends."""
+    """Yields a pool of processes. They end with the context, and with this process, even if it is killed."""
     # Not forked: this process may have threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
@@ -23,7 +23,7 @@ def processes(count: int) -> Iterator[Executor]:
 
 
 def collect_rarely() -> None:
-    """Of Python's garbage collector: documents come and go by the thousand and hold no cycles."""
+    """Makes Python's garbage collector run rarely: documents are many and hold no cycles."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
 

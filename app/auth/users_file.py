@@ -1,4 +1,4 @@
-"""Users as the configuration file has them now: they change without a restart."""
+"""Follows the users of the configuration file, so that they change without a restart."""
 
 import asyncio
 import logging
@@ -15,16 +15,16 @@ from app.settings import ConfigurationError, Settings, User, load_settings
 
 log = logging.getLogger(__name__)
 
-# A change is taken over when two looks have seen it alike, because a file that is being written may be
-# right as far as it goes.
+# A change takes effect when two looks have seen the same state, because a file that is being written may be
+# valid so far.
 _LOOK_SECONDS = 0.5
 
 
 @asynccontextmanager
 async def users_from_file(file: str | None, authenticator: Authenticator) -> AsyncIterator[None]:
-    """Hands the users to the authenticator whenever the file changes; without a file there is nothing to watch.
+    """Passes the users to the authenticator whenever the file changes. Without a file it does nothing.
 
-    A file that cannot be used leaves the users as they were, and so does one without any.
+    A file that cannot be used, or has no users, changes nothing.
     """
     if file is None:
         yield
@@ -39,7 +39,7 @@ async def _watch(file: str, authenticator: Authenticator) -> None:
         await asyncio.sleep(_LOOK_SECONDS)
         try:
             await users.look()
-        except Exception:  # or nobody could be removed any more
+        except Exception:  # otherwise no user could be removed any more
             log.exception("%s could not be looked at", file)
 
 
@@ -53,7 +53,7 @@ class _Users:
         self._users: dict[str, User] = {}
 
     async def look(self) -> None:
-        """Reads the file if it has changed and changes no more."""
+        """Reads the file if it has changed since the last reading, but not since the last look."""
         seen = await asyncio.to_thread(_state, Path(self._file))
         settled, self._seen = seen == self._seen, seen
         if settled and seen != self._taken:
@@ -85,7 +85,7 @@ class _Users:
 
 
 def _tell_changes(before: dict[str, User], after: dict[str, User]) -> None:
-    """Names only."""
+    """Logs the names of the users that changed."""
     for what, names in (
         ("added", after.keys() - before.keys()),
         ("removed", before.keys() - after.keys()),
@@ -96,7 +96,7 @@ def _tell_changes(before: dict[str, User], after: dict[str, User]) -> None:
 
 
 def _state(path: Path) -> object:
-    """What differs when the file does, also when it is replaced or a link to another; or why there is none."""
+    """Returns a value that differs when the file does, also if it is replaced or relinked; or why there is no file."""
     try:
         about = path.stat()
     except OSError as error:

@@ -13,15 +13,15 @@ IMAGE = f"elasticsearch:{VERSION}"
 
 
 class NoContainerEngine(RuntimeError):
-    """A container was asked for, but nothing here can run one."""
+    """A container was requested, but this machine has no container engine."""
 
 
 @contextlib.contextmanager
 def elasticsearch_for_development() -> Iterator[str]:
-    """The URL of an Elasticsearch, which is stopped at the end if it was started for this.
+    """Yields the URL of an Elasticsearch, and stops it at the end if it was started here.
 
-    `RECALL_ELASTICSEARCH_URL` (its first URL) goes before `RECALL_ELASTICSEARCH=container`; else it is the
-    embedded node.
+    `RECALL_ELASTICSEARCH_URL` (its first URL) takes precedence over `RECALL_ELASTICSEARCH=container`. Without both
+    it is the embedded node.
     """
     given = os.environ.get("RECALL_ELASTICSEARCH_URL", "").split(",")[0].strip()
     kind = os.environ.get("RECALL_ELASTICSEARCH") or "embedded"
@@ -41,7 +41,7 @@ def elasticsearch_for_development() -> Iterator[str]:
 def _container(timeout: float = 180.0) -> Iterator[str]:
     try:
         from docker.errors import DockerException  # type: ignore[import-untyped]  # noqa: PLC0415
-        from testcontainers.core.container import DockerContainer  # noqa: PLC0415  # only who asks for it needs it
+        from testcontainers.core.container import DockerContainer  # noqa: PLC0415  # only needed for a container
     except ImportError as error:
         raise NoContainerEngine(f"testcontainers is not installed ({error})") from error
     try:

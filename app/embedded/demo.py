@@ -22,11 +22,11 @@ from app.store.client import connect
 from app.store.indices import create_indices
 from app.store.repository import RecordingRepository
 
-# The region of the reference documents' examples, as the contact center is.
+# Region and contact center are those of the reference documents' examples.
 REGION = "test"
 RECORDINGS = 12
 
-# So that the reference documents' examples can be posted, although their media are nowhere.
+# With these, the reference documents' examples can be posted, although their media do not exist.
 _STORAGE_OF_THE_EXAMPLES = StorageConfig(
     webdav=(WebDavConfig("http://10.10.15.83:8080"),),
     s3=(S3Config(("stage-recordings",), "http://127.0.0.1:9", "us-east-1", "none", "none"),),
@@ -39,8 +39,8 @@ _PERMISSIONS = ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_U
 def serve(*, recordings: bool, data: Path | None) -> bool:
     """Serves until Ctrl-C or SIGTERM, and returns whether it could start.
 
-    Loads demo `recordings` if asked to. Elasticsearch keeps its documents in `data`; without it they are gone
-    afterwards. Raises ConfigurationError, DistributionError, NodeError, RecallError or SchemaMismatch.
+    Loads demo recordings if `recordings` is true. Elasticsearch keeps its documents in `data`; without it they are
+    discarded. Raises ConfigurationError, DistributionError, NodeError, RecallError or SchemaMismatch.
     """
     settings = _demo_settings()
     log_to_stderr(settings.log_format)
@@ -57,7 +57,7 @@ def serve(*, recordings: bool, data: Path | None) -> bool:
 
 
 def _bind(settings: Settings) -> socket.socket:
-    """Takes the port before anything that takes long; it listens when the service can answer."""
+    """Binds the port before any slow step. It listens only when the service can answer."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -71,7 +71,7 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 def _demo_settings() -> Settings:
-    """What is configured; without RECALL_CONFIG one user for each role. There is one node, so no replicas."""
+    """Returns the configured settings; without RECALL_CONFIG, one user for each role. One node holds no replicas."""
     environment = {"RECALL_REPLICAS": "0", **os.environ}
     if environment.get("RECALL_CONFIG"):
         return load_settings(environment)
@@ -104,7 +104,7 @@ def _media() -> Iterator[tuple[WebDavConfig, Path]]:
 
 
 async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path) -> None:
-    """Each has one media file, in which its number is dialled."""
+    """Loads recordings with one media file each, in which the recording's number is dialled."""
     async with connect(settings) as client:
         await create_indices(client, settings)
         repository = RecordingRepository(client, settings)

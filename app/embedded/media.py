@@ -1,4 +1,4 @@
-"""Media for the demo: audio that one can tell apart by ear, and a WebDAV server to play it from."""
+"""Media for the demo: audio files that sound different, and a WebDAV server to play them from."""
 
 import contextlib
 import logging
@@ -40,13 +40,13 @@ _log = logging.getLogger(__name__)
 
 
 def write_audio(path: Path, number: str) -> float:
-    """Writes a WAV file in which `number` is dialled, once or several times; the seconds it lasts.
+    """Writes a WAV file in which `number` is dialled, once or several times. Returns its length in seconds.
 
-    The same number makes the same file. Of a SIP address the keys are dialled that bear the letters of its user.
+    The same number makes the same file. For a SIP address, the keys with the letters of its user are dialled.
     """
     call = b"".join(_key(key) for key in keys_of(number)) + bytes(2 * _PAUSE)
     seconds = len(call) / 2 / RATE
-    # Files of various lengths are a better demo; the number alone decides, so that nothing changes between runs.
+    # Files of various lengths make a better demo. The length depends on the number only, so runs do not differ.
     times = max(1 + zlib.crc32(number.encode()) % 4, math.ceil(SHORTEST / seconds))
     times = min(times, int(LONGEST / seconds))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_audio(path: Path, number: str) -> float:
 
 
 def keys_of(number: str) -> str:
-    """The keys to press for a number or a SIP address."""
+    """Returns the keys to press for a number or a SIP address."""
     user = number.lower().removeprefix("sip:").partition("@")[0]
     keys = "".join(key for key in user.translate(_KEYPAD) if key in FREQUENCIES)
     return keys[:24] or "0"
@@ -67,11 +67,11 @@ def keys_of(number: str) -> str:
 
 @lru_cache
 def _key(key: str) -> bytes:
-    """One key's two tones and the silence after them."""
+    """Returns the two tones of a key and the silence after them."""
     low, high = (2 * math.pi * frequency / RATE for frequency in FREQUENCIES[key])
     samples = array("h", bytes(2 * (TONE + GAP)))
     for i in range(TONE):
-        # Without a soft begin and end one hears clicks.
+        # An abrupt beginning or end is heard as a click.
         loudness = min(1.0, i / _FADE, (TONE - i) / _FADE)
         samples[i] = round(10_000 * loudness * (math.sin(low * i) + math.sin(high * i)))
     return samples.tobytes()
@@ -83,16 +83,16 @@ class MediaServer:
         with MediaServer(folder) as media:
             ...  # media.url, media.username, media.password
 
-    It is a thread of this process: it ends with it, however that ends.
+    It runs in a thread of this process and ends with the process.
     """
 
     username = "media"
 
     def __init__(self, folder: Path, port: int = 0) -> None:
-        """`port` 0 takes a free one."""
+        """Takes a free port if `port` is 0."""
         self.password = secrets.token_urlsafe(16)
         self.url = ""
-        # Or it would advise TLS, on loopback.
+        # Otherwise the server recommends TLS, even on loopback.
         logging.getLogger("wsgidav").setLevel(logging.ERROR)
         self._server = Server(
             ("127.0.0.1", port),
@@ -103,11 +103,11 @@ class MediaServer:
         )
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._server.ConnectionClass = self._connect
-        # Its own writes to standard error whenever a player goes away.
+        # The server's own handler writes to standard error whenever a player disconnects.
         self._server.error_log = _error_log  # type: ignore[method-assign]
 
     def __enter__(self) -> Self:
-        """Binds the port; from then on it answers."""
+        """Binds the port and starts to answer."""
         self._server.prepare()
         self.url = f"http://127.0.0.1:{self._server.bind_addr[1]}/recordings"
         self._thread = threading.Thread(target=self._server.serve, name="media", daemon=True)
@@ -117,7 +117,7 @@ class MediaServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops at once; by itself it would wait for whoever has stopped reading."""
+        """Stops immediately. The server's own way would wait for clients that have stopped reading."""
         for connection in list(self._sockets):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

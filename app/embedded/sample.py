@@ -1,7 +1,7 @@
 """Recordings as a busy contact center would post them: made up, and for one seed always the same.
 
-Every recording comes from a random generator of its own, seeded with its number: any part of a sample can be made
-without the rest, and a larger sample begins with the smaller one.
+Each recording has its own random generator, seeded with its number. So any part of a sample can be made without the
+rest, and a larger sample begins with the smaller one.
 """
 
 import unicodedata
@@ -58,10 +58,10 @@ WEBDAV_URLS = ("http://media-1.example.net:8080/recordings", "https://media-2.ex
 _HOURS = tuple(accumulate((1, 1, 1, 1, 1, 2, 5, 12, 40, 80, 95, 90, 60, 75, 90, 90, 80, 60, 25, 12, 8, 5, 3, 2)))
 _DAYS = 730
 
-# What Genesys writes its ids with.
+# The characters of Genesys's ids.
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 
-# What NFKD leaves as it is: an e-mail address has to be ASCII.
+# Letters that NFKD does not decompose. An e-mail address has to be ASCII.
 _ASCII = str.maketrans({"ø": "o", "ß": "ss", "ł": "l", "đ": "d"})
 
 
@@ -90,7 +90,7 @@ def sample_recordings(
     first: int = 0,
     until: datetime | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Recordings `first` to `first + count` of the sample, as a client posts them.
+    """Yields recordings `first` to `first + count` of the sample, as a client posts them.
 
     They began in the two years before `until` (default: the beginning of today), which alone tells two samples of
     the same seed apart. `contact_center` only shows in the paths of the media.
@@ -100,7 +100,7 @@ def sample_recordings(
 
 
 def start_of_today() -> datetime:
-    """Midnight UTC: a sample made later on the same day is the same."""
+    """Returns midnight UTC, so that all samples of one day are the same."""
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
@@ -118,13 +118,13 @@ class _Sample:
         random = Random(f"{seed}")
         self._agents = [_agent(random, number) for number in range(300)]
         self._service_numbers = [_phone_number(random) for _ in range(40)]
-        # One for each start of each server that records.
+        # One value for each start of each recording server.
         self._id_prefixes = [_letters(random, 26) for _ in range(8)]
         self._customer = lru_cache(10_000)(self._make_customer)
 
     def recording(self, number: int) -> dict[str, Any]:
         random = Random(f"{self._seed}/{number}")
-        # Half of the calls are the first of a customer.
+        # Half of the calls are a customer's first call.
         customer = self._customer(number if random.random() < 0.5 else random.randrange(number + 1))
         agents = random.sample(self._agents, 2 if random.random() < 0.2 else 1)
         recording_id = f"{random.choice(self._id_prefixes)}{_base32(number, 6)}"
@@ -164,7 +164,7 @@ class _Sample:
     def _media_files(
         self, random: Random, recording_id: str, agents: list[_Agent], begin: datetime, seconds: int
     ) -> list[dict[str, Any]]:
-        """One after the other, as when a call is held or handed over."""
+        """Returns consecutive media files, as when a call is held or transferred."""
         count = random.choices((1, 2, 3), (70, 22, 8))[0]
         call_uuid = _letters(random, 32)
         bounds = [begin + timedelta(seconds=seconds * i / count) for i in range(count + 1)]
@@ -212,7 +212,7 @@ class _Sample:
 def _events(
     random: Random, customer: _Customer, agents: list[_Agent], begin: datetime, seconds: int
 ) -> list[dict[str, Any]]:
-    """Two to six: who joined and who left, in order; now and then a customer is not seen to come or go."""
+    """Returns two to six events in order. Occasionally a customer's joining or leaving is missing."""
     external = {"type": "External", "phoneNumber": customer.phone_number}
     steps: list[tuple[dict[str, str], str, dict[str, Any] | None]] = []
     if random.random() < 0.9:
@@ -276,7 +276,7 @@ def _phone_number(random: Random) -> str:
 
 
 def _start(random: Random, until: datetime, zone: timezone) -> datetime:
-    """Some time in the two years before `until`: mostly in office hours of the zone, rarely at a weekend."""
+    """Returns a time in the two years before `until`: mostly in office hours of the zone, rarely on a weekend."""
     day = until - timedelta(days=random.randrange(2, _DAYS))
     if day.weekday() >= 5 and random.random() < 0.85:
         day -= timedelta(days=2)
@@ -285,7 +285,7 @@ def _start(random: Random, until: datetime, zone: timezone) -> datetime:
 
 
 def _date(moment: datetime) -> str:
-    """`2013-05-17T11:45:32.000-0800`, as the reference document writes it."""
+    """Returns a date in the form of the reference document: `2013-05-17T11:45:32.000-0800`."""
     text = moment.isoformat(timespec="milliseconds")
     return text[:-3] + text[-2:]
 

@@ -1,4 +1,4 @@
-"""Recordings as an earlier deployment has them (docs/decisions/0012-schema-v1.md)."""
+"""Recordings in the form of an earlier deployment (docs/decisions/0012-schema-v1.md)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ Document = dict[str, Any]
 
 
 def v1_document(recording: Recording) -> Document:
-    """The v1 document of a recording in its stored form; of one in a hundred, one that breaks a rule.
+    """Returns the v1 document of a recording in its stored form. One in a hundred breaks a rule.
 
-    Which one, and how its dates are written, depends on its id alone.
+    The broken rule and the spelling of dates depend on the id only.
     """
     lot = crc32(recording["id"].encode())
     write = _SPELLINGS[lot % len(_SPELLINGS)]

@@ -1,8 +1,8 @@
-"""Holds one Elasticsearch node for its parent: whatever becomes of the parent, the node does not outlive it.
+"""Runs one Elasticsearch node for its parent. The node never outlives the parent, even if that is killed.
 
-Run as a program of its own, by path and with nothing but the standard library. The parent writes "start" and
+It is a program of its own that is run by path and uses the standard library only. The parent writes "start" and
 "stop" on its standard input; the end of the input, which comes even when the parent is killed, means "stop".
-On its standard output it says "exited <status>" whenever the node is gone without having been told to go.
+On its standard output it reports "exited <status>" when the node has ended without being stopped.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> None:
-    """Obey the parent until it wants the node stopped, or is gone."""
+    """Follows the parent's commands until it stops the node or ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--user", type=int, help="run the node as this uid and gid")
     parser.add_argument("--remove", help="a folder to remove at the end")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _signals() -> int:
-    """A file descriptor from which the numbers of arriving signals can be read."""
+    """Returns a file descriptor from which the numbers of arriving signals can be read."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
@@ -85,7 +85,7 @@ def _stop(node: subprocess.Popen[bytes]) -> None:
 
 
 def _gone(node: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait for the launcher and its server to be gone."""
+    """Waits until the launcher and its server have ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if node.poll() is not None and not _signal_group(node, 0):
