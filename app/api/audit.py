@@ -1,48 +1,17 @@
 """One audit line for each operation, whatever becomes of it (`app.audit`)."""
 
 import time
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Any
+from collections.abc import Awaitable
 from urllib.parse import unquote_to_bytes
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import codec
 from app.api.requests import resource_of, services
+from app.api.responses import Envelope
 from app.audit import Entry, Operation
-from app.auth.basic import parse_basic
 from app.errors import InternalError, RecallError
-
-_Handler = Callable[[Any, Request], Awaitable[Response]]
-
-
-def audited(operation: Operation) -> Callable[[_Handler], Callable[[Any, Request], Awaitable[ASGIApp]]]:
-    """For a method of an endpoint whose path has `{id}`: writes what it answers or raises, before the client has it.
-
-    A play's line is written when its last byte goes out, or when the stream breaks off. The method may
-    say more with `audit_entry`.
-    """
-
-    def decorate(handler: _Handler) -> Callable[[Any, Request], Awaitable[ASGIApp]]:
-        @wraps(handler)
-        async def handle(endpoint: Any, request: Request) -> ASGIApp:
-            attempt = _Attempt(request, operation)
-            try:
-                response = await handler(endpoint, request)
-            except BaseException as error:
-                attempt.raised(error)
-                raise
-            if operation == "play":
-                return _Streamed(response, attempt)
-            attempt.write(response.status_code, codec.decode(bytes(response.body))["statusCode"])
-            return response
-
-        return handle
-
-    return decorate
 
 
 def audit_entry(request: Request) -> Entry:
@@ -51,15 +20,19 @@ def audit_entry(request: Request) -> Entry:
     return entry
 
 
-class _Attempt:
-    """A request and its line."""
+class AuditedRequest:
+    """A request and its line, which is written whatever becomes of the request.
 
-    def __init__(self, request: Request, operation: Operation) -> None:
+    A line that tells of an envelope is written before the client has it; that of a stream when its last byte goes
+    out, or when the stream breaks off. `user` is the name that the caller claims. A handler may say more with
+    `audit_entry`.
+    """
+
+    def __init__(self, request: Request, operation: Operation, user: str | None) -> None:
         self._request = request
         self._begun = time.monotonic()
-        credentials = parse_basic(request.headers.get("authorization"))
         self.entry = Entry(
-            user=credentials[0] if credentials else None,
+            user=user,
             contact_center=_segment(request, "contact_center"),
             address=request.client.host if request.client else None,
             operation=operation,
@@ -70,7 +43,19 @@ class _Attempt:
             self.entry.media = media
         request.state.audit_entry = self.entry
 
-    def raised(self, error: BaseException) -> None:
+    async def run(self, answer: Awaitable[Response]) -> ASGIApp:
+        """Returns the response, or for a stream an application that writes the line when it ends."""
+        try:
+            response = await answer
+        except BaseException as error:
+            self._raised(error)
+            raise
+        if isinstance(response, Envelope):
+            self.write(response.status_code, response.code)
+            return response
+        return AuditedStream(response, self)
+
+    def _raised(self, error: BaseException) -> None:
         if isinstance(error, Exception) and not isinstance(error, ClientDisconnect):
             answer = error if isinstance(error, RecallError) else InternalError()
             self.write(answer.http_status, answer.code)
@@ -90,15 +75,15 @@ class _Attempt:
         services(self._request).audit.write(entry)
 
 
-class _Streamed:
+class AuditedStream:
     """A stream whose line says how far it came."""
 
-    def __init__(self, response: Response, attempt: _Attempt) -> None:
+    def __init__(self, response: Response, request: AuditedRequest) -> None:
         self._response = response
-        self._attempt = attempt
+        self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response, entry = self._response, self._attempt.entry
+        response, entry = self._response, self._request.entry
         length = response.headers.get("content-length")
         sent = 0
         client_left = written = False
@@ -109,7 +94,7 @@ class _Streamed:
                 written = True
                 entry.bytes_sent, entry.completed = sent, completed
                 # Who goes away has got what was played so far: that is no failure.
-                self._attempt.write(response.status_code, 0 if completed or client_left else 4)
+                self._request.write(response.status_code, 0 if completed or client_left else 4)
 
         async def watched_receive() -> Message:
             nonlocal client_left

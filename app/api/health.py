@@ -6,7 +6,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.requests import envelope, services
+from app.api.requests import services
+from app.api.responses import envelope
 
 
 async def live(request: Request) -> Response:

@@ -5,6 +5,8 @@ import time
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.dispatch import Dispatcher
+
 
 class EncodedPath:
     """Routes by the path as it was sent: decoded, an id that holds a slash would become two segments.
@@ -22,7 +24,7 @@ class EncodedPath:
 
 
 class Metrics:
-    """Counts and times requests by endpoint, method and status."""
+    """Counts and times requests by the name of their route, method and status."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
@@ -49,7 +51,8 @@ class Metrics:
         try:
             await self._app(scope, receive, send_and_note_status)
         finally:
-            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
+            matched = scope.get("endpoint")
+            endpoint = matched.endpoint.name if isinstance(matched, Dispatcher) else "none"
             # Methods are the client's to invent, and each would be a time series.
             method = scope["method"] if status != 405 and endpoint != "none" else "other"
             self._seconds.labels(endpoint, method, status).observe(time.perf_counter() - begun)

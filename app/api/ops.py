@@ -2,69 +2,54 @@
 
 from typing import Any
 
-from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.audit import audited
-from app.api.recordings import read, search
+from app.api.recordings import read_one, search_page
 from app.api.requests import (
     api_url,
-    authenticated,
-    envelope,
+    contact_center_of,
     json_body,
     path_segment,
     query_parameters,
     repository,
     resource_of,
+    scope_of,
     services,
 )
-from app.auth.scope import Scope
+from app.api.responses import envelope
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import FailedMedia
 from app.media.location import LocationNotAllowed, resolve_location
 from app.recordings.identity import encode_segment
-from app.recordings.model import Recording, parse_recording, validate_id
+from app.recordings.model import Recording, parse_recording
 from app.settings import StorageConfig
 
 
-class PostedRecordings(HTTPEndpoint):
-    """`POST /ops/contact-centers/{cc}/recordings`, under each of its paths."""
-
-    async def post(self, request: Request) -> Response:
-        await authenticated(request, "ops-post")
-        return await _create_or_update(request)
+async def search(request: Request) -> Response:
+    """`GET /ops/contact-centers/{cc}/recordings?…`"""
+    return await search_page(request, for_ops=True)
 
 
-class OpsRecordings(PostedRecordings):
-    """`GET /ops/contact-centers/{cc}/recordings?…`, beside the `POST`"""
-
-    async def get(self, request: Request) -> Response:
-        await authenticated(request, "ops-search")
-        return await search(request, _scope(request), for_ops=True)
+async def read(request: Request) -> Response:
+    """`GET /ops/contact-centers/{cc}/recordings/{id}`"""
+    return await read_one(request, for_ops=True)
 
 
-class OneOpsRecording(HTTPEndpoint):
-    """`GET` and `DELETE /ops/contact-centers/{cc}/recordings/{id}`"""
-
-    async def get(self, request: Request) -> Response:
-        await authenticated(request, "ops-read")
-        return await read(request, _scope(request), for_ops=True)
-
-    @audited("delete")
-    async def delete(self, request: Request) -> Response:
-        await authenticated(request, "ops-delete")
-        with_media = _with_media(request)
-        failed = await services(request).deletion.delete(
-            resource_of(request), _scope(request), path_segment(request, "id"), with_media=with_media
-        )
-        if not failed:
-            return envelope({})
-        return envelope({"statusCode": 7, "failed": [_render_failed(media) for media in failed]})
+async def delete(request: Request) -> Response:
+    """`DELETE /ops/contact-centers/{cc}/recordings/{id}`"""
+    with_media = _with_media(request)
+    failed = await services(request).deletion.delete(
+        resource_of(request), scope_of(request), path_segment(request, "id"), with_media=with_media
+    )
+    if not failed:
+        return envelope({})
+    return envelope({"statusCode": 7, "failed": [_render_failed(media) for media in failed]})
 
 
-async def _create_or_update(request: Request) -> Response:
-    contact_center = _contact_center(request)
+async def post(request: Request) -> Response:
+    """`POST /ops/contact-centers/{cc}/recordings`: creates or updates a recording."""
+    contact_center = contact_center_of(request)
     wait_for_refresh = _wait_for_refresh(request)
     resource = resource_of(request)
     posted = parse_recording(await json_body(request), resource)
@@ -72,17 +57,6 @@ async def _create_or_update(request: Request) -> Response:
     created = await repository(request).save(contact_center, posted, wait_for_refresh=wait_for_refresh)
     path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
     return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=201 if created else 200)
-
-
-def _contact_center(request: Request) -> str:
-    contact_center = path_segment(request, "contact_center")
-    validate_id("contact-center-id", contact_center)
-    return contact_center
-
-
-def _scope(request: Request) -> Scope:
-    """Everything in the contact center that the path names."""
-    return Scope(_contact_center(request), services(request).settings.region)
 
 
 def _check_storages(posted: Recording, configured: StorageConfig) -> None:

@@ -6,19 +6,17 @@ from typing import Any
 from urllib.parse import quote
 
 from msgspec import UNSET
-from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.audit import audit_entry, audited
-from app.api.requests import authenticated, own_scope, path_segment, query_parameters, repository, services
+from app.api.audit import audit_entry
+from app.api.requests import path_segment, query_parameters, repository, scope_of, services
 from app.errors import MediaNotFound, MediaStorageRefused
 from app.media.answers import open_media
 from app.media.conditions import not_modified
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.response import MediaResponse
 from app.media.stream import MediaStream
-from app.settings import User
 
 log = logging.getLogger(__name__)
 
@@ -27,43 +25,38 @@ _OF_THE_FILE = ("ETag", "Last-Modified", "Accept-Ranges")
 _OF_THE_BYTES = ("Content-Length", "Content-Range")
 
 
-class Playback(HTTPEndpoint):
+async def play(request: Request) -> Response:
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
+    with services(request).storages.scheduler.priority():
+        return await _play(request)
 
-    @audited("play")
-    async def get(self, request: Request) -> Response:
-        user = await authenticated(request, "play")
-        with services(request).storages.scheduler.priority():
-            return await self._open(request, user)
 
-    async def _open(self, request: Request, user: User) -> Response:
-        name = path_segment(request, "name")
-        download = any(parameter == "download" for parameter, _ in query_parameters(request))
-        recording = (await repository(request).get(own_scope(request, user), path_segment(request, "id"))).recording
-        media = _media_file(recording, name)
-        audit_entry(request).media_id = media.get("mediaId", UNSET)
-        try:
-            location = resolve_location(media["mediaDescriptor"], services(request).settings.storage)
-        except LocationNotAllowed as error:
-            log.warning("media file %s of recording %s is refused: %s", name, recording["id"], error)
-            raise MediaStorageRefused from error
-        stream = await open_media(services(request).storages, request.method, location, request.headers, name)
-        try:
-            unchanged = not_modified(request.headers, stream.headers)
-            wanted = _OF_THE_FILE if unchanged else _OF_THE_FILE + _OF_THE_BYTES
-            headers = {header: stream.headers[header] for header in wanted if header in stream.headers}
-            headers["X-Content-Type-Options"] = "nosniff"
-            if not unchanged:
-                headers["Content-Type"] = _content_type(media, stream)
-            if download:
-                headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
-            status = 304 if unchanged else stream.status
-            return MediaResponse(
-                stream, status, headers, services(request).settings, services(request).storages.scheduler
-            )
-        except BaseException:  # a storage's header that cannot be passed on, for one
-            stream.close()
-            raise
+async def _play(request: Request) -> Response:
+    name = path_segment(request, "name")
+    download = any(parameter == "download" for parameter, _ in query_parameters(request))
+    recording = (await repository(request).get(scope_of(request), path_segment(request, "id"))).recording
+    media = _media_file(recording, name)
+    audit_entry(request).media_id = media.get("mediaId", UNSET)
+    try:
+        location = resolve_location(media["mediaDescriptor"], services(request).settings.storage)
+    except LocationNotAllowed as error:
+        log.warning("media file %s of recording %s is refused: %s", name, recording["id"], error)
+        raise MediaStorageRefused from error
+    stream = await open_media(services(request).storages, request.method, location, request.headers, name)
+    try:
+        unchanged = not_modified(request.headers, stream.headers)
+        wanted = _OF_THE_FILE if unchanged else _OF_THE_FILE + _OF_THE_BYTES
+        headers = {header: stream.headers[header] for header in wanted if header in stream.headers}
+        headers["X-Content-Type-Options"] = "nosniff"
+        if not unchanged:
+            headers["Content-Type"] = _content_type(media, stream)
+        if download:
+            headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
+        status = 304 if unchanged else stream.status
+        return MediaResponse(stream, status, headers, services(request).settings, services(request).storages.scheduler)
+    except BaseException:  # a storage's header that cannot be passed on, for one
+        stream.close()
+        raise
 
 
 def _media_file(recording: Mapping[str, Any], name: str) -> Mapping[str, Any]:

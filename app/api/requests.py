@@ -1,39 +1,30 @@
-"""What every endpoint reads from a request, and how it answers."""
+"""What handlers read from a request: who asks, the path, the query, the body."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from starlette.convertors import Convertor
 from starlette.requests import Request
-from starlette.responses import Response
 
 from app import codec
-from app.auth.policy import Operation, require_role
+from app.api.endpoint import Choice, Endpoint
+from app.auth.policy import Operation
 from app.auth.scope import Scope
-from app.errors import BodyTooLarge, InvalidParameter, UnsupportedMediaType
+from app.errors import BodyTooLarge, InvalidParameter, MissingParameter, UnsupportedMediaType
 from app.recordings.identity import Resource
+from app.recordings.model import validate_id
 from app.services import Services
 from app.settings import User
 from app.store.repository import RecordingRepository
 
 _NOT_GIVEN = object()
 
+API = "/api/v2"
+
 MAX_DEPTH = 100
 # Far below where Python refuses to read a whole number.
 MAX_NUMBER_LENGTH = 1_000
-
-
-class ResourceConvertor(Convertor[str]):
-    """The part of a route that tells recordings from screen recordings, `{resource:resource}`."""
-
-    regex = "recordings|screen-recordings"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 def services(request: Request) -> Services:
@@ -42,35 +33,48 @@ def services(request: Request) -> Services:
     return found
 
 
-async def authenticated(request: Request, *operations: Operation) -> User:
-    """The user who asks; raises NotAuthenticated, or InsufficientRole without a role for one of the operations."""
-    address = request.client.host if request.client else ""
-    user = await services(request).authenticator.authenticate(request.headers.get("authorization"), address)
-    request.state.user = user  # also of who is refused from here on
-    require_role(user, *operations)
+def user_of(request: Request) -> User:
+    """Returns the user who asks."""
+    user: User = request.state.user
     return user
 
 
+def operation_of(request: Request) -> Operation:
+    """Returns the operation that the row of the route, or the body, has chosen."""
+    operation: Operation = request.state.operation
+    return operation
+
+
 def resource_of(request: Request) -> Resource:
-    """Whether a path is about recordings or screen recordings."""
-    resource: Resource = request.path_params.get("resource", "recordings")
-    return resource
+    """Returns whether a path is about recordings or screen recordings."""
+    endpoint: Endpoint = request.state.endpoint
+    assert endpoint.resource is not None
+    return endpoint.resource
+
+
+def contact_center_of(request: Request) -> str:
+    """Returns the contact center that the path names; raises InvalidParameter."""
+    contact_center = path_segment(request, "contact_center")
+    validate_id("contact-center-id", contact_center)
+    return contact_center
+
+
+def scope_of(request: Request) -> Scope:
+    """Returns what the caller may see: the contact center that the path names, else the user's own.
+
+    A path that names one is for ops alone. The configuration lets only ops have no contact center.
+    """
+    region = services(request).settings.region
+    if "contact_center" in request.path_params:
+        return Scope(contact_center_of(request), region)
+    contact_center = user_of(request).contact_center
+    assert contact_center is not None
+    return Scope(contact_center, region)
 
 
 def repository(request: Request) -> RecordingRepository:
     """The recordings, or screen recordings, that a path is about."""
     return services(request).repositories[resource_of(request)]
-
-
-def own_scope(request: Request, user: User) -> Scope:
-    """What a user of a contact center may see; the configuration allows only ops without one."""
-    assert user.contact_center is not None
-    return Scope(user.contact_center, services(request).settings.region)
-
-
-def envelope(content: dict[str, Any], status: int = 200) -> Response:
-    """A success (CONTRACT.md section 1)."""
-    return Response(codec.encode({"statusCode": 0, **content}), status, media_type="application/json")
 
 
 def path_segment(request: Request, name: str) -> str:
@@ -88,7 +92,7 @@ def query_parameters(request: Request) -> list[tuple[str, str]]:
 def api_url(request: Request) -> str:
     """The absolute URL up to `/api/v2`, as the client reached it or as configured."""
     base = services(request).settings.public_url or str(request.base_url)
-    return f"{base.rstrip('/')}/api/v2"
+    return f"{base.rstrip('/')}{API}"
 
 
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
@@ -113,6 +117,19 @@ async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
         raise InvalidParameter("body", "it is not JSON") from None
     _check_bounds(value)
     return value
+
+
+async def chosen(request: Request, choices: Mapping[str, Choice]) -> Choice:
+    """Returns what the `operationName` of the body stands for; raises MissingParameter or InvalidParameter."""
+    body = await json_body(request, empty={})
+    if not isinstance(body, dict):
+        raise InvalidParameter("body", "it must be a JSON object")
+    if "operationName" not in body:
+        raise MissingParameter("operationName")
+    name = body["operationName"]
+    if not isinstance(name, str) or name not in choices:
+        raise InvalidParameter("operationName", "The specified value is not within valid range")
+    return choices[name]
 
 
 def _percent_decoded(name: str, text: str) -> str:

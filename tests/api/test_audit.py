@@ -17,23 +17,24 @@ import httpx
 import msgspec
 import pytest
 from starlette.applications import Starlette
-from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.api.audit import audit_entry, audited
+from app.api.audit import audit_entry
+from app.api.dispatch import Dispatcher
+from app.api.endpoint import Endpoint, Method
 from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath
-from app.api.requests import envelope
+from app.api.responses import envelope
 from app.audit import AuditLog, Entry
 from app.errors import InsufficientRole, MissingParameter, RecordingNotFound, StoreUnavailable
 from app.main import create_app
-from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, WebDavConfig
+from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig
 from tests.support.faults import CountingStorage, FaultServer
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
-from tests.support.service import Service, StartService
+from tests.support.service import USERS, Service, StartService
 from tests.support.storages import S3
 from tests.support.waiting import eventually
 
@@ -280,16 +281,20 @@ async def test_no_secret_is_ever_in_it(
 # --- other operations ---
 
 
-class Table(HTTPEndpoint):
-    """Does what the test says, as an endpoint that deletes or protects would."""
+async def as_told(request: Request) -> Response:
+    """Does what the test says, as a handler that deletes or protects would."""
+    outcome = request.app.state.outcome
+    if isinstance(outcome, BaseException):
+        raise outcome
+    audit_entry(request).operation = "apply"
+    return envelope(outcome)
 
-    @audited("protection")
-    async def post(self, request: Request) -> Response:
-        outcome = request.app.state.outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        audit_entry(request).operation = "apply"
-        return envelope(outcome)
+
+class AnyPassword:
+    """Takes every caller for the user of the test."""
+
+    async def authenticate(self, authorization: str | None, address: str) -> User:
+        return USERS[0]
 
 
 @pytest.mark.parametrize(
@@ -311,10 +316,17 @@ async def test_an_operation_that_answers_with_an_envelope(
 ) -> None:
     file = tmp_path / "audit.jsonl"
     log = AuditLog(str(file))
-    path = "/api/v2/ops/contact-centers/{contact_center}/{resource:resource}/{id}"
-    table = Starlette(routes=[Route(path, Table)], middleware=[Middleware(EncodedPath)], exception_handlers=HANDLERS)
-    table.state.services, table.state.outcome = SimpleNamespace(audit=log), outcome
-    transport = httpx.ASGITransport(table, raise_app_exceptions=False)
+    endpoint = Endpoint(
+        name="table",
+        path="/api/v2/ops/contact-centers/{contact_center}/screen-recordings/{id}",
+        authentication="basic",
+        resource="screen-recordings",
+        post=Method(handler=as_told, operation="ops-delete", audit="protection"),
+    )
+    routes = [Route(endpoint.path, Dispatcher(endpoint))]
+    app = Starlette(routes=routes, middleware=[Middleware(EncodedPath)], exception_handlers=HANDLERS)
+    app.state.services, app.state.outcome = SimpleNamespace(audit=log, authenticator=AnyPassword()), outcome
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://recall", auth=("ops", "hunter2")) as client:
         with suppress(asyncio.CancelledError):
             await client.post("/api/v2/ops/contact-centers/recordings/screen-recordings/a%2Fb")

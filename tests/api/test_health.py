@@ -42,8 +42,8 @@ async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_as
     response = await service.client().get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     counts = re.findall(r"^recall_request_seconds_count\{(.*)\} (.*)$", response.text, re.MULTILINE)
-    assert ('endpoint="Recordings",method="GET",status="200"', "1.0") in counts
-    assert ('endpoint="OneRecording",method="GET",status="404"', "1.0") in counts
+    assert ('endpoint="recordings",method="GET",status="200"', "1.0") in counts
+    assert ('endpoint="recording",method="GET",status="404"', "1.0") in counts
     for secret in ("15550001", "secret-id", "PROPFIND", "nothing"):
         assert secret not in response.text
 

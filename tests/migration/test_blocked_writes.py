@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from elasticsearch import AsyncElasticsearch
 
-from app import main
+from app.lifecycle import maintenance
 from app.migration import cutover
 from app.migration.plan import MigrationError, migration_state
 from app.migration.sources import V2Recordings
@@ -33,9 +33,9 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture(autouse=True)
-def rare_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+def rare_maintenance(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service does not recover from killed migrations before a test asks for it."""
-    monkeypatch.setattr(main, "_UPKEEP_SECONDS", 1000.0)
+    monkeypatch.setattr(maintenance, "_INTERVAL_SECONDS", 1000.0)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ async def test_service_recovers_from_migration_killed_while_writes_are_blocked(
     assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
     await kill_while_blocked(elasticsearch, settings, tmp_path)
     assert (await ops.post(OPS_PATH, json=a_recording("meanwhile"))).status_code == 503
-    monkeypatch.setattr(main, "_UPKEEP_SECONDS", 0.1)
+    monkeypatch.setattr(maintenance, "_INTERVAL_SECONDS", 0.1)
     another = (await start_service()).client("ops")
 
     async def is_taken() -> bool:

@@ -1,0 +1,60 @@
+"""What happens around every handler, as the row of its route says: authentication, authorization, auditing."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.audit import AuditedRequest, audit_entry
+from app.api.authentication import BACKENDS
+from app.api.endpoint import Endpoint, Method
+from app.api.requests import chosen
+from app.auth.policy import Operation, require_permission, require_role
+from app.errors import MethodNotAllowed
+
+
+class Dispatcher:
+    """The ASGI application of one row of the route table."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._methods = endpoint.methods
+        self._backend = BACKENDS[endpoint.authentication] if endpoint.authentication != "none" else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        method = self._methods.get(request.method)
+        if method is None:
+            raise MethodNotAllowed(", ".join(self._methods))
+        request.state.endpoint = self.endpoint
+        response = await self._audited(request, method)
+        await response(scope, receive, send)
+
+    async def _audited(self, request: Request, method: Method) -> ASGIApp:
+        if method.audit is None:
+            return await self._authorized(request, method)
+        name = self._backend.claimed_name(request) if self._backend else None
+        return await AuditedRequest(request, method.audit, name).run(self._authorized(request, method))
+
+    async def _authorized(self, request: Request, method: Method) -> Response:
+        """Returns the handler's response to a caller who may ask for it.
+
+        The order is that of docs/contract.md section 8: role, body, permission, and only then existence.
+        """
+        if self._backend is not None:
+            user = await self._backend.authenticate(request)
+            request.state.user = user  # also for the audit line of a user who is refused from here on
+            require_role(user, *method.operations)
+            request.state.operation = await _operation(request, method)
+            require_permission(user, request.state.operation)
+        return await method.handler(request)
+
+
+async def _operation(request: Request, method: Method) -> Operation:
+    """Returns what the method does, if need be as its body tells."""
+    assert method.operation is not None  # a row with authentication has one
+    if isinstance(method.operation, str):
+        return method.operation
+    choice = await chosen(request, method.operation)
+    if choice.audit is not None:
+        audit_entry(request).operation = choice.audit
+    return choice.operation

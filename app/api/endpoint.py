@@ -1,0 +1,85 @@
+"""What a row of the route table says (`app.api.routes`): plain data, without behaviour."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import audit
+from app.auth.policy import Operation
+from app.recordings.identity import Resource
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+# How the caller proves who it is; "none" is for what anyone may ask.
+Authentication = Literal["basic", "none"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one value of `operationName` in the body stands for."""
+
+    operation: Operation
+    audit: audit.Operation | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method of a path.
+
+    `operation` decides which role and permission the caller needs (`app.auth.policy`). It is None if the row has no
+    authentication, and maps each `operationName` if the body tells what to do. `audit` is the operation in the audit
+    log, None for none; with several choices it stands for an attempt that was refused before its body told which.
+    """
+
+    handler: Handler
+    operation: Operation | Mapping[str, Choice] | None
+    audit: audit.Operation | None
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """All that the method may turn out to be."""
+        if self.operation is None:
+            return ()
+        if isinstance(self.operation, str):
+            return (self.operation,)
+        return tuple(dict.fromkeys(choice.operation for choice in self.operation.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One row: a path, its aliases, and its methods.
+
+    `name` is what metrics call it. Raises ValueError for a row that would leave open who may use it.
+    """
+
+    name: str
+    path: str
+    aliases: tuple[str, ...] = ()
+    authentication: Authentication
+    resource: Resource | None = None
+    get: Method | None = None
+    post: Method | None = None
+    delete: Method | None = None
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError(f"{self.name} has no method")
+        for name, method in self.methods.items():
+            if (self.authentication == "none") != (not method.operations):
+                raise ValueError(f"{name} of {self.name} needs an operation, or no authentication")
+            if method.audit is not None and self.resource is None:
+                raise ValueError(f"{name} of {self.name} is audited, but tells no resource")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path and its aliases."""
+        return (self.path, *self.aliases)
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """By HTTP method, in the order of the Allow header; HEAD is what GET is."""
+        named = {"GET": self.get, "HEAD": self.get, "POST": self.post, "DELETE": self.delete}
+        return {name: method for name, method in named.items() if method is not None}

@@ -1,0 +1,159 @@
+"""The route table: every path, who may use it, and what the audit log and the metrics call it.
+
+Authentication, authorization, auditing and metrics follow from the rows (`app.api.dispatch`), so no handler does any
+of them. The paths are those of docs/contract.md section 3.
+"""
+
+from collections.abc import Sequence
+
+from starlette.routing import Route
+
+from app.api import health, ops, playback, recordings
+from app.api.dispatch import Dispatcher
+from app.api.endpoint import Choice, Endpoint, Method
+from app.api.requests import API
+
+_OPS = f"{API}/ops/contact-centers/{{contact_center}}"
+_INTERNAL = "/internal-api/contact-centers/{contact_center}"
+
+_APPLY = Choice("apply", audit="apply")
+_UNAPPLY = Choice("unapply", audit="unapply")
+
+_SEARCH = Method(handler=recordings.search, operation="search", audit=None)
+_READ = Method(handler=recordings.read, operation="read", audit=None)
+_PLAY = Method(handler=playback.play, operation="play", audit="play")
+_PROTECT = Method(
+    handler=recordings.protect,
+    operation={"applyNonDelete": _APPLY, "unapplyNonDelete": _UNAPPLY, "unapplyNonDeletion": _UNAPPLY},
+    audit="protection",
+)
+_OPS_SEARCH = Method(handler=ops.search, operation="ops-search", audit=None)
+_OPS_READ = Method(handler=ops.read, operation="ops-read", audit=None)
+_OPS_POST = Method(handler=ops.post, operation="ops-post", audit=None)
+_OPS_DELETE = Method(handler=ops.delete, operation="ops-delete", audit="delete")
+
+# A path stands before the patterns that match it too.
+ENDPOINTS: Sequence[Endpoint] = (
+    Endpoint(
+        name="recordings",
+        path=f"{API}/recordings",
+        aliases=(f"{API}/recordings/recordings",),
+        authentication="basic",
+        resource="recordings",
+        get=_SEARCH,
+    ),
+    Endpoint(
+        name="recording",
+        path=f"{API}/recordings/{{id}}",
+        authentication="basic",
+        resource="recordings",
+        get=_READ,
+        post=_PROTECT,
+    ),
+    Endpoint(
+        name="recording-media",
+        path=f"{API}/recordings/{{id}}/play/{{name}}",
+        authentication="basic",
+        resource="recordings",
+        get=_PLAY,
+    ),
+    Endpoint(
+        name="screen-recordings",
+        path=f"{API}/screen-recordings",
+        aliases=(f"{API}/screen-recordings/screen-recordings",),
+        authentication="basic",
+        resource="screen-recordings",
+        get=_SEARCH,
+    ),
+    Endpoint(
+        name="screen-recording",
+        path=f"{API}/screen-recordings/{{id}}",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_READ,
+    ),
+    Endpoint(
+        name="screen-recording-media",
+        path=f"{API}/screen-recordings/{{id}}/play/{{name}}",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_PLAY,
+    ),
+    Endpoint(
+        name="ops-recordings",
+        path=f"{_OPS}/recordings",
+        authentication="basic",
+        resource="recordings",
+        get=_OPS_SEARCH,
+        post=_OPS_POST,
+    ),
+    Endpoint(
+        name="ops-recordings-slash",
+        path=f"{_OPS}/recordings/",
+        authentication="basic",
+        resource="recordings",
+        post=_OPS_POST,
+    ),
+    Endpoint(
+        name="ops-recording",
+        path=f"{_OPS}/recordings/{{id}}",
+        authentication="basic",
+        resource="recordings",
+        get=_OPS_READ,
+        delete=_OPS_DELETE,
+    ),
+    Endpoint(
+        name="ops-screen-recordings",
+        path=f"{_OPS}/screen-recordings",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_OPS_SEARCH,
+        post=_OPS_POST,
+    ),
+    Endpoint(
+        name="ops-screen-recordings-slash",
+        path=f"{_OPS}/screen-recordings/",
+        authentication="basic",
+        resource="screen-recordings",
+        post=_OPS_POST,
+    ),
+    Endpoint(
+        name="ops-screen-recording",
+        path=f"{_OPS}/screen-recordings/{{id}}",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_OPS_READ,
+        delete=_OPS_DELETE,
+    ),
+    Endpoint(
+        name="internal-recordings",
+        path=f"{_INTERNAL}/recordings",
+        aliases=(f"{_INTERNAL}/recordings/",),
+        authentication="basic",
+        resource="recordings",
+        post=_OPS_POST,
+    ),
+    Endpoint(
+        name="health-live",
+        path="/health/live",
+        authentication="none",
+        get=Method(handler=health.live, operation=None, audit=None),
+    ),
+    Endpoint(
+        name="health-ready",
+        path="/health/ready",
+        authentication="none",
+        get=Method(handler=health.ready, operation=None, audit=None),
+    ),
+    Endpoint(
+        name="metrics",
+        path="/metrics",
+        authentication="none",
+        get=Method(handler=health.metrics, operation=None, audit=None),
+    ),
+)
+
+
+def router_routes() -> list[Route]:
+    """Returns the routes of all rows and their aliases, in the order of the table."""
+    return [Route(path, Dispatcher(endpoint), name=endpoint.name) for endpoint in ENDPOINTS for path in endpoint.paths]

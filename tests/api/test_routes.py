@@ -1,0 +1,102 @@
+"""Generated from the route table: what each endpoint answers to a caller who may not ask, and what metrics call it."""
+
+import re
+
+import httpx
+import pytest
+
+from app.api.endpoint import Endpoint, Method
+from app.api.routes import ENDPOINTS
+from app.auth.policy import POLICY
+from app.settings import Role
+from tests.support.recordings import CONTACT_CENTER
+from tests.support.service import USERS, Service, assert_error
+from tests.support.waiting import eventually
+
+REQUESTS = [
+    pytest.param(endpoint, name, method, path, id=f"{name} {path}")
+    for endpoint in ENDPOINTS
+    for path in endpoint.paths
+    for name, method in endpoint.methods.items()
+]
+CASES = pytest.mark.parametrize(("endpoint", "name", "method", "path"), REQUESTS)
+
+
+@pytest.fixture(scope="module")
+def service(module_service: Service) -> Service:
+    return module_service
+
+
+def filled_in(path: str) -> str:
+    return path.replace("{contact_center}", CONTACT_CENTER).replace("{id}", "missing").replace("{name}", "missing.wav")
+
+
+def roles_of(method: Method) -> set[Role]:
+    return {role for operation in method.operations for role in POLICY[operation].roles}
+
+
+def assert_refused(response: httpx.Response, name: str, http_status: int, code: int) -> None:
+    if name == "HEAD":
+        assert (response.status_code, response.content) == (http_status, b"")
+    else:
+        assert_error(response, http_status, code)
+
+
+@CASES
+async def test_a_caller_without_credentials_is_401_but_on_a_public_path(
+    service: Service, endpoint: Endpoint, name: str, method: Method, path: str
+) -> None:
+    response = await service.client().request(name, filled_in(path))
+    if endpoint.authentication == "none":
+        assert response.status_code == 200
+    else:
+        assert_refused(response, name, 401, 20)
+
+
+@CASES
+async def test_a_caller_without_the_role_is_403_before_anything_else(
+    service: Service, endpoint: Endpoint, name: str, method: Method, path: str
+) -> None:
+    for user in USERS:
+        if roles_of(method) and not roles_of(method) & set(user.roles):
+            # A body and a query that are wrong, and a recording that does not exist, are not looked at.
+            response = await service.client(user.name).request(name, f"{filled_in(path)}?x=%FF", content=b"{")
+            assert_refused(response, name, 403, 5)
+
+
+@CASES
+async def test_a_caller_with_the_role_gets_past_it(
+    service: Service, endpoint: Endpoint, name: str, method: Method, path: str
+) -> None:
+    for user in USERS:
+        if roles_of(method) & set(user.roles):
+            response = await service.client(user.name).request(name, f"{filled_in(path)}?x=%FF", content=b"{")
+            assert response.status_code in {400, 404}
+
+
+@CASES
+async def test_metrics_call_a_request_by_the_name_of_its_route(
+    service: Service, endpoint: Endpoint, name: str, method: Method, path: str
+) -> None:
+    async def count() -> float:
+        text = (await service.client().get("/metrics")).text
+        counts = re.findall(r"^recall_request_seconds_count{(.*)} (.*)$", text, re.MULTILINE)
+        labels = f'endpoint="{endpoint.name}",method="{name}"'
+        return sum(float(value) for found, value in counts if found.startswith(labels))
+
+    before = await count()
+    await service.client().request(name, filled_in(path))
+
+    async def is_counted() -> bool:
+        return await count() > before
+
+    await eventually(is_counted)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+async def test_other_methods_are_405_with_allow_before_authentication(service: Service, endpoint: Endpoint) -> None:
+    for path in endpoint.paths:
+        for name in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"} - endpoint.methods.keys():
+            response = await service.client().request(name, filled_in(path))
+            assert_refused(response, name, 405, 2)
+            assert response.headers["allow"] == ", ".join(endpoint.methods)
