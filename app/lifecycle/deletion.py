@@ -1,7 +1,7 @@
 """Deletion of recordings and of their media objects (CONTRACT.md section 7).
 
-The journal knows of every media object before its recording goes, so that none is forgotten, whoever dies in between.
-An object goes only when no recording refers to it any more. See docs/decisions/0009-deletion.md.
+Every media object is entered in the journal before its recording is deleted, so a process that dies leaves none behind.
+An object is deleted only when no recording refers to it any more. See docs/decisions/0009-deletion.md.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_uuid
 from app.settings import StorageConfig
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
-from app.store.repository import RecordingRepository, Stored, pause_after_conflict
+from app.store.repository import RecordingRepository, Stored, Update, conflict_backoff
 
 log = logging.getLogger(__name__)
 
-# Time for the one who deletes a recording to delete its media too, before anybody else tries, in milliseconds.
+# The process that deletes a recording has this long to delete its media, before a sweep tries. In milliseconds.
 _GRACE = 60_000
 
-_OBJECTS_AT_ONCE = 8
+_CONCURRENT_OBJECTS = 8
 
 
 @dataclass(frozen=True)
 class FailedMedia:
-    """A media object that could not be deleted, and will be tried again."""
+    """A media object that could not be deleted. A sweep will try again."""
 
     media_id: str
     descriptor: dict[str, Any]
@@ -40,7 +40,7 @@ class FailedMedia:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recording; nothing if it was `changed` since it was read."""
+    """The result for one recording. One that has `changed` since it was read was not deleted."""
 
     status: Literal["deleted", "protected", "changed"]
     failed: tuple[FailedMedia, ...] = ()
@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass
 class Swept:
-    """How many media objects a sweep deleted, left because they are still needed, and could not delete."""
+    """How many media objects a sweep deleted, kept because a recording refers to them, and failed to delete."""
 
     deleted: int = 0
     needed: int = 0
@@ -71,17 +71,17 @@ class Deletion:
         self._journal = journal
         self._storages = storages
         self._configured = configured
-        self._slots = asyncio.Semaphore(_OBJECTS_AT_ONCE)
+        self._slots = asyncio.Semaphore(_CONCURRENT_OBJECTS)
 
     async def delete(
         self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool
     ) -> tuple[FailedMedia, ...]:
-        """Deletes a recording; its media objects too, but for those returned.
+        """Deletes a recording, and its media objects `with_media`; returns those that could not be deleted.
 
-        Raises RecordingNotFound or RecordingProtected; then nothing was touched.
+        Raises RecordingNotFound or RecordingProtected; then nothing was deleted.
         """
         repository = self._repositories[resource]
-        conflicts = 0
+        conflicts = conflict_backoff()
         while True:
             stored = await repository.get(scope, recording_id)
             (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media)
@@ -89,21 +89,20 @@ class Deletion:
                 raise RecordingProtected(recording_id)
             if outcome.status == "deleted":
                 return outcome.failed
-            conflicts += 1
-            await pause_after_conflict(conflicts)
+            await conflicts.wait()
 
     async def delete_stored(
         self, resource: Resource, recordings: Sequence[Stored], *, with_media: bool
     ) -> list[Outcome]:
-        """Deletes recordings in the state in which they were read; the outcomes are in their order."""
+        """Deletes recordings in the state in which they were read; returns their outcomes in the same order."""
         outcomes: dict[str, Outcome] = {}
         deletable = []
         for stored in recordings:
             if is_protected(stored.recording):
                 outcomes[stored.document] = Outcome("protected")
             elif stored.decision is not None and stored.decision.pending:
-                # Its screen recordings would never hear of what was decided.
-                await self._protection.settle(stored)
+                # The list of screen recordings that must follow would be deleted with the recording.
+                await self._protection.complete(stored)
                 outcomes[stored.document] = Outcome("changed")
             else:
                 deletable.append(stored)
@@ -112,7 +111,7 @@ class Deletion:
         unchanged = await self._repositories[resource].delete(deletable) if deletable else []
         gone = []
         for stored, deleted in zip(deletable, unchanged, strict=True):
-            # A deletion whose answer got lost meets itself, when the client repeats it: then the recording is gone.
+            # A conflict may be with our own first attempt, whose answer was lost: then the recording is gone.
             if deleted or await self._repositories[resource].read(stored.document) is None:
                 gone.append(stored.document)
             else:
@@ -128,9 +127,9 @@ class Deletion:
         return [outcomes[stored.document] for stored in recordings]
 
     async def sweep(self, *, only_due: bool, advance: Callable[[int], object] = lambda _: None) -> Swept:
-        """Deletes the media objects that deletions left behind; `only_due` waits between attempts, and for others.
+        """Deletes the media objects that deletions left behind, with `only_due` only those whose next attempt is due.
 
-        `advance` is told how many more were tried.
+        `advance` gets the number of objects of each batch that was tried.
         """
         swept = Swept()
         async for batch in self._journal.claim(now_milliseconds() if only_due else None):
@@ -143,27 +142,37 @@ class Deletion:
         return swept
 
     async def _revived(self, entry: MediaDeletion) -> bool:
-        """Whether the deletion of the recording did not happen; then it never will.
+        """Returns whether the recording was not deleted; then this attempt to delete it never succeeds either.
 
-        Writing the recording again, as it is, makes sure of that: whoever still wants to delete it must read it anew.
+        Rewriting the recording, unchanged, ensures that: the conditional deletion of a process that is only slow fails.
         """
-        repository = self._repositories[entry.resource]
-        stored = await repository.read(entry.document)
-        version = (stored.version.seq_no, stored.version.primary_term) if stored else None
-        if stored is None or version != (entry.seq_no, entry.primary_term):
-            return False
-        return await repository.replace(stored, stored.recording, stored.decision)
+
+        async def rewrite(stored: Stored | None) -> Update | None:
+            version = (stored.version.seq_no, stored.version.primary_term) if stored else None
+            if stored is None or version != (entry.seq_no, entry.primary_term):
+                return None
+            return Update(stored.contact_center, stored.recording, stored.decision)
+
+        _, update = await self._repositories[entry.resource].update_document(entry.document, rewrite)
+        return update is not None
+
+    async def _references(self, object_keys: set[str]) -> set[str]:
+        """Returns which of these media objects a recording of any resource refers to."""
+        referenced: set[str] = set()
+        for repository in self._repositories.values():
+            referenced |= await repository.references(object_keys)
+        return referenced
 
     async def _delete_objects(
         self, entries: Sequence[MediaDeletion], swept: Swept | None = None
     ) -> dict[str, FailedMedia]:
-        """Deletes the objects that no recording needs; by entry id those that stay in the journal."""
+        """Deletes the objects that no recording refers to; returns those that stay in the journal, by entry id."""
         if not entries:
             return {}
         try:
-            needed = await self._journal.still_needed([entry.media_identity for entry in entries])
+            needed = await self._references({entry.media_identity for entry in entries})
         except StoreUnavailable:
-            # The recording is gone already, and a later sweep will find out.
+            # The recording is deleted already; a later sweep deletes the objects.
             return {entry.entry_id: _failed(entry) for entry in entries}
         unneeded = [entry for entry in entries if entry.media_identity not in needed]
         results = await asyncio.gather(*(self._delete_object(entry) for entry in unneeded))

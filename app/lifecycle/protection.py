@@ -1,7 +1,7 @@
 """Protection from deletion, of a recording and the screen recordings that belong to it (CONTRACT.md section 8).
 
-The decision and the list of screen recordings that must follow it are written with the recording, in one write: from
-then on it will be completed, by whoever made it or by `repair`. See docs/decisions/0010-protection.md.
+One write of the recording commits the change, together with the list of screen recordings that must follow it. The
+process that wrote it completes it; if that process dies, `repair` does. See docs/decisions/0010-protection.md.
 """
 
 import asyncio
@@ -15,18 +15,18 @@ from app.auth.scope import Scope
 from app.recordings.model import Recording
 from app.store.documents import Decision
 from app.store.journal import now_milliseconds
-from app.store.repository import RecordingRepository, Stored, pause_after_conflict
+from app.store.repository import RecordingRepository, Stored, Update
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 10
+_CONCURRENCY = 10
 
-# A decision that is younger is probably being completed by whoever made it.
+# The process that made a younger change is probably still completing it.
 _ABANDONED_SECONDS = 10.0
 
 
 class Protection:
-    """Decides about protection, and sees every decision through.
+    """Changes the protection of recordings, and completes every change.
 
     Every method raises StoreUnavailable when Elasticsearch is away or overloaded.
     """
@@ -34,31 +34,30 @@ class Protection:
     def __init__(self, recordings: RecordingRepository, screen_recordings: RecordingRepository) -> None:
         self._recordings = recordings
         self._screen_recordings = screen_recordings
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def change(self, scope: Scope, recording_id: str, *, protect: bool) -> None:
-        """Protects a recording with its screen recordings, or no longer; raises RecordingNotFound."""
-        conflicts = 0
-        while True:
-            stored = await self._recordings.get(scope, recording_id)
+        """Protects a recording and its screen recordings, or ends their protection. Raises RecordingNotFound."""
+
+        async def decide(stored: Stored) -> Update | None:
             screens = await self._screen_recordings.associated(stored)
             unfinished = stored.decision.pending if stored.decision else ()
             if not unfinished and all(is_protected(other.recording) == protect for other in [stored, *screens]):
-                return
+                return None
             decision = await self._next_decision(stored, screens, unfinished)
-            if await self._recordings.replace(stored, _marked(stored.recording, protect=protect), decision):
-                break
-            conflicts += 1
-            await pause_after_conflict(conflicts)
-        await self._complete(stored.document, decision, protect=protect)
+            return _marked(stored, decision, protect=protect)
 
-    async def settle(self, stored: Stored) -> None:
-        """Completes what was decided about a recording."""
+        stored, update = await self._recordings.update(scope, recording_id, decide)
+        if stored is not None and update is not None and update.decision is not None:
+            await self._complete(stored.document, update.decision, protect=protect)
+
+    async def complete(self, stored: Stored) -> None:
+        """Completes the protection change of a recording, if some screen recordings have yet to follow it."""
         if stored.decision is not None and stored.decision.pending:
             await self._complete(stored.document, stored.decision, protect=is_protected(stored.recording))
 
     async def repair(self, *, older_than_seconds: float = _ABANDONED_SECONDS) -> int:
-        """Completes decisions that were left half done, and returns how many."""
+        """Completes the changes that were left incomplete; returns their number."""
         repaired = 0
         for document in await self._recordings.pending():
             stored = await self._recordings.read(document)
@@ -68,14 +67,14 @@ class Protection:
                 and stored.decision.pending
                 and stored.decision.at <= now_milliseconds() - older_than_seconds * 1000
             ):
-                await self.settle(stored)
+                await self.complete(stored)
                 repaired += 1
         if repaired:
-            log.warning("completed %d decisions about protection that were left half done", repaired)
+            log.warning("completed %d protection changes that were left incomplete", repaired)
         return repaired
 
     async def _next_decision(self, stored: Stored, screens: Sequence[Stored], unfinished: Sequence[str]) -> Decision:
-        """A decision after every one that was seen, whatever the clocks of those who made them said."""
+        """Returns a change that is later than all that were read, even if the clock of another process is ahead."""
         pending = dict.fromkeys(screen.document for screen in screens)
         left_over = [await self._screen_recordings.read(screen) for screen in unfinished if screen not in pending]
         seen = [other.decision for other in [stored, *screens, *left_over] if other is not None]
@@ -87,37 +86,37 @@ class Protection:
         async with asyncio.TaskGroup() as tasks:
             for screen in decision.pending:
                 tasks.create_task(self._follow(screen, decision, protect=protect))
-        conflicts = 0
-        while True:
-            stored = await self._recordings.read(document)
-            # Whoever decided since has taken over the list.
+
+        if not decision.pending:
+            return
+
+        async def remove_pending(stored: Stored | None) -> Update | None:
+            # A later change has taken over the list.
             if stored is None or stored.decision is None or stored.decision.by != decision.by:
-                return
-            done = msgspec.structs.replace(decision, pending=())
-            if not decision.pending or await self._recordings.replace(stored, stored.recording, done):
-                return
-            conflicts += 1
-            await pause_after_conflict(conflicts)
+                return None
+            return Update(stored.contact_center, stored.recording, msgspec.structs.replace(decision, pending=()))
+
+        await self._recordings.update_document(document, remove_pending)
 
     async def _follow(self, document: str, decision: Decision, *, protect: bool) -> None:
         followed = msgspec.structs.replace(decision, pending=())
-        conflicts = 0
+
+        async def follow(stored: Stored | None) -> Update | None:
+            if stored is None or (stored.decision is not None and not stored.decision.is_before(decision)):
+                return None
+            return _marked(stored, followed, protect=protect)
+
         async with self._slots:
-            while True:
-                stored = await self._screen_recordings.read(document)
-                if stored is None or (stored.decision is not None and not stored.decision.is_before(decision)):
-                    return
-                marked = _marked(stored.recording, protect=protect)
-                if await self._screen_recordings.replace(stored, marked, followed):
-                    return
-                conflicts += 1
-                await pause_after_conflict(conflicts)
+            await self._screen_recordings.update_document(document, follow)
 
 
 def is_protected(recording: Recording) -> bool:
+    """Returns whether a recording in its stored form is protected from deletion."""
     return bool(recording.get("nonDelete", False))
 
 
-def _marked(recording: Recording, *, protect: bool) -> Recording:
-    unmarked = {key: value for key, value in recording.items() if key != "nonDelete"}
-    return {**unmarked, "nonDelete": True} if protect else unmarked
+def _marked(stored: Stored, decision: Decision, *, protect: bool) -> Update:
+    recording = {key: value for key, value in stored.recording.items() if key != "nonDelete"}
+    if protect:
+        recording["nonDelete"] = True
+    return Update(stored.contact_center, recording, decision)

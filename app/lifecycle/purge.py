@@ -15,8 +15,9 @@ from app.auth.scope import Scope
 from app.errors import StoreUnavailable
 from app.lifecycle.deletion import Deletion
 from app.recordings.identity import Resource
+from app.retry import Backoff
 from app.search.criteria import Criteria
-from app.store.repository import Matching, RecordingRepository, Stored, pause_after_conflict
+from app.store.repository import Matching, RecordingRepository, Stored, conflict_backoff
 
 # How many recordings are read, and deleted concurrently. With media fewer, because each may take a storage some time.
 _BATCH = 500
@@ -99,7 +100,7 @@ class Purge:
         while not self._stop.is_set():
             begun = time.monotonic()
             batch = await self._patiently(
-                partial(self._repository.oldest, self._task.scope, self._task.criteria, self._batch, after)
+                partial(self._repository.scan, self._task.scope, self._task.criteria, size=self._batch, after=after)
             )
             if not batch:
                 return
@@ -113,7 +114,8 @@ class Purge:
         """Deletes each recording in the state that matched. One that has changed since is matched again."""
         task = self._task
         try:
-            for conflicts in range(_ATTEMPTS):
+            conflicts = conflict_backoff()
+            for _ in range(_ATTEMPTS):
                 outcomes = await self._patiently(
                     partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media)
                 )
@@ -131,7 +133,7 @@ class Purge:
                 batch = changed
                 if not batch:
                     return
-                await pause_after_conflict(conflicts)
+                await conflicts.wait()
                 batch = await self._patiently(
                     partial(self._repository.still_matching, task.scope, task.criteria, changed)
                 )
@@ -158,16 +160,15 @@ class Purge:
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Tries again while Elasticsearch does not answer. Every call here is idempotent."""
-        deadline = time.monotonic() + self._task.patience
-        pause = _INITIAL_BACKOFF
+        backoff = Backoff(self._task.patience, initial=_INITIAL_BACKOFF, maximum=_MAX_BACKOFF)
         while True:
             try:
                 return await work()
             except StoreUnavailable:
-                if self._stop.is_set() or time.monotonic() + pause > deadline:
+                wait = backoff.next_wait()
+                if self._stop.is_set() or wait is None:
                     raise
-            await self._pause(pause)
-            pause = min(2 * pause, _MAX_BACKOFF)
+            await self._pause(wait)
 
     async def _pause(self, seconds: float) -> None:
         """Ends early when the purge is to stop."""

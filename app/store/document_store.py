@@ -18,6 +18,9 @@ from app.store.transport import CircuitOpen
 
 Hit = dict[str, Any]
 
+# With fewer in flight, reads wait for each other when Elasticsearch is far away (docs/performance.md).
+_CONCURRENT_READS = 8
+
 
 @dataclass(frozen=True)
 class Version:
@@ -61,7 +64,7 @@ class DocumentReader:
         # `get` repeats a single read; the transport would make the items that are queued behind it wait.
         self._client_for_one = self._client.options(ignore_status=404, max_retries=0)
         self._timeout = timeout
-        self._batcher: Batcher[tuple[str, str], Hit | None] = Batcher(self._send)
+        self._batcher: Batcher[tuple[str, str], Hit | None] = Batcher(self._send, concurrency=_CONCURRENT_READS)
 
     async def get(self, index: str, document_id: str) -> Hit | None:
         """Returns `_source`, `_seq_no`, `_primary_term` and so on, or None when there is no such document."""

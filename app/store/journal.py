@@ -1,8 +1,8 @@
-"""The media objects that are still to be deleted (CONTRACT.md section 7, docs/decisions/0009-deletion.md)."""
+"""The journal of media objects that have yet to be deleted (CONTRACT.md section 7, docs/decisions/0009-deletion.md)."""
 
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,12 +16,12 @@ from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
 
-# How many entries are read or written at once.
+# The number of entries in one request.
 _BATCH = 500
 
-# The pause before another attempt doubles from the first to the longest, in seconds.
-_FIRST_PAUSE = 60
-_LONGEST_PAUSE = 6 * 3600
+# The wait before the next attempt doubles from one to the other, in seconds.
+_INITIAL_BACKOFF = 60
+_MAX_BACKOFF = 6 * 3600
 
 _CONFLICT = 409
 
@@ -29,8 +29,8 @@ _CONFLICT = 409
 class MediaDeletion(msgspec.Struct, frozen=True, rename="camel"):
     """A media object to be deleted after its recording.
 
-    `document`, `seq_no` and `primary_term` are the state of the recording that was to be deleted: where it still is as
-    it was then, its deletion never happened. `descriptor` is JSON text; times are milliseconds since 1970.
+    `document`, `seq_no` and `primary_term` name the state of the recording that was to be deleted. If the recording is
+    still in that state, it was not deleted. `descriptor` is JSON text; times are milliseconds since 1970.
     """
 
     resource: Resource
@@ -48,16 +48,16 @@ class MediaDeletion(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def entry_id(self) -> str:
-        """Trying again to delete the same state of a recording makes no second entry."""
+        """The `_id` of the entry: another attempt to delete the same state of a recording has the same one."""
         return f"{self.document}.{self.primary_term}.{self.seq_no}.{self.media_id}"
 
 
-# An action of a bulk request and, where it has one, its document.
+# The action of an operation in a bulk request, and its document if it has one.
 _Operation = tuple[dict[str, Any], dict[str, Any] | None]
 
 
 class DeletionJournal:
-    """What must be deleted is written here before the recording goes, and removed when it is gone.
+    """Media objects are entered here before their recording is deleted, and removed after they are deleted themselves.
 
     Every method raises StoreUnavailable when Elasticsearch is away or overloaded.
     """
@@ -65,31 +65,32 @@ class DeletionJournal:
     def __init__(self, client: AsyncElasticsearch, settings: Settings) -> None:
         self._client = client
         self._index = alias(settings, "media-deletions")
-        self._recordings = [alias(settings, "recordings"), alias(settings, "screen-recordings")]
         self._seconds = settings.elasticsearch_timeout
 
     async def add(self, deletions: Sequence[MediaDeletion]) -> None:
-        """On return all of them are stored."""
+        """Stores entries; on return all of them are stored."""
         await self._bulk([({"index": {"_id": entry.entry_id}}, msgspec.to_builtins(entry)) for entry in deletions])
 
     async def remove(self, deletions: Sequence[MediaDeletion]) -> None:
+        """Removes entries; entries that do not exist are skipped."""
         await self._bulk([({"delete": {"_id": entry.entry_id}}, None) for entry in deletions])
 
     async def claim(self, due: int | None = None) -> AsyncIterator[list[MediaDeletion]]:
-        """All entries, or those whose next attempt is due by an instant, oldest first, in batches, for an attempt now.
+        """Yields batches of entries to attempt now, oldest first; with `due` only entries due by that instant.
 
-        The attempt after it is put off, the longer the more there were: whoever dies over an entry, or fails, need do
-        nothing. What another has claimed at the same moment is left out.
+        Claiming an entry postpones its next attempt with exponential back-off, so a process that fails or dies needs
+        no cleanup. Entries that another process claims concurrently are skipped.
         """
         async for hits in self._hits(due):
             yield await self._claim(hits)
 
     async def entries(self) -> AsyncIterator[list[MediaDeletion]]:
-        """All entries, oldest first, in batches."""
+        """Yields all entries in batches, oldest first."""
         async for hits in self._hits():
             yield [msgspec.convert(hit["_source"], MediaDeletion) for hit in hits]
 
     async def count(self) -> int:
+        """Returns the number of entries."""
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
             response = await self._client.count(index=self._index)
@@ -118,42 +119,14 @@ class DeletionJournal:
             if len(hits) < _BATCH:
                 return
 
-    async def still_needed(self, media_identities: Collection[str]) -> set[str]:
-        """Those of these objects that a recording of any contact center still refers to."""
-        wanted = sorted(set(media_identities))
-        needed: set[str] = set()
-        async with store_errors(self._seconds):
-            await refresh(self._client, *self._recordings)
-            for start in range(0, len(wanted), _BATCH):
-                some = wanted[start : start + _BATCH]
-                response = await self._client.search(
-                    index=self._recordings,
-                    query={"terms": {"mediaIdentities": some}},
-                    aggs={
-                        "needed": {
-                            "terms": {
-                                "field": "mediaIdentities",
-                                "include": some,
-                                "size": len(some),
-                                # Of the few recordings that were found, not of all identities there are.
-                                "execution_hint": "map",
-                            }
-                        }
-                    },
-                    size=0,
-                    allow_partial_search_results=False,
-                )
-                needed |= {bucket["key"] for bucket in response.body["aggregations"]["needed"]["buckets"]}
-        return needed
-
     async def _claim(self, hits: Sequence[dict[str, Any]]) -> list[MediaDeletion]:
         claimed: list[MediaDeletion] = []
         operations: list[_Operation] = []
         for hit in hits:
             entry = msgspec.convert(hit["_source"], MediaDeletion)
-            pause = min(_FIRST_PAUSE * 2 ** min(entry.attempts, 30), _LONGEST_PAUSE)
+            wait = min(_INITIAL_BACKOFF * 2 ** min(entry.attempts, 30), _MAX_BACKOFF)
             entry = msgspec.structs.replace(
-                entry, next_attempt=now_milliseconds() + pause * 1000, attempts=entry.attempts + 1
+                entry, next_attempt=now_milliseconds() + wait * 1000, attempts=entry.attempts + 1
             )
             claimed.append(entry)
             version = {"if_seq_no": hit["_seq_no"], "if_primary_term": hit["_primary_term"]}
@@ -162,11 +135,11 @@ class DeletionJournal:
         return [entry for entry, status in zip(claimed, statuses, strict=True) if status != _CONFLICT]
 
     async def _bulk(self, operations: Sequence[_Operation]) -> list[int]:
-        """The status of each, which is success, 404 or 409; raises StoreUnavailable for anything else."""
+        """Returns the status of each operation: success, 404 or 409. Raises StoreUnavailable for any other."""
         statuses: list[int] = []
         for start in range(0, len(operations), _BATCH):
-            some = operations[start : start + _BATCH]
-            lines = [line for action, entry in some for line in (action, entry) if line is not None]
+            chunk = operations[start : start + _BATCH]
+            lines = [line for action, entry in chunk for line in (action, entry) if line is not None]
             async with store_errors(self._seconds):
                 response = await self._client.bulk(index=self._index, operations=lines, require_alias=True)
             items = [next(iter(item.values())) for item in response.body["items"]]
@@ -179,4 +152,5 @@ class DeletionJournal:
 
 
 def now_milliseconds() -> int:
+    """Returns the time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

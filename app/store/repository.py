@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import random
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -31,21 +31,21 @@ from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
 
-# How many recordings are read or written at once by what works on many.
+# The number of recordings, or keys, in one request of an operation on many.
 _BATCH = 500
 
 _OLDEST_FIRST = ({"startTime": "asc"}, {"id": "asc"}, {"contactCenter": "asc"})
 
-# What all updates together may make of one document: one that Elasticsearch still indexes in good time.
+# The limit of a document that grows by updates: Elasticsearch indexes one of this size well within a write's deadline.
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
-# A refresh is due every second; an operator may have made that longer.
+# Elasticsearch refreshes every second, unless an operator has made the interval longer.
 _WAIT_FOR_REFRESH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A recording as it was read; a write or a deletion happens only if nothing else has happened to it since."""
+    """A recording as it was read. A write or deletion of it succeeds only if it has not changed since."""
 
     document: str
     contact_center: str
@@ -56,7 +56,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Found:
-    """A page of recordings in their stored form, and whether others follow it."""
+    """A page of recordings in their stored form, and whether more follow it."""
 
     recordings: list[Recording]
     more: bool
@@ -68,6 +68,19 @@ class Matching:
 
     total: int
     protected: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `RecordingRepository.update` is to store."""
+
+    contact_center: str
+    recording: Recording
+    decision: Decision | None = None
+
+
+# The state that a change was applied to (None: it created the recording), and what was stored (None: nothing).
+Updated = tuple[Stored | None, Update | None]
 
 
 class RecordingRepository:
@@ -89,44 +102,42 @@ class RecordingRepository:
         self._writer = DocumentWriter(
             client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
         )
-        # A write that waits for a refresh keeps its connection meanwhile: half of them stay for everything else.
+        # A write that waits for a refresh keeps its connection, so half of the connections are left for other requests.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def check(self) -> None:
-        """Returns when a search would be answered: Elasticsearch is there, with the alias and all its shards."""
+        """Returns if a search works: Elasticsearch answers, the alias exists, and all its shards are active."""
         async with store_errors(self._search_seconds):
             await self._searching.search(
                 index=self._index, query={"match_none": {}}, size=0, allow_partial_search_results=False
             )
 
     async def get(self, scope: Scope, recording_id: str) -> Stored:
-        """The recording as of its last acknowledged write, searchable or not yet.
+        """Returns a recording as of its last acknowledged write, searchable or not yet.
 
-        Raises RecordingNotFound when there is none, or none that the scope admits: nothing else decides whether a
-        recording that is read by its id exists for the caller. The scope must name a contact center, without which
-        an id names no recording.
+        Raises RecordingNotFound when it does not exist, or the scope does not admit it. The scope must name a contact
+        center, without which an id names no recording.
         """
-        if scope.contact_center is None:
-            raise ValueError("a recording's id names it only within a contact center")
-        stored = await self.read(document_id(scope.contact_center, scope.region, recording_id))
-        if stored is None or not scope.admits(stored):
-            raise RecordingNotFound(recording_id)
-        return stored
+        return _admitted(scope, recording_id, await self.read(_document_id(scope, recording_id)))
 
-    async def read(self, document: str) -> Stored | None:
-        """The recording of a document id, as of its last acknowledged write, whoever may see it."""
+    async def read(self, _id: str) -> Stored | None:
+        """Returns the recording with a document id, as of its last acknowledged write, for any scope."""
         async with store_errors(self._seconds):
-            return await self._read(document)
+            hit = await self._reader.get(self._index, _id)
+        return _stored(hit) if hit else None
 
     async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> Found:
-        """Newest start time first, then id. Raises SearchTooLarge when it is too much for this Elasticsearch."""
+        """Returns a page of recordings, newest start time first, then by id.
+
+        Raises SearchTooLarge when the query has more clauses than Elasticsearch allows.
+        """
         response = await self._search(search_body(scope, criteria, page))
         hits, more = page.in_order(response["hits"]["hits"])
         return Found([from_source(hit["_source"]) for hit in hits], more)
 
     async def count(self, scope: Scope, criteria: Criteria) -> Matching:
-        """How many match; all whose write was acknowledged before are counted."""
+        """Counts the recordings that match, as of the last acknowledged write."""
         await self._refresh()
         response = await self._search(
             {
@@ -138,10 +149,10 @@ class RecordingRepository:
         )
         return Matching(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
 
-    async def oldest(self, scope: Scope, criteria: Criteria, size: int, after: Stored | None = None) -> list[Stored]:
-        """Up to `size` that match, oldest start time first, those that follow `after`; none at the end.
+    async def scan(self, scope: Scope, criteria: Criteria, *, size: int, after: Stored | None = None) -> list[Stored]:
+        """Returns the next `size` recordings that match and follow `after`, oldest start time first; [] at the end.
 
-        A walk holds nothing in Elasticsearch between its steps, so it may take days while others write.
+        Elasticsearch keeps no state between two calls, so a scan may take days while other processes write.
         """
         body: dict[str, Any] = {
             "query": query(scope, criteria),
@@ -156,7 +167,7 @@ class RecordingRepository:
         return [_stored(hit) for hit in (await self._search(body))["hits"]["hits"]]
 
     async def still_matching(self, scope: Scope, criteria: Criteria, recordings: Sequence[Stored]) -> list[Stored]:
-        """Those of a batch of recordings that still match, as of their last acknowledged write."""
+        """Returns those of a batch of recordings that still match, as of their last acknowledged write."""
         await self._refresh()
         matching = query(scope, criteria)
         ids = {"ids": {"values": [stored.document for stored in recordings]}}
@@ -166,66 +177,106 @@ class RecordingRepository:
         return [_stored(hit) for hit in response["hits"]["hits"]]
 
     async def save(self, contact_center: str, posted: Recording, *, wait_for_refresh: bool = False) -> bool:
-        """Creates the recording, or merges what was posted into it; True when it was created.
+        """Creates the recording, or merges what was posted into it; returns whether it was created.
 
-        A client may post for any region, so this takes no scope.
-        On return it is stored, and searchable too with `wait_for_refresh`. Raises RecordingTooLarge when the
-        updates together have made too much of it.
+        A client may post for any region, so this takes no scope. On return the recording is stored, and searchable too
+        with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed MAX_DOCUMENT_BYTES.
         """
-        document = document_id(contact_center, posted["region"], posted["id"])
-        conflicts = 0
-        backoff = Backoff(self._write_seconds)
+        _id = document_id(contact_center, posted["region"], posted["id"])
+
+        async def merged(stored: Stored | None) -> Update:
+            if stored is None:
+                return Update(contact_center, merge(None, posted))
+            return Update(contact_center, merge(stored.recording, posted), stored.decision)
+
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
-        async with store_errors(seconds), self._turn(document, wait_for_refresh=wait_for_refresh):
-            # Most are new. A write that may take a minute is not what finds out whether Elasticsearch answers at all.
-            stored = await self._read(document) if wait_for_refresh else None
-            while True:
-                merged = merge(stored.recording if stored else None, posted)
-                body = codec.encode(to_document(contact_center, merged, stored.decision if stored else None))
-                if len(body) > MAX_DOCUMENT_BYTES:
-                    raise RecordingTooLarge(posted["id"])
+        async with store_errors(seconds), self._turn(_id, wait_for_refresh=wait_for_refresh):
+            before, _ = await self.update_document(
+                _id,
+                merged,
+                # Most recordings are new. A write that may take a minute is not the one to find Elasticsearch away.
+                create_first=not wait_for_refresh,
+                blocked_timeout=self._write_seconds,
+                max_bytes=MAX_DOCUMENT_BYTES,
+                wait_for_refresh=wait_for_refresh,
+            )
+        return before is None
+
+    async def update(
+        self, scope: Scope, recording_id: str, change: Callable[[Stored], Awaitable[Update | None]]
+    ) -> Updated:
+        """Applies a change to a recording that the scope admits, as `update_document` does.
+
+        Raises RecordingNotFound, also when the recording is deleted before the change is stored.
+        """
+
+        async def apply(stored: Stored | None) -> Update | None:
+            return await change(_admitted(scope, recording_id, stored))
+
+        return await self.update_document(_document_id(scope, recording_id), apply)
+
+    async def update_document(
+        self,
+        _id: str,
+        change: Callable[[Stored | None], Awaitable[Update | None]],
+        *,
+        create_first: bool = False,
+        blocked_timeout: float = 0.0,
+        max_bytes: float = math.inf,
+        wait_for_refresh: bool = False,
+    ) -> Updated:
+        """Reads a recording by document id, applies a change, and stores the result if nothing else changed meanwhile.
+
+        `change` gets the stored recording, or None, and returns what to store, or None for nothing. It must not
+        write: after a conflict it is called again with the new state. With `create_first` its first call gets None
+        without a read. While the index is blocked for writes, attempts continue for `blocked_timeout` seconds.
+        Raises RecordingTooLarge for a document of more than `max_bytes` bytes.
+        """
+        conflicts = conflict_backoff()
+        blocked = Backoff(blocked_timeout)
+        unread = create_first
+        while True:
+            stored = None if unread else await self.read(_id)
+            update = await change(stored)
+            if update is None:
+                return stored, None
+            body = codec.encode(to_document(update.contact_center, update.recording, update.decision))
+            if len(body) > max_bytes:
+                raise RecordingTooLarge(update.recording["id"])
+            version = stored.version if stored else None
+            seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
+            async with store_errors(seconds):
                 try:
-                    await self._write(document, body, stored, wait_for_refresh=wait_for_refresh)
+                    await self._writer.put(self._index, _id, body, version, wait_for_refresh=wait_for_refresh)
                 except ConflictError:
-                    await pause_after_conflict(conflicts)  # not after the first one: it may only not be new
-                    conflicts += 1
+                    if not unread:  # a conflict without a read only means that the recording is not new
+                        await conflicts.wait()
                 except IndexBlocked as error:
-                    if not await backoff.wait():
+                    if not await blocked.wait():
                         raise StoreUnavailable from error
                 else:
-                    return stored is None
-                stored = await self._read(document)
+                    return stored, update
+            unread = False
 
-    def _turn(self, document: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
-        """Posts for one id take turns within a process, or each would mostly meet the others' conflicts.
+    def _turn(self, _id: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
+        """Returns the lock of a save.
 
-        Not those that wait for a refresh, which would wait for each other's.
+        Saves of one id run one after the other within a process, because concurrent ones mostly meet each other's
+        conflicts. Saves that wait for a refresh share a semaphore instead, or each would wait for the others' refresh.
         """
-        return self._waiting if wait_for_refresh else self._locks.setdefault(document, asyncio.Lock())
-
-    async def replace(self, stored: Stored, recording: Recording, decision: Decision | None) -> bool:
-        """Writes a recording back; False when something has happened to it since it was read."""
-        body = codec.encode(to_document(stored.contact_center, recording, decision))
-        async with store_errors(self._write_seconds):
-            try:
-                await self._write(stored.document, body, stored)
-            except ConflictError:
-                return False
-            except IndexBlocked as error:
-                raise StoreUnavailable from error
-        return True
+        return self._waiting if wait_for_refresh else self._locks.setdefault(_id, asyncio.Lock())
 
     async def delete(self, recordings: Sequence[Stored]) -> list[bool]:
-        """Deletes recordings; False for each to which something has happened since it was read."""
+        """Deletes recordings in the state in which they were read; returns False for each that has changed since."""
         operations = [{"delete": stored.version.target(stored.document)} for stored in recordings]
         async with store_errors(self._write_seconds):
             response = await self._client.bulk(operations=operations)
         return [_was_deleted(item["delete"]) for item in response.body["items"]]
 
     async def associated(self, stored: Stored) -> list[Stored]:
-        """Those of the same contact center, in any region, that share a media `callUUID` with a recording.
+        """Returns the recordings that share a contact center and a media `callUUID` with a recording, in any region.
 
-        All whose write was acknowledged before are among them, also those that the caller cannot see.
+        They are as of the last acknowledged write, and include recordings that the caller's scope does not admit.
         """
         await self._refresh()
         clauses = [
@@ -247,12 +298,42 @@ class RecordingRepository:
             body["search_after"] = hits[-1]["sort"]
 
     async def pending(self) -> list[str]:
-        """The document ids of some recordings whose screen recordings have not all followed a decision yet."""
+        """Returns document ids of recordings whose protection change some screen recordings have yet to follow."""
         body = {"query": {"term": {"protectionPending": True}}, "size": _BATCH, "_source": False}
         return [hit["_id"] for hit in (await self._search(body))["hits"]["hits"]]
 
+    async def references(self, object_keys: Collection[str]) -> set[str]:
+        """Returns which of these media objects a recording of any contact center or region refers to.
+
+        The result is as of the last acknowledged write. Keys are made by `app.store.documents.object_key`.
+        """
+        await self._refresh()
+        keys = sorted(object_keys)
+        referenced: set[str] = set()
+        for start in range(0, len(keys), _BATCH):
+            chunk = keys[start : start + _BATCH]
+            response = await self._search(
+                {
+                    "query": {"terms": {"mediaIdentities": chunk}},
+                    "aggs": {
+                        "referenced": {
+                            "terms": {
+                                "field": "mediaIdentities",
+                                "include": chunk,
+                                "size": len(chunk),
+                                # Collects the keys of the few matching recordings, not of the whole index.
+                                "execution_hint": "map",
+                            }
+                        }
+                    },
+                    "size": 0,
+                }
+            )
+            referenced |= {bucket["key"] for bucket in response["aggregations"]["referenced"]["buckets"]}
+        return referenced
+
     async def _refresh(self) -> None:
-        """Makes every write that was acknowledged searchable."""
+        """Makes every acknowledged write searchable."""
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
 
@@ -263,7 +344,7 @@ class RecordingRepository:
                 response = await self._searching.search(
                     index=self._index,
                     body=body,
-                    # An answer that some shards are missing from would be taken for the whole.
+                    # An answer without some of the shards would look like a complete one.
                     allow_partial_search_results=False,
                 )
             except BadRequestError as error:
@@ -273,21 +354,23 @@ class RecordingRepository:
         answer: dict[str, Any] = response.body
         return answer
 
-    async def _read(self, document: str) -> Stored | None:
-        hit = await self._reader.get(self._index, document)
-        return _stored(hit) if hit else None
 
-    async def _write(
-        self, document: str, body: bytes, stored: Stored | None, *, wait_for_refresh: bool = False
-    ) -> None:
-        """Creates a document, or replaces what was `stored`; raises ConflictError."""
-        version = stored.version if stored else None
-        await self._writer.put(self._index, document, body, version, wait_for_refresh=wait_for_refresh)
+def conflict_backoff() -> Backoff:
+    """Returns the waits after version conflicts, which let the other writers finish."""
+    return Backoff(initial=0.005, maximum=0.05)
 
 
-async def pause_after_conflict(conflicts: int) -> None:
-    """Lets the others finish; `conflicts` is how many there were in a row."""
-    await asyncio.sleep(random.uniform(0, 0.005 * min(conflicts, 10)))  # noqa: S311
+def _document_id(scope: Scope, recording_id: str) -> str:
+    if scope.contact_center is None:
+        raise ValueError("a recording's id names it only within a contact center")
+    return document_id(scope.contact_center, scope.region, recording_id)
+
+
+def _admitted(scope: Scope, recording_id: str, stored: Stored | None) -> Stored:
+    """Raises RecordingNotFound. Nothing else decides whether a recording that is read by id exists for the caller."""
+    if stored is None or not scope.admits(stored):
+        raise RecordingNotFound(recording_id)
+    return stored
 
 
 def _stored(hit: dict[str, Any]) -> Stored:
@@ -302,7 +385,7 @@ def _stored(hit: dict[str, Any]) -> Stored:
 
 
 def _was_deleted(item: dict[str, Any]) -> bool:
-    """Raises StoreUnavailable for anything but success and a conflict."""
+    """Returns False after a conflict. Raises StoreUnavailable for any other failure."""
     if item["status"] in {200, 404, 409}:
         return bool(item["status"] == 200)
     log.warning("Elasticsearch did not delete a recording: %s", item)

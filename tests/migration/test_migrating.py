@@ -24,7 +24,7 @@ from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
 from app.store.documents import document_id, to_document
-from app.store.repository import RecordingRepository
+from app.store.repository import RecordingRepository, Stored, Update
 from tests.migration.support import behind_alias, callers, make_v1_index, migration, run, small, start, v1_index
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import Service
@@ -368,17 +368,26 @@ async def test_version_read_before_the_swap_is_rejected_after_it(
     repository = RecordingRepository(elasticsearch, settings)
     scope = Scope(CONTACT_CENTER, REGION)
     before = await repository.get(scope, "recording")
-    status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
-    assert status == 0, out + err
-    after = await repository.get(scope, "recording")
-    # The copy has the same numbers, which would let a write pass that knows nothing of the new index.
-    assert (before.version.seq_no, before.version.primary_term) == (after.version.seq_no, after.version.primary_term)
+
+    async def migrate_before_writing(stored: Stored) -> Update:
+        assert stored == before
+        status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
+        assert status == 0, out + err
+        return Update(CONTACT_CENTER, {**stored.recording, "callerPhoneNumber": "+stale"})
+
+    async def new_number(stored: Stored) -> Update:
+        return Update(CONTACT_CENTER, {**stored.recording, "callerPhoneNumber": "+new"})
+
     with pytest.raises(StoreUnavailable):
-        await repository.replace(before, {**before.recording, "callerPhoneNumber": "+stale"}, None)
+        await repository.update(scope, "recording", migrate_before_writing)
+    after = await repository.get(scope, "recording")
+    # The copy has the same numbers, so only the name of the index tells that the version is another one.
+    assert (before.version.seq_no, before.version.primary_term) == (after.version.seq_no, after.version.primary_term)
+    assert before.version.index != after.version.index
     with pytest.raises(StoreUnavailable):
         await repository.delete([before])
     assert await repository.get(scope, "recording") == after
-    assert await repository.replace(after, {**after.recording, "callerPhoneNumber": "+new"}, None)
+    assert await repository.update(scope, "recording", new_number) == (after, await new_number(after))
 
 
 async def test_unread_point_in_time_is_kept_alive_until_closed(
