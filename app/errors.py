@@ -1,4 +1,4 @@
-"""Every error a client can meet: its HTTP status, its `statusCode` and its one sentence (CONTRACT.md section 1)."""
+"""Every error of the API: its HTTP status, its `statusCode` and its one sentence (docs/contract.md section 1)."""
 
 from collections.abc import Mapping
 

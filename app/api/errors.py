@@ -1,4 +1,4 @@
-"""Every exception → the envelope (CONTRACT.md section 1)."""
+"""Every exception → the envelope (docs/contract.md section 1)."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request

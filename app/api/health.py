@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics, without authentication (CONTRACT.md section 3)."""
+"""Liveness, readiness and metrics, without authentication (docs/contract.md section 3)."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""`/ops/contact-centers/{cc}/…`: for the component that makes recordings (CONTRACT.md sections 3, 4 and 7)."""
+"""`/ops/contact-centers/{cc}/…`: for the component that makes recordings (docs/contract.md sections 3, 4 and 7)."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ async def post(request: Request) -> Response:
 
 
 def _check_storages(posted: Recording, configured: StorageConfig) -> None:
-    """Refuses media outside the configured storage (CONTRACT.md section 6)."""
+    """Refuses media outside the configured storage (docs/contract.md section 6)."""
     for i, media in enumerate(posted["mediaFiles"]):
         descriptor = media["mediaDescriptor"]
         try:
@@ -71,7 +71,7 @@ def _check_storages(posted: Recording, configured: StorageConfig) -> None:
 
 
 def _with_media(request: Request) -> bool:
-    """Of `subresources` any value but `*` means no (seeds/recording-access.txt, "Delete a Call Recording")."""
+    """Returns whether `subresources` is `*`; anything else means no ("Recording Access", "Delete a Call Recording")."""
     parameters = query_parameters(request)
     for name, _ in parameters:
         if name != "subresources":

@@ -1,4 +1,4 @@
-"""`/recordings/{id}/play/{uuid}.{ext}`, screen recordings too: the bytes of a media file (CONTRACT.md section 6)."""
+"""`/recordings/{id}/play/{uuid}.{ext}`, screen recordings too: plays a media file (docs/contract.md section 6)."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""`/recordings` and `/screen-recordings`: search, read, protect (CONTRACT.md sections 3, 5 and 8)."""
+"""`/recordings` and `/screen-recordings`: search, read, protect (docs/contract.md sections 3, 5 and 8)."""
 
 from typing import NamedTuple
 

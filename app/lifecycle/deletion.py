@@ -1,4 +1,4 @@
-"""Deletion of recordings and of their media objects (CONTRACT.md section 7).
+"""Deletion of recordings and of their media objects (docs/contract.md section 7).
 
 Every media object is entered in the journal before its recording is deleted, so a process that dies leaves none behind.
 An object is deleted only when no recording refers to it any more. See docs/decisions/0009-deletion.md.

@@ -1,4 +1,4 @@
-"""Protection from deletion, of a recording and the screen recordings that belong to it (CONTRACT.md section 8).
+"""Protection from deletion, of a recording and the screen recordings that belong to it (docs/contract.md section 8).
 
 One write of the recording commits the change, together with the list of screen recordings that must follow it. The
 process that wrote it completes it; if that process dies, `repair` does. See docs/decisions/0010-protection.md.

@@ -29,7 +29,7 @@ _ATTEMPTS = 20
 _INITIAL_BACKOFF = 0.5
 _MAX_BACKOFF = 30.0
 
-_SUCCESS, _PROTECTED, _FAILED, _MEDIA_LEFT = 0, 3, 4, 7  # statusCode (CONTRACT.md section 1)
+_SUCCESS, _PROTECTED, _FAILED, _MEDIA_LEFT = 0, 3, 4, 7  # statusCode (docs/contract.md section 1)
 
 T = TypeVar("T")
 

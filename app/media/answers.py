@@ -1,4 +1,4 @@
-"""Which answer of a storage is accepted for a client's request (CONTRACT.md section 6)."""
+"""Which answer of a storage is accepted for a client's request (docs/contract.md section 6)."""
 
 import logging
 from collections.abc import Mapping

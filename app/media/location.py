@@ -1,4 +1,4 @@
-"""Where a media file is: only storage that the configuration names is ever contacted (CONTRACT.md section 6)."""
+"""Where a media file is: only storage that the configuration names is ever contacted (docs/contract.md section 6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

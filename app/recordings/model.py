@@ -1,6 +1,6 @@
 """What a recording is: the rules for what a client posts, and its stored form.
 
-A recording is a JSON object (docs/contract.md section 4 and the tables of seeds/recording-access.txt). In its stored
+A recording is a JSON object (docs/contract.md section 4 and the tables of "Recording Access"). In its stored
 form the dates of media files and events are in UTC, and each media file has its `mediaPath` beside its
 `mediaDescriptor`.
 """

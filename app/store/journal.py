@@ -1,4 +1,7 @@
-"""The journal of media objects that have yet to be deleted (CONTRACT.md section 7, docs/decisions/0009-deletion.md)."""
+"""The journal: media objects that are still to be deleted (docs/contract.md section 7).
+
+See docs/decisions/0009-deletion.md.
+"""
 
 import logging
 import time

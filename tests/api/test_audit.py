@@ -1,4 +1,4 @@
-"""Each operation leaves exactly one line in the audit log (README.md, "Audit log")."""
+"""Each operation leaves exactly one line in the audit log (docs/operations.md, "Read the audit log")."""
 
 import asyncio
 import logging

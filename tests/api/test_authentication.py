@@ -1,4 +1,4 @@
-"""Who may do what (CONTRACT.md section 2, and RFC 7617)."""
+"""Who may do what (docs/contract.md section 2, and RFC 7617)."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""An Elasticsearch that is away, stalls, rejects, or loses an answer (CONTRACT.md section 1, code 4)."""
+"""An Elasticsearch that is away, stalls, rejects, or loses an answer (docs/contract.md section 1, code 4)."""
 
 import asyncio
 import time

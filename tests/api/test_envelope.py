@@ -1,4 +1,4 @@
-"""The envelope of every answer (CONTRACT.md section 1)."""
+"""The envelope of every answer (docs/contract.md section 1)."""
 
 import asyncio
 import json

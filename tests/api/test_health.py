@@ -1,4 +1,4 @@
-"""Liveness, readiness, metrics, and stopping (CONTRACT.md section 3)."""
+"""Liveness, readiness, metrics, and stopping (docs/contract.md section 3)."""
 
 import asyncio
 import os

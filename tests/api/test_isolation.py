@@ -1,4 +1,4 @@
-"""Two contact centers and two regions that use the same ids never meet (CONTRACT.md sections 2 to 5).
+"""Two contact centers and two regions that use the same ids never meet (docs/contract.md sections 2 to 5).
 
 The identity of a recording is its contact center, its region and its id.
 """

@@ -1,4 +1,4 @@
-"""Pages and the links between them (CONTRACT.md section 5)."""
+"""Pages and the links between them (docs/contract.md section 5)."""
 
 import random
 from datetime import UTC, datetime, timedelta

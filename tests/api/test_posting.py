@@ -1,4 +1,4 @@
-"""Creating and updating recordings: what is accepted, refused, kept (CONTRACT.md sections 3 and 4)."""
+"""Creating and updating recordings: what is accepted, refused, kept (docs/contract.md sections 3 and 4)."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Protection from deletion (CONTRACT.md section 8 and seeds/recording-non-deletion.txt)."""
+"""Protection from deletion (docs/contract.md section 8 and "Recording Non-Deletion API")."""
 
 import itertools
 from typing import Any
@@ -60,7 +60,7 @@ def more_users() -> tuple[User, ...]:
 
 
 def expected(role: str, permissions: str, body: str, target: str) -> tuple[int, int]:
-    """HTTP status and code, in the order of CONTRACT.md section 8: role, (the body), permission, existence."""
+    """HTTP status and code, in the order of docs/contract.md section 8: role, (the body), permission, existence."""
     if role == "ops":
         return 403, 5
     operation = BODIES[body][1]

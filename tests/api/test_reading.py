@@ -1,4 +1,4 @@
-"""A recording as clients read it: media addresses, ids of every kind (CONTRACT.md sections 3 and 4)."""
+"""A recording as clients read it: media addresses, ids of every kind (docs/contract.md sections 3 and 4)."""
 
 import asyncio
 import re

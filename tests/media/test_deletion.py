@@ -1,4 +1,4 @@
-"""Deleting recordings and their media from real storages (CONTRACT.md section 7)."""
+"""Deleting recordings and their media from real storages (docs/contract.md section 7)."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Playing media files from real storages (CONTRACT.md section 6)."""
+"""Playing media files from real storages (docs/contract.md section 6)."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is not configured is refused at play, and sees no connection (CONTRACT.md section 6)."""
+"""What is not configured is refused at play, and sees no connection (docs/contract.md section 6)."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Only storage that the configuration names is ever contacted (CONTRACT.md section 6)."""
+"""Only storage that the configuration names is ever contacted (docs/contract.md section 6)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Query string → criteria → query DSL, without Elasticsearch (CONTRACT.md section 5)."""
+"""Query string → criteria → query DSL, without Elasticsearch (docs/contract.md section 5)."""
 
 from typing import Any
 
