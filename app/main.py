@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Info
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
@@ -26,6 +27,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """
     settings = settings or load_settings()
     metrics = CollectorRegistry()
+    Info("recall_build", "The version of Recall that runs.", registry=metrics).info({"version": version("recall")})
     audit = AuditLog(settings.audit_log)
 
     @asynccontextmanager

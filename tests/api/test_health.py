@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -44,6 +45,7 @@ async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_as
     counts = re.findall(r"^recall_request_seconds_count\{(.*)\} (.*)$", response.text, re.MULTILINE)
     assert ('endpoint="recordings",method="GET",status="200"', "1.0") in counts
     assert ('endpoint="recording",method="GET",status="404"', "1.0") in counts
+    assert f'recall_build_info{{version="{version("recall")}"}} 1.0' in response.text.splitlines()
     for secret in ("15550001", "secret-id", "PROPFIND", "nothing"):
         assert secret not in response.text
 

@@ -36,6 +36,7 @@ def test_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     venv.create(environment)
     run(*pip, "--python", environment, "install", wheel, cwd=tmp_path)
+    assert run(environment / "bin" / "recall", "--version", cwd=tmp_path) == f"recall {wheel.name.split('-')[1]}\n"
     python = environment / "bin" / "python"
     assert run(python, "-c", LOAD_EVERY_SCHEMA, cwd=tmp_path) == (
         "recordings strict\nscreen-recordings strict\nmedia-deletions strict\n"
