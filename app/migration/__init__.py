@@ -1,1 +1,1 @@
-"""From one generation of an index to the next, while everybody goes on working (docs/decisions/0013-migration.md)."""
+"""Migrations: copying an index into a new one and moving the alias, while the service keeps working."""

@@ -20,7 +20,8 @@ T = TypeVar("T")
 # A restart of a node takes a minute or two. An operator who has to repair it needs longer.
 _DEADLINE_SECONDS = 900.0
 _INITIAL_BACKOFF = 0.5
-_MAX_BACKOFF = 10.0
+# Below the duration of a lease, so that a heartbeat soon follows an outage.
+_MAX_BACKOFF = 6.0
 
 
 class NotReady(Exception):

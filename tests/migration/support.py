@@ -49,12 +49,11 @@ async def make_v1_index(
 ) -> str:
     index = v1_index(settings, contact_center)
     schema = codec.decode((ROOT / "es_mappings" / "v1" / "recordings.json").read_bytes())
+    elasticsearch = elasticsearch.options(request_timeout=60)
     await elasticsearch.indices.create(index=index, settings={"number_of_replicas": 0}, **schema)
     for batch in batched(documents, 2000):
         operations = [line for _id, document in batch for line in ({"index": {"_id": _id}}, document)]
-        response = await elasticsearch.options(request_timeout=60).bulk(
-            index=index, operations=operations, filter_path=["errors"]
-        )
+        response = await elasticsearch.bulk(index=index, operations=operations, filter_path=["errors"])
         assert not response["errors"]
     await elasticsearch.indices.refresh(index=index)
     return index
