@@ -83,7 +83,7 @@ def _with_media(request: Request) -> bool:
 
 def _render_failed(media: FailedMedia) -> dict[str, Any]:
     return {
-        "id": media.media_id,
+        "id": media.media_uuid,
         "mediaDescriptor": media.descriptor,
         "statusCode": 4,
         "statusMessage": media.message,

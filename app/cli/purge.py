@@ -28,7 +28,7 @@ from app.search.criteria import CRITERIA, ENDED_BEFORE, Condition, Criteria, par
 from app.services import open_services
 from app.settings import Settings
 from app.store.journal import now_milliseconds
-from app.store.repository import Matching
+from app.store.repository import MatchCounts
 
 # A batch is more work than a request of the service, and no client waits for it.
 _LEAST_TIMEOUT = 30.0
@@ -295,7 +295,7 @@ def _stopping(purge: Purge) -> Iterator[None]:
         restore()
 
 
-def _announce(parameters: dict[str, Any], matching: Matching) -> None:
+def _announce(parameters: dict[str, Any], matching: MatchCounts) -> None:
     """Prints what would be deleted."""
     what = parameters["resource"].replace("-", " ")
     where = f"contact center {parameters['contactCenter']}" if parameters["contactCenter"] else "all contact centers"

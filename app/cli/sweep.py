@@ -13,7 +13,7 @@ from app.audit import AuditLog
 from app.cli.failures import configured
 from app.cli.framework import Command
 from app.cli.options import ABOUT_SETTINGS
-from app.lifecycle.deletion import Swept
+from app.lifecycle.deletion import SweepResult
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.services import open_services
@@ -41,7 +41,7 @@ def command(dry_run: bool) -> None:
         sys.exit(1)
 
 
-async def _sweep(settings: Settings) -> Swept:
+async def _sweep(settings: Settings) -> SweepResult:
     # The audit log is for recordings; media objects alone have no lines in it.
     async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
         total = await DeletionJournal(services.client, settings).count()
@@ -67,7 +67,7 @@ def _line(entry: MediaDeletion) -> str:
             "contactCenter": entry.contact_center,
             "resource": entry.resource,
             "recordingId": entry.recording_id,
-            "mediaId": entry.media_id,
+            "mediaId": entry.media_uuid,
             "mediaDescriptor": codec.decode(entry.descriptor),
             "created": format_instant(entry.created),
             "attempts": entry.attempts,

@@ -19,7 +19,7 @@ from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_uuid
 from app.settings import StorageConfig
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
-from app.store.repository import RecordingRepository, Stored, Update, conflict_backoff
+from app.store.repository import RecordingRepository, StoredRecording, Update, conflict_backoff
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _CONCURRENT_OBJECTS = 8
 class FailedMedia:
     """A media object that could not be deleted. A sweep will try again."""
 
-    media_id: str
+    media_uuid: str
     descriptor: dict[str, Any]
     message: str
 
@@ -47,7 +47,7 @@ class Outcome:
 
 
 @dataclass
-class Swept:
+class SweepResult:
     """How many media objects a sweep deleted, kept because a recording refers to them, and failed to delete."""
 
     deleted: int = 0
@@ -92,30 +92,30 @@ class Deletion:
             await conflicts.wait()
 
     async def delete_stored(
-        self, resource: Resource, recordings: Sequence[Stored], *, with_media: bool
+        self, resource: Resource, recordings: Sequence[StoredRecording], *, with_media: bool
     ) -> list[Outcome]:
         """Deletes recordings in the state in which they were read; returns their outcomes in the same order."""
         outcomes: dict[str, Outcome] = {}
         deletable = []
         for stored in recordings:
             if is_protected(stored.recording):
-                outcomes[stored.document] = Outcome("protected")
-            elif stored.decision is not None and stored.decision.pending:
+                outcomes[stored.document_id] = Outcome("protected")
+            elif stored.protection is not None and stored.protection.pending:
                 # The list of screen recordings that must follow would be deleted with the recording.
                 await self._protection.complete(stored)
-                outcomes[stored.document] = Outcome("changed")
+                outcomes[stored.document_id] = Outcome("changed")
             else:
                 deletable.append(stored)
-        entries = {stored.document: _entries(resource, stored) if with_media else [] for stored in deletable}
+        entries = {stored.document_id: _entries(resource, stored) if with_media else [] for stored in deletable}
         await self._journal.add([entry for some in entries.values() for entry in some])
         unchanged = await self._repositories[resource].delete(deletable) if deletable else []
         gone = []
         for stored, deleted in zip(deletable, unchanged, strict=True):
             # A conflict may be with our own first attempt, whose answer was lost: then the recording is gone.
-            if deleted or await self._repositories[resource].read(stored.document) is None:
-                gone.append(stored.document)
+            if deleted or await self._repositories[resource].read(stored.document_id) is None:
+                gone.append(stored.document_id)
             else:
-                outcomes[stored.document] = Outcome("changed")
+                outcomes[stored.document_id] = Outcome("changed")
         await self._journal.remove(
             [entry for document, some in entries.items() if document in outcomes for entry in some]
         )
@@ -124,14 +124,14 @@ class Deletion:
             outcomes[document] = Outcome(
                 "deleted", tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
             )
-        return [outcomes[stored.document] for stored in recordings]
+        return [outcomes[stored.document_id] for stored in recordings]
 
-    async def sweep(self, *, only_due: bool, advance: Callable[[int], object] = lambda _: None) -> Swept:
+    async def sweep(self, *, only_due: bool, advance: Callable[[int], object] = lambda _: None) -> SweepResult:
         """Deletes the media objects that deletions left behind, with `only_due` only those whose next attempt is due.
 
         `advance` gets the number of objects of each batch that was tried.
         """
-        swept = Swept()
+        swept = SweepResult()
         async for batch in self._journal.claim(now_milliseconds() if only_due else None):
             orphans = [entry for entry in batch if not await self._revived(entry)]
             failed = await self._delete_objects(orphans, swept)
@@ -147,13 +147,13 @@ class Deletion:
         Rewriting the recording, unchanged, ensures that: the conditional deletion of a process that is only slow fails.
         """
 
-        async def rewrite(stored: Stored | None) -> Update | None:
+        async def rewrite(stored: StoredRecording | None) -> Update | None:
             version = (stored.version.seq_no, stored.version.primary_term) if stored else None
             if stored is None or version != (entry.seq_no, entry.primary_term):
                 return None
-            return Update(stored.contact_center, stored.recording, stored.decision)
+            return Update(stored.contact_center, stored.recording, stored.protection)
 
-        _, update = await self._repositories[entry.resource].update_document(entry.document, rewrite)
+        _, update = await self._repositories[entry.resource].update_document(entry.document_id, rewrite)
         return update is not None
 
     async def _references(self, object_keys: set[str]) -> set[str]:
@@ -164,17 +164,17 @@ class Deletion:
         return referenced
 
     async def _delete_objects(
-        self, entries: Sequence[MediaDeletion], swept: Swept | None = None
+        self, entries: Sequence[MediaDeletion], swept: SweepResult | None = None
     ) -> dict[str, FailedMedia]:
         """Deletes the objects that no recording refers to; returns those that stay in the journal, by entry id."""
         if not entries:
             return {}
         try:
-            needed = await self._references({entry.media_identity for entry in entries})
+            needed = await self._references({entry.media_object_key for entry in entries})
         except StoreUnavailable:
             # The recording is deleted already; a later sweep deletes the objects.
             return {entry.entry_id: _failed(entry) for entry in entries}
-        unneeded = [entry for entry in entries if entry.media_identity not in needed]
+        unneeded = [entry for entry in entries if entry.media_object_key not in needed]
         results = await asyncio.gather(*(self._delete_object(entry) for entry in unneeded))
         failed = {entry.entry_id: _failed(entry) for entry, done in zip(unneeded, results, strict=True) if not done}
         if swept is not None:
@@ -191,22 +191,24 @@ class Deletion:
             async with self._slots:
                 await self._storages.delete(resolve_location(codec.decode(entry.descriptor), self._configured))
         except (LocationNotAllowed, RecallError) as error:
-            log.warning("media object %s of recording %s is not deleted: %s", entry.media_id, entry.recording_id, error)
+            log.warning(
+                "media object %s of recording %s is not deleted: %s", entry.media_uuid, entry.recording_id, error
+            )
             return False
         return True
 
 
-def _entries(resource: Resource, stored: Stored) -> list[MediaDeletion]:
+def _entries(resource: Resource, stored: StoredRecording) -> list[MediaDeletion]:
     now = now_milliseconds()
     return [
         MediaDeletion(
             resource=resource,
             contact_center=stored.contact_center,
             recording_id=stored.recording["id"],
-            media_id=str(media_uuid(stored.recording["id"], media["mediaDescriptor"])),
+            media_uuid=str(media_uuid(stored.recording["id"], media["mediaDescriptor"])),
             descriptor=codec.encode(media["mediaDescriptor"]).decode(),
-            media_identity=media_object_key(media["mediaDescriptor"]),
-            document=stored.document,
+            media_object_key=media_object_key(media["mediaDescriptor"]),
+            document_id=stored.document_id,
             seq_no=stored.version.seq_no,
             primary_term=stored.version.primary_term,
             created=now,
@@ -223,4 +225,4 @@ def _failed(entry: MediaDeletion) -> FailedMedia:
         if descriptor["storage"] == "webDAV"
         else f"{descriptor['data']['bucket']}/{descriptor['path']}"
     )
-    return FailedMedia(entry.media_id, descriptor, f"Fail to send request deleting {where}")
+    return FailedMedia(entry.media_uuid, descriptor, f"Fail to send request deleting {where}")

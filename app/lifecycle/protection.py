@@ -13,9 +13,9 @@ import msgspec
 
 from app.auth.scope import Scope
 from app.recordings.model import Recording
-from app.store.documents import Decision
+from app.store.documents import ProtectionChange
 from app.store.journal import now_milliseconds
-from app.store.repository import RecordingRepository, Stored, Update
+from app.store.repository import RecordingRepository, StoredRecording, Update
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +39,22 @@ class Protection:
     async def change(self, scope: Scope, recording_id: str, *, protect: bool) -> None:
         """Protects a recording and its screen recordings, or ends their protection. Raises RecordingNotFound."""
 
-        async def decide(stored: Stored) -> Update | None:
+        async def decide(stored: StoredRecording) -> Update | None:
             screens = await self._screen_recordings.associated(stored)
-            unfinished = stored.decision.pending if stored.decision else ()
+            unfinished = stored.protection.pending if stored.protection else ()
             if not unfinished and all(is_protected(other.recording) == protect for other in [stored, *screens]):
                 return None
-            decision = await self._next_decision(stored, screens, unfinished)
-            return _marked(stored, decision, protect=protect)
+            change = await self._next_change(stored, screens, unfinished)
+            return _marked(stored, change, protect=protect)
 
         stored, update = await self._recordings.update(scope, recording_id, decide)
-        if stored is not None and update is not None and update.decision is not None:
-            await self._complete(stored.document, update.decision, protect=protect)
+        if stored is not None and update is not None and update.protection is not None:
+            await self._complete(stored.document_id, update.protection, protect=protect)
 
-    async def complete(self, stored: Stored) -> None:
+    async def complete(self, stored: StoredRecording) -> None:
         """Completes the protection change of a recording, if some screen recordings have yet to follow it."""
-        if stored.decision is not None and stored.decision.pending:
-            await self._complete(stored.document, stored.decision, protect=is_protected(stored.recording))
+        if stored.protection is not None and stored.protection.pending:
+            await self._complete(stored.document_id, stored.protection, protect=is_protected(stored.recording))
 
     async def repair(self, *, older_than_seconds: float = _ABANDONED_SECONDS) -> int:
         """Completes the changes that were left incomplete; returns their number."""
@@ -63,9 +63,9 @@ class Protection:
             stored = await self._recordings.read(document)
             if (
                 stored is not None
-                and stored.decision is not None
-                and stored.decision.pending
-                and stored.decision.at <= now_milliseconds() - older_than_seconds * 1000
+                and stored.protection is not None
+                and stored.protection.pending
+                and stored.protection.decided_at <= now_milliseconds() - older_than_seconds * 1000
             ):
                 await self.complete(stored)
                 repaired += 1
@@ -73,36 +73,40 @@ class Protection:
             log.warning("completed %d protection changes that were left incomplete", repaired)
         return repaired
 
-    async def _next_decision(self, stored: Stored, screens: Sequence[Stored], unfinished: Sequence[str]) -> Decision:
+    async def _next_change(
+        self, stored: StoredRecording, screens: Sequence[StoredRecording], unfinished: Sequence[str]
+    ) -> ProtectionChange:
         """Returns a change that is later than all that were read, even if the clock of another process is ahead."""
-        pending = dict.fromkeys(screen.document for screen in screens)
+        pending = dict.fromkeys(screen.document_id for screen in screens)
         left_over = [await self._screen_recordings.read(screen) for screen in unfinished if screen not in pending]
-        seen = [other.decision for other in [stored, *screens, *left_over] if other is not None]
-        latest = max((decision.at for decision in seen if decision is not None), default=0)
+        seen = [other.protection for other in [stored, *screens, *left_over] if other is not None]
+        latest = max((change.decided_at for change in seen if change is not None), default=0)
         pending |= dict.fromkeys(unfinished)
-        return Decision(at=max(now_milliseconds(), latest + 1), by=uuid4().hex, pending=tuple(pending))
+        return ProtectionChange(
+            decided_at=max(now_milliseconds(), latest + 1), change_id=uuid4().hex, pending=tuple(pending)
+        )
 
-    async def _complete(self, document: str, decision: Decision, *, protect: bool) -> None:
+    async def _complete(self, document: str, change: ProtectionChange, *, protect: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for screen in decision.pending:
-                tasks.create_task(self._follow(screen, decision, protect=protect))
+            for screen in change.pending:
+                tasks.create_task(self._follow(screen, change, protect=protect))
 
-        if not decision.pending:
+        if not change.pending:
             return
 
-        async def remove_pending(stored: Stored | None) -> Update | None:
+        async def remove_pending(stored: StoredRecording | None) -> Update | None:
             # A later change has taken over the list.
-            if stored is None or stored.decision is None or stored.decision.by != decision.by:
+            if stored is None or stored.protection is None or stored.protection.change_id != change.change_id:
                 return None
-            return Update(stored.contact_center, stored.recording, msgspec.structs.replace(decision, pending=()))
+            return Update(stored.contact_center, stored.recording, msgspec.structs.replace(change, pending=()))
 
         await self._recordings.update_document(document, remove_pending)
 
-    async def _follow(self, document: str, decision: Decision, *, protect: bool) -> None:
-        followed = msgspec.structs.replace(decision, pending=())
+    async def _follow(self, document: str, change: ProtectionChange, *, protect: bool) -> None:
+        followed = msgspec.structs.replace(change, pending=())
 
-        async def follow(stored: Stored | None) -> Update | None:
-            if stored is None or (stored.decision is not None and not stored.decision.is_before(decision)):
+        async def follow(stored: StoredRecording | None) -> Update | None:
+            if stored is None or (stored.protection is not None and not stored.protection.is_before(change)):
                 return None
             return _marked(stored, followed, protect=protect)
 
@@ -115,8 +119,8 @@ def is_protected(recording: Recording) -> bool:
     return bool(recording.get("nonDelete", False))
 
 
-def _marked(stored: Stored, decision: Decision, *, protect: bool) -> Update:
+def _marked(stored: StoredRecording, change: ProtectionChange, *, protect: bool) -> Update:
     recording = {key: value for key, value in stored.recording.items() if key != "nonDelete"}
     if protect:
         recording["nonDelete"] = True
-    return Update(stored.contact_center, recording, decision)
+    return Update(stored.contact_center, recording, change)

@@ -17,7 +17,7 @@ from app.lifecycle.deletion import Deletion
 from app.recordings.identity import Resource
 from app.retry import Backoff
 from app.search.criteria import Criteria
-from app.store.repository import Matching, RecordingRepository, Stored, conflict_backoff
+from app.store.repository import MatchCounts, RecordingRepository, StoredRecording, conflict_backoff
 
 # How many recordings are read, and deleted concurrently. With media fewer, because each may take a storage some time.
 _BATCH = 500
@@ -86,7 +86,7 @@ class Purge:
     def is_stopped(self) -> bool:
         return self._stop.is_set()
 
-    async def count(self) -> Matching:
+    async def count(self) -> MatchCounts:
         """Counts what matches now. Raises StoreUnavailable or InternalError, as `run` does."""
         return await self._patiently(partial(self._repository.count, self._task.scope, self._task.criteria))
 
@@ -96,7 +96,7 @@ class Purge:
         Raises StoreUnavailable when Elasticsearch does not answer for longer than the task's patience, InternalError
         when it cannot do what it should.
         """
-        after: Stored | None = None
+        after: StoredRecording | None = None
         while not self._stop.is_set():
             begun = time.monotonic()
             batch = await self._patiently(
@@ -110,7 +110,7 @@ class Purge:
             if self._task.rate:
                 await self._pause(begun + len(batch) / self._task.rate - time.monotonic())
 
-    async def _delete(self, batch: Sequence[Stored]) -> None:
+    async def _delete(self, batch: Sequence[StoredRecording]) -> None:
         """Deletes each recording in the state that matched. One that has changed since is matched again."""
         task = self._task
         try:
@@ -144,7 +144,7 @@ class Purge:
                 self.counts.failed += 1
                 self._write(stored, "failed", _FAILED)
 
-    def _write(self, stored: Stored, outcome: AuditOutcome, code: int) -> None:
+    def _write(self, stored: StoredRecording, outcome: AuditOutcome, code: int) -> None:
         self._audit.write(
             Entry(
                 user="purge",

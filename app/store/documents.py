@@ -12,19 +12,19 @@ from app.search.fields import indexed
 Document = dict[str, Any]
 
 
-class Decision(msgspec.Struct, frozen=True, array_like=True):
-    """The latest decision about protection from deletion that a recording has followed.
+class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
+    """The latest change of a recording's protection, made for it or followed by it.
 
-    `at` (milliseconds) and then `by` order all decisions. Of two concurrent decisions the later one stands.
-    `pending` are the document ids of the screen recordings that have not followed this one yet.
+    `decided_at` (milliseconds since 1970) and then `change_id` order all changes. Of two concurrent changes the later
+    one stands. `pending` are the document ids of the screen recordings that have not followed this one yet.
     """
 
-    at: int
-    by: str
+    decided_at: int
+    change_id: str
     pending: tuple[str, ...] = ()
 
-    def is_before(self, other: "Decision") -> bool:
-        return (self.at, self.by) < (other.at, other.by)
+    def is_before(self, other: "ProtectionChange") -> bool:
+        return (self.decided_at, self.change_id) < (other.decided_at, other.change_id)
 
 
 SCHEMA_VERSION = 2
@@ -35,23 +35,23 @@ def document_id(contact_center: str, region: str, recording_id: str) -> str:
     return digest(contact_center, region, recording_id)
 
 
-def to_document(contact_center: str, recording: Recording, decision: Decision | None = None) -> Document:
+def to_document(contact_center: str, recording: Recording, protection: ProtectionChange | None = None) -> Document:
     """Returns the document of a recording in its stored form (`app.recordings.model`)."""
     document = {
-        **to_source(contact_center, recording, decision),
+        **to_source(contact_center, recording, protection),
         "schemaVersion": SCHEMA_VERSION,
         **indexed(recording),
     }
-    if decision is not None:
-        document["protectionPending"] = bool(decision.pending)
+    if protection is not None:
+        document["protectionPending"] = bool(protection.pending)
     return document
 
 
-def to_source(contact_center: str, recording: Recording, decision: Decision | None = None) -> Document:
+def to_source(contact_center: str, recording: Recording, protection: ProtectionChange | None = None) -> Document:
     """Returns the part of the document that `_source` keeps. Everything else is derived from it."""
     source = {"recording": codec.encode(recording).decode(), "contactCenter": contact_center}
-    if decision is not None:
-        source["protection"] = msgspec.json.encode(decision).decode()
+    if protection is not None:
+        source["protection"] = msgspec.json.encode(protection).decode()
     return source
 
 
@@ -61,7 +61,7 @@ def from_source(source: Document) -> Recording:
     return recording
 
 
-def decision_of(source: Document) -> Decision | None:
-    """Returns the decision about protection in a document's `_source`, None if there is none."""
+def protection_of(source: Document) -> ProtectionChange | None:
+    """Returns the protection change in a document's `_source`, None if there is none."""
     text = source.get("protection")
-    return msgspec.json.decode(text, type=Decision) if text else None
+    return msgspec.json.decode(text, type=ProtectionChange) if text else None

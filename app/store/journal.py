@@ -32,17 +32,17 @@ _CONFLICT = 409
 class MediaDeletion(msgspec.Struct, frozen=True, rename="camel"):
     """A media object to be deleted after its recording.
 
-    `document`, `seq_no` and `primary_term` name the state of the recording that was to be deleted. If the recording is
-    still in that state, it was not deleted. `descriptor` is JSON text; times are milliseconds since 1970.
+    `document_id`, `seq_no` and `primary_term` name the state of the recording that was to be deleted. If the recording
+    is still in that state, it was not deleted. `descriptor` is JSON text; times are milliseconds since 1970.
     """
 
     resource: Resource
     contact_center: str
     recording_id: str
-    media_id: str
+    media_uuid: str = msgspec.field(name="mediaId")
     descriptor: str
-    media_identity: str
-    document: str
+    media_object_key: str = msgspec.field(name="mediaIdentity")
+    document_id: str = msgspec.field(name="document")
     seq_no: int
     primary_term: int
     created: int
@@ -52,7 +52,7 @@ class MediaDeletion(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def entry_id(self) -> str:
         """The `_id` of the entry: another attempt to delete the same state of a recording has the same one."""
-        return f"{self.document}.{self.primary_term}.{self.seq_no}.{self.media_id}"
+        return f"{self.document_id}.{self.primary_term}.{self.seq_no}.{self.media_uuid}"
 
 
 # The action of an operation in a bulk request, and its document if it has one.

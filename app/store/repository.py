@@ -26,7 +26,7 @@ from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.client import store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
-from app.store.documents import Decision, decision_of, document_id, from_source, to_document
+from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
 from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
@@ -44,18 +44,18 @@ _WAIT_FOR_REFRESH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredRecording:
     """A recording as it was read. A write or deletion of it succeeds only if it has not changed since."""
 
-    document: str
+    document_id: str
     contact_center: str
     recording: Recording
-    decision: Decision | None
+    protection: ProtectionChange | None
     version: Version
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A page of recordings in their stored form, and whether more follow it."""
 
     recordings: list[Recording]
@@ -63,7 +63,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Matching:
+class MatchCounts:
     """How many recordings match, and how many of them are protected from deletion."""
 
     total: int
@@ -76,11 +76,11 @@ class Update:
 
     contact_center: str
     recording: Recording
-    decision: Decision | None = None
+    protection: ProtectionChange | None = None
 
 
 # The state that a change was applied to (None: it created the recording), and what was stored (None: nothing).
-Updated = tuple[Stored | None, Update | None]
+Updated = tuple[StoredRecording | None, Update | None]
 
 
 class RecordingRepository:
@@ -113,7 +113,7 @@ class RecordingRepository:
                 index=self._index, query={"match_none": {}}, size=0, allow_partial_search_results=False
             )
 
-    async def get(self, scope: Scope, recording_id: str) -> Stored:
+    async def get(self, scope: Scope, recording_id: str) -> StoredRecording:
         """Returns a recording as of its last acknowledged write, searchable or not yet.
 
         Raises RecordingNotFound when it does not exist, or the scope does not admit it. The scope must name a contact
@@ -121,22 +121,22 @@ class RecordingRepository:
         """
         return _admitted(scope, recording_id, await self.read(_document_id(scope, recording_id)))
 
-    async def read(self, _id: str) -> Stored | None:
+    async def read(self, _id: str) -> StoredRecording | None:
         """Returns the recording with a document id, as of its last acknowledged write, for any scope."""
         async with store_errors(self._seconds):
             hit = await self._reader.get(self._index, _id)
         return _stored(hit) if hit else None
 
-    async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> Found:
+    async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> SearchResult:
         """Returns a page of recordings, newest start time first, then by id.
 
         Raises SearchTooLarge when the query has more clauses than Elasticsearch allows.
         """
         response = await self._search(search_body(scope, criteria, page))
         hits, more = page.in_order(response["hits"]["hits"])
-        return Found([from_source(hit["_source"]) for hit in hits], more)
+        return SearchResult([from_source(hit["_source"]) for hit in hits], more)
 
-    async def count(self, scope: Scope, criteria: Criteria) -> Matching:
+    async def count(self, scope: Scope, criteria: Criteria) -> MatchCounts:
         """Counts the recordings that match, as of the last acknowledged write."""
         await self._refresh()
         response = await self._search(
@@ -147,9 +147,11 @@ class RecordingRepository:
                 "track_total_hits": True,
             }
         )
-        return Matching(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
+        return MatchCounts(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
 
-    async def scan(self, scope: Scope, criteria: Criteria, *, size: int, after: Stored | None = None) -> list[Stored]:
+    async def scan(
+        self, scope: Scope, criteria: Criteria, *, size: int, after: StoredRecording | None = None
+    ) -> list[StoredRecording]:
         """Returns the next `size` recordings that match and follow `after`, oldest start time first; [] at the end.
 
         Elasticsearch keeps no state between two calls, so a scan may take days while other processes write.
@@ -166,11 +168,13 @@ class RecordingRepository:
             body["search_after"] = [start_time, after.recording["id"], after.contact_center]
         return [_stored(hit) for hit in (await self._search(body))["hits"]["hits"]]
 
-    async def still_matching(self, scope: Scope, criteria: Criteria, recordings: Sequence[Stored]) -> list[Stored]:
+    async def still_matching(
+        self, scope: Scope, criteria: Criteria, recordings: Sequence[StoredRecording]
+    ) -> list[StoredRecording]:
         """Returns those of a batch of recordings that still match, as of their last acknowledged write."""
         await self._refresh()
         matching = query(scope, criteria)
-        ids = {"ids": {"values": [stored.document for stored in recordings]}}
+        ids = {"ids": {"values": [stored.document_id for stored in recordings]}}
         response = await self._search(
             {"query": {"bool": {"filter": [matching, ids]}}, "size": len(recordings), "seq_no_primary_term": True}
         )
@@ -184,10 +188,10 @@ class RecordingRepository:
         """
         _id = document_id(contact_center, posted["region"], posted["id"])
 
-        async def merged(stored: Stored | None) -> Update:
+        async def merged(stored: StoredRecording | None) -> Update:
             if stored is None:
                 return Update(contact_center, merge(None, posted))
-            return Update(contact_center, merge(stored.recording, posted), stored.decision)
+            return Update(contact_center, merge(stored.recording, posted), stored.protection)
 
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(_id, wait_for_refresh=wait_for_refresh):
@@ -203,14 +207,14 @@ class RecordingRepository:
         return before is None
 
     async def update(
-        self, scope: Scope, recording_id: str, change: Callable[[Stored], Awaitable[Update | None]]
+        self, scope: Scope, recording_id: str, change: Callable[[StoredRecording], Awaitable[Update | None]]
     ) -> Updated:
         """Applies a change to a recording that the scope admits, as `update_document` does.
 
         Raises RecordingNotFound, also when the recording is deleted before the change is stored.
         """
 
-        async def apply(stored: Stored | None) -> Update | None:
+        async def apply(stored: StoredRecording | None) -> Update | None:
             return await change(_admitted(scope, recording_id, stored))
 
         return await self.update_document(_document_id(scope, recording_id), apply)
@@ -218,7 +222,7 @@ class RecordingRepository:
     async def update_document(
         self,
         _id: str,
-        change: Callable[[Stored | None], Awaitable[Update | None]],
+        change: Callable[[StoredRecording | None], Awaitable[Update | None]],
         *,
         create_first: bool = False,
         blocked_timeout: float = 0.0,
@@ -240,7 +244,7 @@ class RecordingRepository:
             update = await change(stored)
             if update is None:
                 return stored, None
-            body = codec.encode(to_document(update.contact_center, update.recording, update.decision))
+            body = codec.encode(to_document(update.contact_center, update.recording, update.protection))
             if len(body) > max_bytes:
                 raise RecordingTooLarge(update.recording["id"])
             version = stored.version if stored else None
@@ -266,14 +270,14 @@ class RecordingRepository:
         """
         return self._waiting if wait_for_refresh else self._locks.setdefault(_id, asyncio.Lock())
 
-    async def delete(self, recordings: Sequence[Stored]) -> list[bool]:
+    async def delete(self, recordings: Sequence[StoredRecording]) -> list[bool]:
         """Deletes recordings in the state in which they were read; returns False for each that has changed since."""
-        operations = [{"delete": stored.version.target(stored.document)} for stored in recordings]
+        operations = [{"delete": stored.version.target(stored.document_id)} for stored in recordings]
         async with store_errors(self._write_seconds):
             response = await self._client.bulk(operations=operations)
         return [_was_deleted(item["delete"]) for item in response.body["items"]]
 
-    async def associated(self, stored: Stored) -> list[Stored]:
+    async def associated(self, stored: StoredRecording) -> list[StoredRecording]:
         """Returns the recordings that share a contact center and a media `callUUID` with a recording, in any region.
 
         They are as of the last acknowledged write, and include recordings that the caller's scope does not admit.
@@ -289,7 +293,7 @@ class RecordingRepository:
             "seq_no_primary_term": True,
             "size": _BATCH,
         }
-        found: list[Stored] = []
+        found: list[StoredRecording] = []
         while True:
             hits = (await self._search(body))["hits"]["hits"]
             found += map(_stored, hits)
@@ -305,7 +309,7 @@ class RecordingRepository:
     async def references(self, object_keys: Collection[str]) -> set[str]:
         """Returns which of these media objects a recording of any contact center or region refers to.
 
-        The result is as of the last acknowledged write. Keys are made by `app.store.documents.object_key`.
+        The result is as of the last acknowledged write. Keys are made by `app.recordings.identity.media_object_key`.
         """
         await self._refresh()
         keys = sorted(object_keys)
@@ -366,20 +370,20 @@ def _document_id(scope: Scope, recording_id: str) -> str:
     return document_id(scope.contact_center, scope.region, recording_id)
 
 
-def _admitted(scope: Scope, recording_id: str, stored: Stored | None) -> Stored:
+def _admitted(scope: Scope, recording_id: str, stored: StoredRecording | None) -> StoredRecording:
     """Raises RecordingNotFound. Nothing else decides whether a recording that is read by id exists for the caller."""
     if stored is None or not scope.admits(stored):
         raise RecordingNotFound(recording_id)
     return stored
 
 
-def _stored(hit: dict[str, Any]) -> Stored:
+def _stored(hit: dict[str, Any]) -> StoredRecording:
     source = hit["_source"]
-    return Stored(
-        document=hit["_id"],
+    return StoredRecording(
+        document_id=hit["_id"],
         contact_center=source["contactCenter"],
         recording=from_source(source),
-        decision=decision_of(source),
+        protection=protection_of(source),
         version=version_of(hit),
     )
 

@@ -25,7 +25,7 @@ from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
 from app.store.documents import document_id, to_document
-from app.store.repository import RecordingRepository, Stored, Update
+from app.store.repository import RecordingRepository, StoredRecording, Update
 from tests.migration.support import behind_alias, callers, make_v1_index, migration, run, small, start, v1_index
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import Service
@@ -382,13 +382,13 @@ async def test_version_read_before_the_swap_is_rejected_after_it(
     scope = Scope(CONTACT_CENTER, REGION)
     before = await repository.get(scope, "recording")
 
-    async def migrate_before_writing(stored: Stored) -> Update:
+    async def migrate_before_writing(stored: StoredRecording) -> Update:
         assert stored == before
         status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
         assert status == 0, out + err
         return Update(CONTACT_CENTER, {**stored.recording, "callerPhoneNumber": "+stale"})
 
-    async def new_number(stored: Stored) -> Update:
+    async def new_number(stored: StoredRecording) -> Update:
         return Update(CONTACT_CENTER, {**stored.recording, "callerPhoneNumber": "+new"})
 
     with pytest.raises(StoreUnavailable):

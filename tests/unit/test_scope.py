@@ -5,12 +5,12 @@ import pytest
 from app.auth.scope import Scope
 from app.errors import RecordingNotFound
 from app.search.query import query
-from app.store.repository import RecordingRepository, Stored
+from app.store.repository import RecordingRepository, StoredRecording
 from tests.support.recordings import a_recording
 
 
-def stored(contact_center: str = "cc", region: str = "eu") -> Stored:
-    return Stored("document", contact_center, a_recording(region=region), None, version=None)  # type: ignore[arg-type]
+def stored(contact_center: str = "cc", region: str = "eu") -> StoredRecording:
+    return StoredRecording("document", contact_center, a_recording(region=region), None, version=None)  # type: ignore[arg-type]
 
 
 def test_a_scope_admits_its_contact_center_and_region_alone() -> None:
@@ -33,10 +33,10 @@ def test_a_scope_without_contact_center_searches_every_contact_center_of_its_reg
 class _Repository(RecordingRepository):
     """Reads one recording, whatever is asked for."""
 
-    def __init__(self, found: Stored | None) -> None:
+    def __init__(self, found: StoredRecording | None) -> None:
         self._found = found
 
-    async def read(self, document: str) -> Stored | None:
+    async def read(self, document: str) -> StoredRecording | None:
         return self._found
 
 

@@ -20,7 +20,7 @@ from app.migration.sources import (
 )
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.store.documents import Decision, decision_of, document_id, from_source, to_document
+from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
 from app.store.indices import load_schema
 from app.workers import processes
 from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
@@ -83,9 +83,9 @@ def test_v1_sample_has_about_one_percent_of_rejects_and_loses_nothing_else() -> 
 
 
 def test_digest_covers_exactly_the_fields_kept_in_source() -> None:
-    decision = Decision(1, "somebody", ("another",))
+    protection = ProtectionChange(1, "somebody", ("another",))
     posted = a_recording()
-    document = to_document(CONTACT_CENTER, merge(None, parse_recording(posted)), decision)
+    document = to_document(CONTACT_CENTER, merge(None, parse_recording(posted)), protection)
     v2 = hit({name: document[name] for name in ("recording", "protection")}, contactCenter=CONTACT_CENTER)
     for source, old in ((V1, hit(posted)), (V2Recordings("old"), v2)):
         _id, document = source.transform(old)
@@ -114,13 +114,13 @@ def test_page_is_transformed_identically_in_another_process() -> None:
 
 
 def test_v2_document_is_recomputed_and_stays_protected() -> None:
-    decision = Decision(1, "somebody", ("another",))
+    protection = ProtectionChange(1, "somebody", ("another",))
     recording = merge(None, parse_recording(a_recording())) | {"nonDelete": True}
-    document = to_document(CONTACT_CENTER, recording, decision)
+    document = to_document(CONTACT_CENTER, recording, protection)
     stored = {name: document[name] for name in ("recording", "protection")}
     _id, again = V2Recordings("old").transform(hit(stored, "an id", contactCenter=CONTACT_CENTER))
     assert (_id, again) == ("an id", document)
-    assert decision_of(again) == decision
+    assert protection_of(again) == protection
 
 
 @pytest.mark.parametrize("source", [{}, {"recording": "{"}, {"recording": "{}"}, {"recording": 1}])
