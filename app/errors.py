@@ -187,7 +187,7 @@ class ResourceNotFound(RecallError):
         super().__init__("Requested resource cannot be found.")
 
 
-class StoreUnavailable(RecallError):
+class ElasticsearchUnavailable(RecallError):
     """Elasticsearch is away, overloaded, or too slow: 503, code 4. Asking again is safe."""
 
     http_status, code = 503, 4

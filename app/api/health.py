@@ -16,7 +16,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Elasticsearch answers and the aliases exist; raises StoreUnavailable otherwise."""
+    """Elasticsearch answers and the aliases exist; raises ElasticsearchUnavailable otherwise."""
     await asyncio.gather(*(repository.check() for repository in services(request).repositories.values()))
     return envelope({})
 

@@ -16,6 +16,7 @@ from app.embedded.sample_v1 import v1_document
 from app.progress import progress
 from app.recordings.merge import merge
 from app.recordings.model import Recording, parse_recording
+from app.retry import TRANSIENT_STATUSES, Backoff
 from app.settings import Settings
 from app.store.client import connect
 from app.store.documents import document_id, to_document
@@ -25,10 +26,8 @@ from app.store.indices import alias, create_indices
 _CONCURRENT_REQUESTS = 3
 _REQUEST_SECONDS = 60.0
 _ATTEMPTS = 7
-_INITIAL_BACKOFF = 0.5
-
-
-_OVERLOADED = frozenset({429, 502, 503, 504})
+_INITIAL_BACKOFF = 1.0
+_MAX_BACKOFF = 32.0
 
 
 class LoadError(Exception):
@@ -116,13 +115,13 @@ class Loader:
 
     async def _store(self, operations: list[bytes]) -> None:
         """Repeats operations that Elasticsearch was too busy for, a limited number of times."""
-        pause = _INITIAL_BACKOFF
+        backoff = Backoff(initial=_INITIAL_BACKOFF, maximum=_MAX_BACKOFF)
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 items = await self._bulk(operations)
             except (TransportError, ApiError) as error:
                 # The operations are idempotent: each creates its document or does nothing.
-                overloaded = isinstance(error, TransportError) or error.status_code in _OVERLOADED
+                overloaded = isinstance(error, TransportError) or error.status_code in TRANSIENT_STATUSES
                 if not (overloaded and attempts_left):
                     raise
             else:
@@ -132,8 +131,7 @@ class Loader:
                 operations = [operations[i] for i in busy]
             if not operations:
                 return
-            await asyncio.sleep(pause)
-            pause *= 2
+            await backoff.wait()
 
     async def _bulk(self, operations: Any) -> list[dict[str, Any]]:
         response = await self._client.bulk(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from app import codec
 from app.auth.scope import Scope
-from app.errors import RecallError, RecordingProtected, StoreUnavailable
+from app.errors import ElasticsearchUnavailable, RecallError, RecordingProtected
 from app.lifecycle.protection import Protection, is_protected
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
@@ -56,7 +56,10 @@ class SweepResult:
 
 
 class Deletion:
-    """Deletes recordings and media. Every method raises StoreUnavailable when Elasticsearch is away or overloaded."""
+    """Deletes recordings and media objects.
+
+    Every method raises ElasticsearchUnavailable when Elasticsearch is away or overloaded.
+    """
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class Deletion:
             return {}
         try:
             needed = await self._references({entry.media_object_key for entry in entries})
-        except StoreUnavailable:
+        except ElasticsearchUnavailable:
             # The recording is deleted already; a later sweep deletes the objects.
             return {entry.entry_id: _failed(entry) for entry in entries}
         unneeded = [entry for entry in entries if entry.media_object_key not in needed]
@@ -182,7 +185,7 @@ class Deletion:
             swept.needed += len(entries) - len(unneeded)
         try:
             await self._journal.remove([entry for entry in entries if entry.entry_id not in failed])
-        except StoreUnavailable:
+        except ElasticsearchUnavailable:
             log.warning("the journal of deletions still names media objects that are gone; a sweep will see that")
         return failed
 

@@ -28,7 +28,7 @@ _ABANDONED_SECONDS = 10.0
 class Protection:
     """Changes the protection of recordings, and completes every change.
 
-    Every method raises StoreUnavailable when Elasticsearch is away or overloaded.
+    Every method raises ElasticsearchUnavailable when Elasticsearch is away or overloaded.
     """
 
     def __init__(self, recordings: RecordingRepository, screen_recordings: RecordingRepository) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
-from app.errors import StoreUnavailable
+from app.errors import ElasticsearchUnavailable
 from app.lifecycle.deletion import Deletion
 from app.recordings.identity import Resource
 from app.retry import Backoff
@@ -87,14 +87,14 @@ class Purge:
         return self._stop.is_set()
 
     async def count(self) -> MatchCounts:
-        """Counts what matches now. Raises StoreUnavailable or InternalError, as `run` does."""
+        """Counts what matches now. Raises ElasticsearchUnavailable or InternalError, as `run` does."""
         return await self._patiently(partial(self._repository.count, self._task.scope, self._task.criteria))
 
     async def run(self, advance: Callable[[int], object]) -> None:
         """Deletes; `advance` gets the number of recordings of each batch that is done.
 
-        Raises StoreUnavailable when Elasticsearch does not answer for longer than the task's patience, InternalError
-        when it cannot do what it should.
+        Raises ElasticsearchUnavailable when Elasticsearch does not answer for longer than the task's patience,
+        InternalError when it cannot do what it should.
         """
         after: StoredRecording | None = None
         while not self._stop.is_set():
@@ -164,7 +164,7 @@ class Purge:
         while True:
             try:
                 return await work()
-            except StoreUnavailable:
+            except ElasticsearchUnavailable:
                 wait = backoff.next_wait()
                 if self._stop.is_set() or wait is None:
                     raise

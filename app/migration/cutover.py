@@ -52,7 +52,7 @@ async def acquire_and_recover(
 ) -> AsyncIterator[MigrationLease]:
     """Holds the lease of a resource within the context, after recovery from a run that was killed.
 
-    Raises MigrationError if another run holds or takes over the lease, and StoreUnavailable.
+    Raises MigrationError if another run holds or takes over the lease, and ElasticsearchUnavailable.
     """
     client = client.options(request_timeout=REQUEST_SECONDS)
     lease = migration_lease(client, settings, resource)
@@ -68,7 +68,7 @@ async def acquire_and_recover(
 async def recover_abandoned_migrations(client: AsyncElasticsearch, settings: Settings) -> None:
     """Recovers from migrations that were killed while writes were blocked. Every process may call it at any time.
 
-    Raises StoreUnavailable.
+    Raises ElasticsearchUnavailable.
     """
     for resource in RESOURCES:
         async with store_errors(settings.elasticsearch_timeout):

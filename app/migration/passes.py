@@ -40,7 +40,7 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 class Passes:
     """Passes over `sources`. Counts in `report` what they do.
 
-    `schema` is the target's. All passes may raise MigrationError, PointInTimeLost and StoreUnavailable.
+    `schema` is the target's. All passes may raise MigrationError, PointInTimeLost and ElasticsearchUnavailable.
     """
 
     def __init__(

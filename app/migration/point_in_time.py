@@ -268,7 +268,7 @@ class PointInTime(Generic[S]):
         }
 
     async def search(self, shard: ShardView[S], *, source: bool = True, **body: Any) -> Any:
-        """Searches one shard and returns the response's body. Raises PointInTimeLost and StoreUnavailable."""
+        """Searches one shard and returns the response's body. Raises PointInTimeLost and ElasticsearchUnavailable."""
         try:
             answer = await with_retries(
                 self._client.search,

@@ -53,7 +53,7 @@ class Migration:
         )
 
     async def dry_run(self) -> Report:
-        """Transforms every document and writes nothing. Raises MigrationError and StoreUnavailable."""
+        """Transforms every document and writes nothing. Raises MigrationError and ElasticsearchUnavailable."""
         point = await PointInTime.open(self._client, self._sources)
         try:
             await self._passes.source_counts(point)
@@ -67,7 +67,7 @@ class Migration:
     async def run(self, lease: MigrationLease, previous: str) -> Report:
         """Migrates, or continues the migration in the lease's plan. `previous` is the index behind the alias.
 
-        Raises MigrationError and StoreUnavailable. Then nothing was swapped, and writes are not blocked.
+        Raises MigrationError and ElasticsearchUnavailable. Then nothing was swapped, and writes are not blocked.
         """
         target, is_new = await prepare_target(
             self._client, lease, self._alias, self._schema, self._sources, options=self._options

@@ -12,12 +12,11 @@ from app.migration.cutover import fence_name, fences
 from app.migration.plan import MigrationError, MigrationLease, Options, Plan
 from app.migration.point_in_time import counts_by_contact_center
 from app.migration.sources import Source, TransformedDocument, digest_of
-from app.retry import Backoff
+from app.retry import TRANSIENT_STATUSES, Backoff
 from app.store.retrying import NotReady, with_retries
 
 _MAX_BULK_BYTES = 4_000_000
 _MAX_ITEMS = 500
-_OVERLOADED = frozenset({429, 503})
 _INITIAL_BACKOFF = 0.5
 _MAX_BACKOFF = 30.0
 _HEALTH_SECONDS = 1_800.0
@@ -72,7 +71,7 @@ class TargetIndex:
     async def write(self, writes: Iterable[PendingWrite], *, force: bool = False) -> list[tuple[PendingWrite, str]]:
         """Stores documents unless a newer version exists, or in any case with `force`.
 
-        Returns those that Elasticsearch rejects, and why. Raises MigrationError and StoreUnavailable.
+        Returns those that Elasticsearch rejects, and why. Raises MigrationError and ElasticsearchUnavailable.
         """
         rejected: list[tuple[PendingWrite, str]] = []
         for chunk, operations in _bulk_requests(writes, force=force):
@@ -106,7 +105,7 @@ class TargetIndex:
             )
             for i, item in zip(waiting, response.body["items"], strict=True):
                 (answers[i],) = item.values()
-            waiting = [i for i in waiting if answers[i]["status"] in _OVERLOADED]
+            waiting = [i for i in waiting if answers[i]["status"] in TRANSIENT_STATUSES]
             if not waiting:
                 return [answers[i] for i in range(len(operations))]
             await backoff.wait()
@@ -187,7 +186,7 @@ async def prepare_target(
 ) -> tuple[TargetIndex, bool]:
     """Creates the next index behind the alias `name`, or takes over the one that an earlier run has partly filled.
 
-    Returns it, and whether it is new. The lease then has a plan. Raises MigrationError and StoreUnavailable.
+    Returns it, and whether it is new. The lease then has a plan. Raises MigrationError and ElasticsearchUnavailable.
     """
     plan, indices = lease.state.plan, [source.index for source in sources]
     if plan and options.discard:

@@ -11,7 +11,7 @@ from elastic_transport import JsonSerializer, NdjsonSerializer
 from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 
 from app import codec
-from app.errors import InternalError, StoreUnavailable
+from app.errors import ElasticsearchUnavailable, InternalError
 from app.retry import TRANSIENT_STATUSES
 from app.settings import Settings
 from app.store.transport import ResilientTransport
@@ -74,18 +74,19 @@ def connect(settings: Settings) -> AsyncElasticsearch:
 async def store_errors(seconds: float) -> AsyncIterator[None]:
     """Turns every failure of Elasticsearch in the block into an error of Recall, and ends the block after `seconds`.
 
-    Raises StoreUnavailable when another attempt may help, InternalError otherwise. The log has Elasticsearch's words.
+    Raises ElasticsearchUnavailable when another attempt may help, InternalError otherwise. The log has the messages
+    of Elasticsearch.
     """
     try:
         async with asyncio.timeout(seconds):
             yield
     except (TransportError, TimeoutError) as error:
         log.warning("Elasticsearch is away or too slow: %s", error or type(error).__name__)
-        raise StoreUnavailable from error
+        raise ElasticsearchUnavailable from error
     except ApiError as error:
         transient = error.status_code in TRANSIENT_STATUSES | _CHANGING_STATUSES
         if transient and error.error not in _PERMANENT_ERRORS:
             log.warning("Elasticsearch cannot answer now: %s", error)
-            raise StoreUnavailable from error
+            raise ElasticsearchUnavailable from error
         log.exception("Elasticsearch refused a request")
         raise InternalError from error

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError
 
-from app.errors import StoreUnavailable
+from app.errors import ElasticsearchUnavailable
 from app.settings import Settings
 from app.store.client import store_errors
 
@@ -41,7 +41,7 @@ def alias(settings: Settings, resource: str) -> str:
 async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list[str]:
     """Creates the missing indices and returns their names.
 
-    Raises SchemaMismatch if an existing index has another mapping, StoreUnavailable or InternalError.
+    Raises SchemaMismatch if an existing index has another mapping, ElasticsearchUnavailable or InternalError.
     """
     missing = await missing_indices(client, settings)
     seconds = settings.elasticsearch_admin_timeout
@@ -57,7 +57,7 @@ async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list
 async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dict[str, str]:
     """Returns the resources whose alias does not exist, each with the name of the index to create.
 
-    Raises SchemaMismatch if an existing index has another mapping, StoreUnavailable or InternalError.
+    Raises SchemaMismatch if an existing index has another mapping, ElasticsearchUnavailable or InternalError.
     """
     async with store_errors(settings.elasticsearch_admin_timeout):
         exist = await _concurrently(_check_index(client, settings, resource) for resource in RESOURCES)
@@ -89,11 +89,11 @@ async def _concurrently(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def refresh(client: AsyncElasticsearch, *indices: str) -> None:
-    """Makes every acknowledged write searchable; raises StoreUnavailable if a shard could not be refreshed."""
+    """Makes every acknowledged write searchable; raises ElasticsearchUnavailable if a shard could not be refreshed."""
     response = await client.indices.refresh(index=indices)
     if response.body["_shards"]["failed"]:
         log.warning("not every shard could be refreshed: %s", response.body["_shards"])
-        raise StoreUnavailable
+        raise ElasticsearchUnavailable
 
 
 async def _create_index(client: AsyncElasticsearch, settings: Settings, resource: str, index: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from elasticsearch import AsyncElasticsearch
 
-from app.errors import StoreUnavailable
+from app.errors import ElasticsearchUnavailable
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import store_errors
@@ -62,7 +62,7 @@ _Operation = tuple[dict[str, Any], dict[str, Any] | None]
 class DeletionJournal:
     """Media objects are entered here before their recording is deleted, and removed after they are deleted themselves.
 
-    Every method raises StoreUnavailable when Elasticsearch is away or overloaded.
+    Every method raises ElasticsearchUnavailable when Elasticsearch is away or overloaded.
     """
 
     def __init__(self, client: AsyncElasticsearch, settings: Settings) -> None:
@@ -138,7 +138,7 @@ class DeletionJournal:
         return [entry for entry, status in zip(claimed, statuses, strict=True) if status != _CONFLICT]
 
     async def _bulk(self, operations: Sequence[_Operation]) -> list[int]:
-        """Returns the status of each operation: success, 404 or 409. Raises StoreUnavailable for any other."""
+        """Returns the status of each operation: success, 404 or 409. Raises ElasticsearchUnavailable for any other."""
         statuses: list[int] = []
         for start in range(0, len(operations), _BATCH):
             chunk = operations[start : start + _BATCH]
@@ -149,7 +149,7 @@ class DeletionJournal:
             for item in items:
                 if item["status"] not in {200, 201, 404, _CONFLICT}:
                     log.warning("Elasticsearch did not write an entry of the journal of deletions: %s", item)
-                    raise StoreUnavailable
+                    raise ElasticsearchUnavailable
             statuses += [item["status"] for item in items]
         return statuses
 

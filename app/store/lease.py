@@ -16,7 +16,7 @@ import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
 from app import codec
-from app.errors import StoreUnavailable
+from app.errors import ElasticsearchUnavailable
 from app.store.retrying import with_retries
 
 _HEARTBEATS_PER_LEASE = 5
@@ -97,7 +97,8 @@ class Lease(Generic[State]):
         """Holds the lease within the context. Creates its index if necessary.
 
         Waits until the lease of a holder without heartbeats has expired. Raises LeaseHeld if the holder sends
-        heartbeats, and StoreUnavailable. Cancels the context and raises LeaseLost if the lease is lost within it.
+        heartbeats, and ElasticsearchUnavailable. Cancels the context and raises LeaseLost if the lease is lost
+        within it.
         """
         await self._create_index()
         await self._take_over()
@@ -122,7 +123,7 @@ class Lease(Generic[State]):
         finally:
             heartbeats.remove_done_callback(cancel_owner)
             heartbeats.cancel()
-            with suppress(asyncio.CancelledError, LeaseLost, StoreUnavailable):
+            with suppress(asyncio.CancelledError, LeaseLost, ElasticsearchUnavailable):
                 await heartbeats
             if not failures:
                 await self._release()
@@ -130,7 +131,7 @@ class Lease(Generic[State]):
     async def save(self) -> None:
         """Stores the state, if this process still holds the lease (compare-and-set).
 
-        Raises LeaseLost if it does not, also in every later call, and StoreUnavailable.
+        Raises LeaseLost if it does not, also in every later call, and ElasticsearchUnavailable.
         """
         await self._save(self._holder)
 
@@ -195,7 +196,7 @@ class Lease(Generic[State]):
 
     async def _release(self) -> None:
         """Does not wait for an Elasticsearch that is unavailable: the lease expires anyway."""
-        with suppress(LeaseLost, StoreUnavailable, TimeoutError):
+        with suppress(LeaseLost, ElasticsearchUnavailable, TimeoutError):
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._save(None)
 

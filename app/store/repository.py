@@ -13,7 +13,7 @@ from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
 from app.auth.scope import Scope
-from app.errors import RecordingNotFound, RecordingTooLarge, SearchTooLarge, StoreUnavailable
+from app.errors import ElasticsearchUnavailable, RecordingNotFound, RecordingTooLarge, SearchTooLarge
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource
 from app.recordings.merge import merge
@@ -86,7 +86,7 @@ Updated = tuple[StoredRecording | None, Update | None]
 class RecordingRepository:
     """The recordings, or screen recordings, of all contact centers and regions.
 
-    A method that takes a scope sees only what the scope admits. Every method raises StoreUnavailable when
+    A method that takes a scope sees only what the scope admits. Every method raises ElasticsearchUnavailable when
     Elasticsearch is away or overloaded.
     """
 
@@ -257,7 +257,7 @@ class RecordingRepository:
                         await conflicts.wait()
                 except IndexBlocked as error:
                     if not await blocked.wait():
-                        raise StoreUnavailable from error
+                        raise ElasticsearchUnavailable from error
                 else:
                     return stored, update
             unread = False
@@ -389,8 +389,8 @@ def _stored(hit: dict[str, Any]) -> StoredRecording:
 
 
 def _was_deleted(item: dict[str, Any]) -> bool:
-    """Returns False after a conflict. Raises StoreUnavailable for any other failure."""
+    """Returns False after a conflict. Raises ElasticsearchUnavailable for any other failure."""
     if item["status"] in {200, 404, 409}:
         return bool(item["status"] == 200)
     log.warning("Elasticsearch did not delete a recording: %s", item)
-    raise StoreUnavailable
+    raise ElasticsearchUnavailable

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from elasticsearch import ApiError, TransportError
 
-from app.errors import StoreUnavailable
+from app.errors import ElasticsearchUnavailable
 from app.retry import TRANSIENT_STATUSES, Backoff
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class NotReady(Exception):
 async def with_retries(call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Returns what `call` returns. Retries it with back-off while Elasticsearch is unavailable or overloaded.
 
-    `call` must therefore be idempotent. Raises StoreUnavailable after 15 minutes, and every other error of `call`.
+    `call` must therefore be idempotent. Raises ElasticsearchUnavailable after 15 minutes, and every other error of
+    `call`.
     """
     backoff = Backoff(_DEADLINE_SECONDS, initial=_INITIAL_BACKOFF, maximum=_MAX_BACKOFF)
     while True:
@@ -45,4 +46,4 @@ async def with_retries(call: Callable[P, Awaitable[T]], *args: P.args, **kwargs:
             reason = error
         log.warning("Elasticsearch is unavailable or overloaded, retrying: %s", reason)
         if not await backoff.wait():
-            raise StoreUnavailable from reason
+            raise ElasticsearchUnavailable from reason

@@ -29,7 +29,7 @@ from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath
 from app.api.responses import envelope
 from app.audit import AuditLog, Entry
-from app.errors import InsufficientRole, MissingParameter, RecordingNotFound, StoreUnavailable
+from app.errors import ElasticsearchUnavailable, InsufficientRole, MissingParameter, RecordingNotFound
 from app.main import create_app
 from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig
 from tests.support.faults import CountingStorage, FaultServer
@@ -305,7 +305,7 @@ class AnyPassword:
         (MissingParameter("operationName"), ("protection", "refused", 400, 1)),
         (InsufficientRole(), ("protection", "refused", 403, 5)),
         (RecordingNotFound("x"), ("protection", "refused", 404, 6)),
-        (StoreUnavailable(), ("protection", "failed", 503, 4)),
+        (ElasticsearchUnavailable(), ("protection", "failed", 503, 4)),
         (ZeroDivisionError(), ("protection", "failed", 500, 4)),
         (ClientDisconnect(), ("protection", "failed", None, None)),
         (asyncio.CancelledError(), ("protection", "failed", None, None)),

@@ -16,7 +16,7 @@ from elasticsearch import ApiError, AsyncElasticsearch
 from elasticsearch.helpers import async_scan
 
 from app.auth.scope import Scope
-from app.errors import StoreUnavailable
+from app.errors import ElasticsearchUnavailable
 from app.migration import point_in_time
 from app.migration.cutover import acquire_and_recover, current_index
 from app.migration.point_in_time import PointInTime
@@ -391,13 +391,13 @@ async def test_version_read_before_the_swap_is_rejected_after_it(
     async def new_number(stored: StoredRecording) -> Update:
         return Update(CONTACT_CENTER, {**stored.recording, "callerPhoneNumber": "+new"})
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(ElasticsearchUnavailable):
         await repository.update(scope, "recording", migrate_before_writing)
     after = await repository.get(scope, "recording")
     # The copy has the same numbers, so only the name of the index tells that the version is another one.
     assert (before.version.seq_no, before.version.primary_term) == (after.version.seq_no, after.version.primary_term)
     assert before.version.index != after.version.index
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(ElasticsearchUnavailable):
         await repository.delete([before])
     assert await repository.get(scope, "recording") == after
     assert await repository.update(scope, "recording", new_number) == (after, await new_number(after))
