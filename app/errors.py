@@ -52,7 +52,7 @@ class BodyTooLarge(RecallError):
 
 
 class SearchTooLarge(RecallError):
-    """More wildcards than this Elasticsearch can look for at once: 400, code 2."""
+    """More wildcards than this Elasticsearch can look for in one search: 400, code 2."""
 
     http_status, code = 400, 2
 

@@ -1,4 +1,4 @@
-"""One audit line for each operation, whatever becomes of it (`app.audit`)."""
+"""Writes one audit line for each audited request, whatever becomes of it (`app.audit`)."""
 
 import time
 from collections.abc import Awaitable
@@ -15,7 +15,7 @@ from app.errors import InternalError, RecallError
 
 
 def audit_entry(request: Request) -> Entry:
-    """The line that will be written of this request, to say more in it."""
+    """Returns the line of this request before it is written, so that a handler can complete it."""
     entry: Entry = request.state.audit_entry
     return entry
 
@@ -23,9 +23,9 @@ def audit_entry(request: Request) -> Entry:
 class AuditedRequest:
     """A request and its line, which is written whatever becomes of the request.
 
-    A line that tells of an envelope is written before the client has it; that of a stream when its last byte goes
-    out, or when the stream breaks off. `user` is the name that the caller claims. A handler may say more with
-    `audit_entry`.
+    For an envelope the line is written before the client has any byte. For a stream it is written when the last byte
+    goes out, or when the stream breaks off. `user` is the name that the caller claims. A handler can add attributes
+    through `audit_entry`.
     """
 
     def __init__(self, request: Request, operation: Operation, user: str | None) -> None:
@@ -59,11 +59,11 @@ class AuditedRequest:
         if isinstance(error, Exception) and not isinstance(error, ClientDisconnect):
             answer = error if isinstance(error, RecallError) else InternalError()
             self.write(answer.http_status, answer.code)
-        else:  # nobody is answered
+        else:  # the client is gone
             self.write(None, None)
 
     def write(self, http_status: int | None, status_code: int | None) -> None:
-        """The outcome follows from what the client is told."""
+        """Writes the line; its outcome follows from what the client is told."""
         entry = self.entry
         entry.http_status, entry.status_code = http_status, status_code
         if http_status is not None and status_code != 4:
@@ -76,7 +76,7 @@ class AuditedRequest:
 
 
 class AuditedStream:
-    """A stream whose line says how far it came."""
+    """A stream; its line says how many bytes the client got."""
 
     def __init__(self, response: Response, request: AuditedRequest) -> None:
         self._response = response
@@ -93,7 +93,7 @@ class AuditedStream:
             if not written:
                 written = True
                 entry.bytes_sent, entry.completed = sent, completed
-                # Who goes away has got what was played so far: that is no failure.
+                # A client that disconnects has received what it asked for so far: that is not a failure.
                 self._request.write(response.status_code, 0 if completed or client_left else 4)
 
         async def watched_receive() -> Message:
@@ -118,6 +118,6 @@ class AuditedStream:
 
 
 def _segment(request: Request, name: str) -> str | None:
-    """A segment of the path, decoded as far as it can be."""
+    """Returns a segment of the path; bytes that are not UTF-8 are escaped."""
     text = request.path_params.get(name)
     return unquote_to_bytes(text.encode("latin-1")).decode(errors="backslashreplace") if text is not None else None

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from starlette.requests import Request
 
+from app.api.endpoint import Authentication
 from app.api.requests import services
 from app.auth.basic import parse_basic
 from app.settings import User
@@ -34,4 +35,4 @@ class Basic:
         return credentials.name if credentials else None
 
 
-BACKENDS: Mapping[str, Backend] = {"basic": Basic()}
+BACKENDS: Mapping[Authentication, Backend] = {"basic": Basic()}

@@ -39,13 +39,16 @@ class Method:
     audit: audit.Operation | None
 
     @property
+    def choices(self) -> Mapping[str, Choice]:
+        """By `operationName`, if the body tells what to do."""
+        return {} if self.operation is None or isinstance(self.operation, str) else self.operation
+
+    @property
     def operations(self) -> tuple[Operation, ...]:
-        """All that the method may turn out to be."""
-        if self.operation is None:
-            return ()
+        """All operations that a request may turn out to be."""
         if isinstance(self.operation, str):
             return (self.operation,)
-        return tuple(dict.fromkeys(choice.operation for choice in self.operation.values()))
+        return tuple(dict.fromkeys(choice.operation for choice in self.choices.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,8 @@ class Endpoint:
                 raise ValueError(f"{name} of {self.name} needs an operation, or no authentication")
             if method.audit is not None and self.resource is None:
                 raise ValueError(f"{name} of {self.name} is audited, but tells no resource")
+            if method.audit is None and any(choice.audit for choice in method.choices.values()):
+                raise ValueError(f"{name} of {self.name} is audited only when its body could be read")
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=400)  # no client is left to read it
 
 
 HANDLERS = {

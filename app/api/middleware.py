@@ -1,4 +1,4 @@
-"""What happens to every request before it is routed."""
+"""Middleware around the router: it sees every request."""
 
 import time
 

@@ -28,7 +28,7 @@ MAX_NUMBER_LENGTH = 1_000
 
 
 def services(request: Request) -> Services:
-    """What the process made once for all requests."""
+    """Returns the services that all requests of the process share."""
     found: Services = request.app.state.services
     return found
 
@@ -62,7 +62,7 @@ def contact_center_of(request: Request) -> str:
 def scope_of(request: Request) -> Scope:
     """Returns what the caller may see: the contact center that the path names, else the user's own.
 
-    A path that names one is for ops alone. The configuration lets only ops have no contact center.
+    Only ops may use a path that names one, and the configuration lets only ops have none of their own.
     """
     region = services(request).settings.region
     if "contact_center" in request.path_params:
@@ -73,30 +73,30 @@ def scope_of(request: Request) -> Scope:
 
 
 def repository(request: Request) -> RecordingRepository:
-    """The recordings, or screen recordings, that a path is about."""
+    """Returns the repository of what the path is about: recordings or screen recordings."""
     return services(request).repositories[resource_of(request)]
 
 
 def path_segment(request: Request, name: str) -> str:
-    """One segment of the path, decoded; raises InvalidParameter when it is not UTF-8."""
+    """Returns one segment of the path, decoded; raises InvalidParameter when it is not UTF-8."""
     return _percent_decoded(name, request.path_params[name])
 
 
 def query_parameters(request: Request) -> list[tuple[str, str]]:
-    """Every parameter, decoded, in the order in which they came; raises InvalidParameter when one is not UTF-8."""
+    """Returns every parameter, decoded, in the order of the query; raises InvalidParameter when one is not UTF-8."""
     query = request.scope["query_string"].decode("latin-1")
     pairs = (pair.partition("=") for pair in query.split("&") if pair)
     return [(_form_decoded("query", name), _form_decoded(name, value)) for name, _, value in pairs]
 
 
 def api_url(request: Request) -> str:
-    """The absolute URL up to `/api/v2`, as the client reached it or as configured."""
+    """Returns the absolute URL up to `/api/v2`, as the client reached it or as configured."""
     base = services(request).settings.public_url or str(request.base_url)
     return f"{base.rstrip('/')}{API}"
 
 
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
-    """The body as JSON; `empty` is what no body at all stands for.
+    """Returns the body as JSON, or `empty`, if given, for a request without body.
 
     Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter ("body") for what is not JSON in UTF-8 or is
     nested more than MAX_DEPTH deep.
@@ -167,7 +167,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _check_bounds(body: Any) -> None:
-    """Refuses what no client means, and what would be hard on everything behind us."""
+    """Refuses bodies that no client means, and that would be expensive for everything behind the service."""
     level, depth = [body], 0
     while level:
         depth += 1

@@ -10,7 +10,7 @@ from starlette.routing import Match
 
 from app.api.authentication import BACKENDS
 from app.api.dispatch import Dispatcher
-from app.api.endpoint import Endpoint, Method
+from app.api.endpoint import Choice, Endpoint, Method
 from app.api.routes import ENDPOINTS, router_routes
 from app.auth.policy import POLICY
 from app.main import create_app
@@ -103,6 +103,8 @@ def test_a_route_without_a_policy_cannot_be_made() -> None:
         replace(endpoint, get=None)
     with pytest.raises(ValueError, match="tells no resource"):
         replace(endpoint, get=replace(read, audit="play"), resource=None)
+    with pytest.raises(ValueError, match="only when its body could be read"):
+        replace(endpoint, get=replace(read, operation={"applyNonDelete": Choice("apply", audit="apply")}))
     with pytest.raises(TypeError, match="operation"):
         Method(handler=handler, audit=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="audit"):
