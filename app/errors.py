@@ -141,6 +141,15 @@ class InsufficientPermissions(RecallError):
         super().__init__("Insufficient recording permissions.")
 
 
+class ForeignOrigin(RecallError):
+    """A change of state that a page of another origin asks for: 403, code 3."""
+
+    http_status, code = 403, 3
+
+    def __init__(self) -> None:
+        super().__init__("Requests from other origins are not allowed.")
+
+
 class RecordingNotFound(RecallError):
     """No such recording for this user: 404, code 6."""
 

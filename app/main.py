@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath, Metrics
+from app.api.origins import Origins
 from app.api.routes import router_routes
 from app.audit import AuditLog
 from app.auth.users_file import users_from_file
@@ -44,7 +45,11 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
     app = Starlette(
         routes=router_routes(),
-        middleware=[Middleware(EncodedPath), Middleware(Metrics, registry=metrics)],
+        middleware=[
+            Middleware(EncodedPath),
+            Middleware(Metrics, registry=metrics),
+            Middleware(Origins, allowed=settings.allowed_origins, public_url=settings.public_url),
+        ],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )

@@ -19,6 +19,9 @@ from app.media_urls import AmbiguousUrl, parse_url
 Role = Literal["ops", "admin", "supervisor", "agent"]
 
 
+_ORIGIN = re.compile(r"https?://(?:\*\.)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*(?::[0-9]{1,5})?")
+
+
 class ConfigurationError(Exception):
     """The configuration cannot be used; the text says which value, and why."""
 
@@ -85,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str | None = None
     region: str = "default"
     users: tuple[User, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     storage: StorageConfig = StorageConfig()
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
@@ -129,10 +133,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.elasticsearch_connections < 2 or self.max_body_bytes < 1:
             raise ValueError("elasticsearch_connections is 2 or more, max_body_bytes above 0")
         self._check_timeouts()
+        self._check_origins()
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
             raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError("public_url is an http or https URL")
+
+    def _check_origins(self) -> None:
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"the allowed origin {origin!r} is neither like https://app.example.com nor like https://*.example.com"
+                )
 
     def _check_timeouts(self) -> None:
         for name in ("timeout", "search_timeout", "write_timeout", "admin_timeout"):
@@ -155,7 +167,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     for field in msgspec.structs.fields(Settings):
         value = environment.get(f"RECALL_{field.name.upper()}")
         if value and field.name not in {"users", "storage"}:
-            values[field.name] = value
+            values[field.name] = value.split(",") if field.name == "allowed_origins" else value
     try:
         return msgspec.convert(values, Settings, strict=False)
     except ValueError as error:

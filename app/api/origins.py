@@ -1,0 +1,74 @@
+"""Requests that a browser sends for a page of another origin (docs/contract.md section 1).
+
+A browser adds a remembered Basic login to requests of any page. So a change of state counts only when it comes from
+our own pages, from a configured origin, or from a client that is no browser.
+"""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.responses import error_envelope
+from app.errors import ForeignOrigin
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# Headers of ours that scripts of an allowed origin may read, beside those that browsers always show.
+_EXPOSED = ("Accept-Ranges", "Allow", "Content-Disposition", "Content-Range", "ETag", "Retry-After")
+
+
+class Origins:
+    """Refuses changes from foreign origins, and answers allowed ones with CORS headers and credentials.
+
+    `allowed` holds origins as in the configuration: exact, or `https://*.example.com` for all hosts below one.
+    """
+
+    def __init__(self, app: ASGIApp, *, allowed: Sequence[str] = (), public_url: str | None = None) -> None:
+        self._app = app
+        self._public_origin = _origin(public_url) if public_url else None
+        pattern = "|".join(_pattern(origin) for origin in allowed)
+        self._allowed = re.compile(pattern) if allowed else None
+        self._cors = CORSMiddleware(
+            app,
+            allow_origin_regex=pattern,
+            allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
+            allow_headers=("Authorization", "Content-Type", "Range", "If-Range", "If-Match", "If-None-Match"),
+            allow_credentials=True,
+            expose_headers=_EXPOSED,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and self._allowed is not None and self._allowed.fullmatch(origin):
+            await self._cors(scope, receive, send)
+        elif scope["method"] in _SAFE_METHODS or self._is_ours(scope, headers, origin):
+            await self._app(scope, receive, send)
+        else:
+            await error_envelope(ForeignOrigin())(scope, receive, send)
+
+    def _is_ours(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
+        # Browsers set this header themselves; "none" is a person's own doing, such as a bookmark.
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            return site in {"same-origin", "none"}
+        if origin is None:
+            return True
+        return origin in {self._public_origin, _origin(f"{scope['scheme']}://{headers.get('host', '')}")}
+
+
+def _origin(url: str) -> str:
+    """Returns the origin of a URL as browsers write it: in lower case, without the scheme's usual port."""
+    scheme, host, *_ = urlsplit(url.lower())
+    usual_port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return f"{scheme}://{host.removesuffix(usual_port) if usual_port else host}"
+
+
+def _pattern(allowed: str) -> str:
+    return re.escape(_origin(allowed)).replace(r"\*", "[a-z0-9.-]+")
