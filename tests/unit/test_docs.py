@@ -73,3 +73,14 @@ def test_the_table_of_the_readme_has_exactly_the_settings() -> None:
     documented = [name for row in rows for name in re.findall(r"RECALL_\w+", row)]
     settings = [f"RECALL_{name.upper()}" for name in Settings.__struct_fields__ if name not in {"users", "storage"}]
     assert sorted(documented) == sorted(settings)
+
+
+@pytest.mark.parametrize("name", files("docs/decisions/0*.md"))
+def test_each_decision_record_has_the_common_form(name: str) -> None:
+    text = text_of(name)
+    heading = re.match(r"# (\d+)\. (.+)\n\nStatus: (?:accepted|superseded by .+)\. Date: \d{4}-\d\d-\d\d[.;]", text)
+    assert heading
+    number, title = int(heading[1]), heading[2]
+    assert f"| [{number:04}]({Path(name).name}) | {title} |" in text_of("docs/decisions/README.md")
+    for section in ("Context", "Decision", "Alternatives considered", "Consequences"):
+        assert f"\n## {section}" in text
