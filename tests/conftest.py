@@ -1,3 +1,3 @@
-"""The fixtures of all tests are in a plugin, so that no test has to import one."""
+"""Fixtures and hooks are in plugins, so that no test has to import a fixture."""
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.fixtures", "tests.support.workers"]

@@ -12,6 +12,7 @@ from elasticsearch import AsyncElasticsearch
 from app.settings import Settings
 from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_many
 from tests.support.service import Service, assert_error
+from tests.support.sizes import WALKED_RECORDINGS
 
 PATH = "/api/v2/recordings"
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -138,10 +139,10 @@ async def test_a_walk_misses_and_repeats_nothing_that_was_there_while_others_arr
     assert ids(await admin.get(page.json()["nextUri"])) == ten[5:]
 
 
-async def test_a_walk_over_25000_sees_each_once_and_back_likewise(
+async def test_a_walk_forward_and_back_sees_each_recording_once(
     service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
-    count = 25_000
+    count = WALKED_RECORDINGS
     numbers = list(range(count))
     random.Random(7).shuffle(numbers)
     # A third shares one start time.

@@ -28,6 +28,7 @@ from tests.support import oracle
 from tests.support.oracle import Number, Recording, Stored
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
 from tests.support.service import Service
+from tests.support.sizes import BIG_WORLD_SEARCHES, SMALL_WORLDS
 
 SEEDS = [int(seed) for seed in os.environ.get("RECALL_SEEDS", "1 2 3").split()]
 OTHER_REGION = "Test"
@@ -560,12 +561,12 @@ async def test_any_search_in_a_big_world_finds_exactly_what_the_contract_says_in
         Door(service.client("other-admin"), "/api/v2/recordings", OTHER_CONTACT_CENTER),
     ]
     queries = Queries(rng, stored)
-    questions = [(f"seed {seed}, query {n}", rng.choice(doors), queries.one()) for n in range(500)]
+    questions = [(f"seed {seed}, query {n}", rng.choice(doors), queries.one()) for n in range(BIG_WORLD_SEARCHES)]
     assert_none(await differences(questions, stored))
 
 
 @hypothesis.settings(
-    max_examples=40,
+    max_examples=SMALL_WORLDS,
     deadline=None,
     derandomize=False,
     print_blob=True,

@@ -10,6 +10,7 @@ from app.settings import StorageConfig, WebDavConfig
 from tests.support.faults import CountingStorage, FaultServer, Trap
 from tests.support.media import Media, post_media
 from tests.support.service import Service, StartService, assert_error
+from tests.support.sizes import MEDIA_RANGES
 from tests.support.storages import WebDav, s3_storage, webdav_storage
 from tests.support.waiting import eventually
 
@@ -77,7 +78,7 @@ async def test_random_ranges_are_byte_exact(media: Media, request: pytest.Fixtur
         assert response.content == CONTENT[part.start : part.stop], header
 
     thorough = request.node.callspec.params["media"] in {"apache", "versitygw"}
-    for _ in range(500 if thorough else 50):
+    for _ in range(MEDIA_RANGES if thorough else 50):
         await check()
 
 

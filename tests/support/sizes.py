@@ -1,0 +1,35 @@
+"""How much each long test does: enough to prove it, or with `scripts/test --full` the sizes of the criteria."""
+
+import os
+from typing import TypeVar
+
+T = TypeVar("T", int, float)
+
+FULL = os.environ.get("RECALL_TEST_FULL") == "1"
+
+
+def size(usual: T, *, full: T) -> T:
+    return full if FULL else usual
+
+
+# Rounds of each race of two requests, at least; a race goes on until each outcome was seen.
+RACE_ROUNDS = size(60, full=300)
+
+# Documents that a migration copies beside a writer and a reader, and the longest time without an answer meanwhile.
+# The criterion is 200,000 and 2 s, on a machine that does nothing else.
+MIGRATED_DOCUMENTS = int(os.environ.get("RECALL_MIGRATION_DOCUMENTS", "10000"))
+MOST_UNAVAILABLE_SECONDS = 2.0 if "RECALL_MIGRATION_DOCUMENTS" in os.environ else 15.0
+MIGRATION_KILLS = size(8, full=20)
+
+# Recordings that one run of the purge deletes, whose memory must not grow meanwhile.
+PURGED_RECORDINGS = size(20_000, full=100_000)
+
+# Recordings that a client walks page by page, 100 a page; more than offsets reach.
+WALKED_RECORDINGS = size(12_000, full=25_000)
+
+# Random ranges of a media file that each of the faster storages serves.
+MEDIA_RANGES = size(100, full=500)
+
+# Random searches that the oracle answers too: in each big world, and hypothesis's examples of small worlds.
+BIG_WORLD_SEARCHES = size(250, full=500)
+SMALL_WORLDS = size(20, full=40)

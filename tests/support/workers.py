@@ -1,0 +1,48 @@
+"""How pytest-xdist spreads the tests over its workers (`-n 2 --dist loadgroup`), which share one Elasticsearch."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
+
+_TESTS = Path(__file__).parents[1]
+
+# Modules that take a minute or longer go first, so that no worker is left alone with one of them at the end.
+_LONG = (
+    "cluster/test_lost_node.py",
+    "embedded/test_elasticsearch_node.py",
+    "races/test_protection_races.py",
+    "migration/test_migrating.py",
+    "api/test_search_properties.py",
+    "lifecycle/test_purge.py",
+    "api/test_elasticsearch_faults.py",
+    "media/test_players.py",
+)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Starts a node for all workers: they inherit its URL. It ends with the process that they are workers of."""
+    if "PYTEST_XDIST_WORKER" in os.environ or session.config.getoption("dist", "no") == "no":
+        return
+    shared = ExitStack()
+    session.config.add_cleanup(shared.close)
+    try:
+        os.environ["RECALL_ELASTICSEARCH_URL"] = shared.enter_context(elasticsearch_for_development())
+    except NoContainerEngine:
+        return  # each test that needs it says so
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps each module with one worker, for its fixtures, except for tests that name a group of their own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_module(item)))
+    items.sort(key=lambda item: _LONG.index(_module(item)) if _module(item) in _LONG else len(_LONG))
+
+
+def _module(item: pytest.Item) -> str:
+    return item.path.relative_to(_TESTS).as_posix()
