@@ -423,7 +423,7 @@ for n in range(2000):
 def test_several_processes_write_to_one_file_while_it_is_rotated(tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, file, name]) for name in "abc"]
-    rotated = []
+    rotated: list[Path] = []
     while any(writer.poll() is None for writer in writers):
         if file.exists() and file.stat().st_size > 300_000:
             rotated.append(file.rename(tmp_path / f"audit.{len(rotated)}"))

@@ -98,7 +98,8 @@ def assert_not_authenticated(response: httpx.Response) -> None:
 async def test_no_or_wrong_or_malformed_credentials_are_401(
     service: Service, authorization: str | bytes | None
 ) -> None:
-    headers = {"authorization": authorization} if authorization is not None else {}
+    encoded = authorization.encode() if isinstance(authorization, str) else authorization
+    headers = [(b"authorization", encoded)] if encoded is not None else []
     assert_not_authenticated(await service.client().get(f"{OPS_PATH}/any", headers=headers))
 
 

@@ -145,7 +145,7 @@ async def test_missing_indices_are_503_and_never_made_by_a_write(
 async def test_a_create_whose_answer_was_lost_is_still_one_create(
     start_service: StartService, settings: Settings
 ) -> None:
-    lost = []
+    lost: list[bytes] = []
 
     def loses(request: bytes) -> bool:
         """The first answer to a write."""
@@ -167,7 +167,7 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
 async def test_the_same_recording_again_is_an_update_though_the_first_attempt_was_refused(
     start_service: StartService, settings: Settings
 ) -> None:
-    refused = []
+    refused: list[bytes] = []
 
     def refuses(request: bytes) -> bool:
         """The first write of the second post."""

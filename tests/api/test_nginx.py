@@ -28,7 +28,7 @@ IDS = ("a/b", "a//b", "a/../b", "%", "100%2F", "two words", "+", "?q=1#f;v", "Ż
 class NameServer(asyncio.DatagramProtocol):
     """Every name has these IPv4 addresses."""
 
-    addresses = ("127.0.0.1",)
+    addresses: tuple[str, ...] = ("127.0.0.1",)
     asked = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -175,7 +175,7 @@ async def test_an_empty_page_far_behind_still_leads_back(admin: httpx.AsyncClien
     """As when all that followed was deleted meanwhile."""
     last = (await admin.get(PATH, params={"startTime": 0, "limit": 9})).json()["nextUri"]
     cursor = parameters(last)["cursor"][0]
-    older = {"endTime": "2000-01-01", "limit": 5, "offset": 20_000, "cursor": cursor}
+    older: dict[str, str | int] = {"endTime": "2000-01-01", "limit": 5, "offset": 20_000, "cursor": cursor}
     empty = await admin.get(PATH, params=older)
     assert ids(empty) == []
     back = await admin.get(empty.json()["prevUri"])

@@ -145,7 +145,9 @@ async def test_an_empty_object_misses_something(ops: httpx.AsyncClient) -> None:
     assert_error(await ops.post(OPS_PATH, json={}), 400, 1, "Parameter 'id' is missing")
 
 
-NO_STRINGS = (0, 1.5, True, [], ["x"], {}, {"x": "x"})
+NO_STRINGS: tuple[Any, ...] = (0, 1.5, True, [], ["x"], {}, {"x": "x"})
+NO_FILLED_LISTS: tuple[Any, ...] = ([], {}, "x", 1, True)
+NO_OBJECTS: tuple[Any, ...] = (None, "x", 1, [])
 WHITE_SPACE = (" ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u2028", "\u3000")
 
 
@@ -192,12 +194,12 @@ async def test_an_id_has_at_most_400_bytes(ops: httpx.AsyncClient, recording_id:
 @pytest.mark.parametrize(
     ("path", "value", "parameter"),
     [
-        *((path, value, path) for path, value in every(["mediaFiles", "eventHistory"], [[], {}, "x", 1, True])),
+        *((path, value, path) for path, value in every(["mediaFiles", "eventHistory"], NO_FILLED_LISTS)),
         *(
             (f"{path}[{i}]", value, f"{path}[{i}]")
             for path in ("mediaFiles", "eventHistory")
             for i in (0, 1)
-            for value in (None, "x", 1, [])
+            for value in NO_OBJECTS
         ),
         ("mediaFiles[0]", {}, "mediaFiles[0]."),
         ("eventHistory[1]", {}, "eventHistory[1]."),
@@ -597,7 +599,7 @@ async def test_both_spellings_of_access_groups_come_back_under_their_own_name(
 async def test_what_the_service_makes_itself_is_ignored_when_posted(
     ops: httpx.AsyncClient, new_id: str, value: object
 ) -> None:
-    made = dict.fromkeys(("mediaUri", "mediaPath", "playPath"), value)
+    made: dict[str, Any] = dict.fromkeys(("mediaUri", "mediaPath", "playPath"), value)
     recording = a_recording(new_id, startTime=value, stopTime=value, nonDelete=value, mediaFiles=[a_media_file(**made)])
     response = await ops.post(OPS_PATH, json=recording)
     assert response.status_code == 201, response.text

@@ -91,7 +91,7 @@ async def test_a_host_that_is_none_makes_no_address(
     service: Service, ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, host: str
 ) -> None:
     await post(ops, a_recording(new_id))
-    response = await admin.get(f"{PATH}/{new_id}", headers={"host": host.encode()})
+    response = await admin.get(f"{PATH}/{new_id}", headers=[(b"host", host.encode())])
     if response.status_code == 200:
         media = response.json()["recording"]["mediaFiles"][0]
         assert media["mediaUri"] == f"{service.url}/api/v2{media['mediaPath']}"

@@ -7,8 +7,8 @@ from asyncio.subprocess import PIPE, create_subprocess_exec
 from pathlib import Path
 
 from tests.support.launch import find_program, missing
-from tests.support.recordings import a_media_file, a_recording
-from tests.support.service import CONTACT_CENTER, StartService
+from tests.support.recordings import CONTACT_CENTER, a_media_file, a_recording
+from tests.support.service import StartService
 from tests.support.storages import WebDav, webdav_storage
 
 STORY = Path(__file__).with_name("Story.java")

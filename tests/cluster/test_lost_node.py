@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import msgspec
@@ -176,14 +177,20 @@ async def until_green(elasticsearch: AsyncElasticsearch) -> None:
     assert not response["timed_out"], response
 
 
+def listed(response: Any) -> list[dict[str, str]]:
+    """The rows of a cat API in JSON, which the client types as text."""
+    rows: list[dict[str, str]] = response.body
+    return rows
+
+
 async def holder_of_most_primaries(elasticsearch: AsyncElasticsearch, settings: Settings) -> str:
     shards = await elasticsearch.cat.shards(index=f"{settings.index_prefix}-*", format="json")
-    primaries = Counter(shard["node"] for shard in shards.body if shard["prirep"] == "p")
+    primaries = Counter(shard["node"] for shard in listed(shards) if shard["prirep"] == "p")
     return str(primaries.most_common(1)[0][0])
 
 
 async def elected_master(elasticsearch: AsyncElasticsearch, settings: Settings) -> str:
-    return str((await elasticsearch.cat.master(format="json")).body[0]["node"])
+    return str(listed(await elasticsearch.cat.master(format="json"))[0]["node"])
 
 
 async def assert_all_is_stored(

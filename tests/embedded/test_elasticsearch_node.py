@@ -12,10 +12,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.embedded import choose, distribution
+from app.embedded import distribution
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 from app.embedded.elasticsearch import Node, answers
 from app.embedded.errors import DistributionError, NodeError
@@ -196,7 +197,7 @@ def test_a_given_elasticsearch_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("kind", [None, "", "embedded"])
 def test_the_embedded_node_is_used_otherwise(kind: str | None, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_kind(monkeypatch, kind)
-    monkeypatch.setattr(choose.Node, "start", lambda: Lent(node))
+    monkeypatch.setattr(Node, "start", lambda: Lent(node))
     with elasticsearch_for_development() as url:
         assert url == node.url
 
@@ -241,7 +242,7 @@ def choose_kind(monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
         monkeypatch.setenv("RECALL_ELASTICSEARCH", kind)
 
 
-def call(node: Node, method: str, path: str, body: object = None, *, timeout: float = 30.0):
+def call(node: Node, method: str, path: str, body: object = None, *, timeout: float = 30.0) -> Any:
     request = urllib.request.Request(
         node.url + path,
         method=method,
@@ -253,7 +254,7 @@ def call(node: Node, method: str, path: str, body: object = None, *, timeout: fl
 
 
 def shards_are_there(node: Node, index: str) -> bool:
-    return call(node, "GET", f"/_cluster/health/{index}?timeout=0s")["active_primary_shards"] == 1
+    return bool(call(node, "GET", f"/_cluster/health/{index}?timeout=0s")["active_primary_shards"] == 1)
 
 
 def exists(pid: int) -> bool:

@@ -567,7 +567,9 @@ def is_protected(number: int) -> bool:
 async def store_quickly(elasticsearch: AsyncElasticsearch, index: str, count: int) -> None:
     client = elasticsearch.options(request_timeout=60)
     for batch in batched(many(count), 5000):
-        lines = [line for document, body in batch for line in (codec.encode({"index": {"_id": document}}), body)]
+        lines: list[Any] = [
+            line for document, body in batch for line in (codec.encode({"index": {"_id": document}}), body)
+        ]
         response = await client.bulk(index=index, operations=lines, filter_path=["errors"])
         assert response.body == {"errors": False}
     await client.indices.refresh(index=index)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -250,9 +251,10 @@ async def test_versitygw_refuses_an_expired_url(versitygw: S3) -> None:
 
 
 async def presigned(client: Any, seconds: int = 60) -> str:
-    return await client.generate_presigned_url(
+    url: str = await client.generate_presigned_url(
         "get_object", {"Bucket": BUCKETS[0], "Key": PATH}, ExpiresIn=seconds, HttpMethod="GET"
     )
+    return url
 
 
 # --- What starts and stops them -----------------------------------------------------------------------------
@@ -279,7 +281,7 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize("server", [storages.apache, storages.versitygw, storages.wsgidav, storages.moto])
 def test_what_is_missing_is_skipped_but_not_in_ci(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "find_program", lambda *_: None)
-    monkeypatch.setattr(storages.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"is not installed: .* install "), server():
         pass

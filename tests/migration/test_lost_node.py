@@ -23,6 +23,10 @@ def node() -> Iterator[Node]:
         yield node
 
 
+def is_running(process: asyncio.subprocess.Process) -> bool:
+    return process.returncode is None
+
+
 async def test_migration_waits_for_a_killed_node_and_completes(node: Node, tmp_path: Path) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(DOCUMENTS)}
     async with own_settings(node.url) as settings, connect(settings) as elasticsearch:
@@ -32,7 +36,7 @@ async def test_migration_waits_for_a_killed_node_and_completes(node: Node, tmp_p
         migration = await start(settings, "migrate_to_v2.py", "--rate", "500", cwd=tmp_path)
         await eventually(lambda: is_half_filled(elasticsearch, settings))
         node.kill()
-        assert migration.returncode is None
+        assert is_running(migration)
         await asyncio.to_thread(node.restart)
         await eventually(lambda: has_all_shards(elasticsearch, index))
         # The migration must see writes after the restart.

@@ -19,7 +19,7 @@ from app.errors import ElasticsearchUnavailable
 from app.migration import point_in_time
 from app.migration.cutover import acquire_and_recover, current_index
 from app.migration.point_in_time import PointInTime
-from app.migration.sources import V1Recordings, V2Recordings
+from app.migration.sources import Source, V1Recordings, V2Recordings
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
@@ -308,7 +308,7 @@ async def test_damaged_copies_are_detected_and_repaired(
     name = f"{settings.index_prefix}-recordings"
     async with acquire_and_recover(elasticsearch, settings, "recordings") as lease:
         current = await current_index(elasticsearch, name)
-        sources = [V1Recordings(index, CONTACT_CENTER), V2Recordings(current)]
+        sources: list[Source] = [V1Recordings(index, CONTACT_CENTER), V2Recordings(current)]
         damaged = migration(elasticsearch, settings, sources, damage)
         report = await damaged.run(lease, current)
     assert (report.swapped, report.repaired) == (True, 2)

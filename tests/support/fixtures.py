@@ -112,13 +112,15 @@ def apache_basic() -> Iterator[WebDav]:
 @pytest.fixture(scope="session", params=["wsgidav", "wsgidav_basic", "apache", "apache_basic"])
 def webdav(request: pytest.FixtureRequest) -> WebDav:
     """Each of the WebDAV storages."""
-    return request.getfixturevalue(request.param)
+    server: WebDav = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture(scope="session", params=["wsgidav_basic", "apache_basic"])
 def webdav_basic(request: pytest.FixtureRequest) -> WebDav:
     """Each of the WebDAV servers that want a password."""
-    return request.getfixturevalue(request.param)
+    server: WebDav = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +138,8 @@ def moto() -> Iterator[S3]:
 @pytest.fixture(scope="session", params=["versitygw", "moto"])
 def s3(request: pytest.FixtureRequest) -> S3:
     """Each of the S3 storages."""
-    return request.getfixturevalue(request.param)
+    server: S3 = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture

@@ -14,23 +14,25 @@ from argon2 import PasswordHasher
 
 from app.main import create_app
 from app.server import server_config
-from app.settings import S3Config, Settings, StorageConfig, User, WebDavConfig
+from app.settings import Role, S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.client import connect
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION
 from tests.support.waiting import eventually
 
 # As cheap as argon2 allows: the tests are about what happens around it.
 hash_password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
+
 # Name, roles and contact center; the password is the name and "-password".
+_USERS: tuple[tuple[str, tuple[Role, ...], str | None], ...] = (
+    ("ops", ("ops",), None),
+    ("admin", ("admin",), CONTACT_CENTER),
+    ("other-admin", ("admin",), OTHER_CONTACT_CENTER),
+    ("supervisor", ("supervisor",), CONTACT_CENTER),
+    ("agent", ("agent",), CONTACT_CENTER),
+)
 USERS = tuple(
     User(name=name, password_hash=hash_password(f"{name}-password"), roles=roles, contact_center=contact_center)
-    for name, roles, contact_center in (
-        ("ops", ("ops",), None),
-        ("admin", ("admin",), CONTACT_CENTER),
-        ("other-admin", ("admin",), OTHER_CONTACT_CENTER),
-        ("supervisor", ("supervisor",), CONTACT_CENTER),
-        ("agent", ("agent",), CONTACT_CENTER),
-    )
+    for name, roles, contact_center in _USERS
 )
 # Where the media of the tests' recordings may be; nothing answers there.
 STORAGES = StorageConfig(

@@ -50,7 +50,7 @@ def test_each_field_has_its_mapping_and_each_mapping_its_field() -> None:
     wanted: dict[str, Any] = {}
     for field in FIELDS:
         if isinstance(field, Field):
-            mapping = {"type": field.kind}
+            mapping: dict[str, str] = {"type": field.kind}
             if field.kind == "date":
                 mapping["format"] = "epoch_millis"
             wanted[field.name] = mapping
