@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 from elasticsearch import AsyncElasticsearch
 
+from app.embedded.servers import free_port
 from app.settings import Settings
-from tests.support.launch import free_port
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
 from tests.support.service import USERS, Service, assert_error
 from tests.support.waiting import eventually

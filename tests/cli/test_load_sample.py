@@ -1,53 +1,27 @@
 """`scripts/load_sample.py`, the sample it loads, and `scripts/bench.py` as far as it can be run in a moment."""
 
-import asyncio
-import os
 import re
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.sample import sample_recordings
+from app.embedded.servers import inherited_environment
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
+from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, REGION
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 
 
-async def run(script: str, *arguments: str, cwd: Path, **settings: str) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error; from another folder, as an operator might."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        SCRIPTS / script,
-        *arguments,
-        cwd=cwd,
-        env=environment | {f"RECALL_{name.upper()}": value for name, value in settings.items()},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-async def load(settings: Settings, cwd: Path, *arguments: str) -> tuple[int, str, str]:
-    return await run(
-        "load_sample.py",
-        *arguments,
-        cwd=cwd,
-        elasticsearch_url=settings.elasticsearch_url,
-        index_prefix=settings.index_prefix,
-        region=settings.region,
-        replicas="0",
-    )
+async def load(settings: Settings, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    return await Scripts(settings, folder).run("load_sample.py", *arguments)
 
 
 def test_sample_is_valid_and_various() -> None:
@@ -107,9 +81,8 @@ async def test_reports_documents_that_are_refused(
 
 
 async def test_elasticsearch_is_away(settings: Settings, tmp_path: Path) -> None:
-    status, out, err = await run(
-        "load_sample.py", "5", cwd=tmp_path, elasticsearch_url="http://127.0.0.1:1", index_prefix=settings.index_prefix
-    )
+    away = msgspec.structs.replace(settings, elasticsearch_url="http://127.0.0.1:1")
+    status, out, err = await load(away, tmp_path, "5")
     assert (status, out) == (1, "")
     assert re.fullmatch(r"cannot use the Elasticsearch at http://127\.0\.0\.1:1: .+\n", err), err
 
@@ -131,7 +104,9 @@ async def test_wrong_arguments(settings: Settings, tmp_path: Path, arguments: tu
 async def test_bench_prints_its_tables(
     settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path, arguments: tuple[str, ...], row: str
 ) -> None:
-    status, out, err = await run("bench.py", *arguments, cwd=tmp_path, elasticsearch_url=settings.elasticsearch_url)
+    scripts = Scripts(settings, tmp_path)
+    environment = inherited_environment() | {"RECALL_ELASTICSEARCH_URL": settings.elasticsearch_url}
+    status, out, err = await scripts.end(await scripts.start("bench.py", *arguments, env=environment))
     assert status == 0, err
     assert row in out
     assert f"`scripts/bench.py {' '.join(arguments)}`" in out

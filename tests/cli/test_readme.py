@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.support.launch import free_port
+from app.embedded.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -15,12 +15,12 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.elasticsearch import Node
+from app.embedded.servers import free_port
 from app.recordings.dates import format_instant
 from app.settings import Settings
 from app.store.client import connect
 from app.store.documents import document_id, from_source
 from app.store.indices import alias
-from tests.support.launch import free_port
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording, an_event
 from tests.support.service import STORAGES, USERS, StartService, assert_error
 from tests.support.waiting import eventually

@@ -16,7 +16,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError
 
-from tests.support import launch, storages
+from app.embedded import servers
+from tests.support import storages
 from tests.support.faults import CountingStorage, FaultServer, Trap, generated
 from tests.support.storages import BUCKETS, S3, WebDav
 from tests.support.waiting import eventually
@@ -273,7 +274,7 @@ def test_a_stopped_server_is_gone() -> None:
 def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="here is why"),
-        launch.running(tmp_path, lambda _: ["sh", "-c", "echo here is why"]),
+        servers.running(tmp_path, lambda _: ["sh", "-c", "echo here is why"]),
     ):
         pass
 

@@ -1,8 +1,6 @@
 """Indices of schema v1, migrations in this process and in processes of their own, for these tests."""
 
-import asyncio
-import os
-import sys
+from asyncio.subprocess import Process
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,14 +10,14 @@ from elasticsearch import AsyncElasticsearch
 from elasticsearch.helpers import async_scan
 
 from app import codec
+from app.embedded.loader import v1_schema
 from app.migration.passes import Progress
 from app.migration.plan import Options
 from app.migration.run import Migration
 from app.migration.sources import Source
 from app.settings import Settings
+from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, REGION, batched
-
-ROOT = Path(__file__).parents[2]
 
 
 def v1_index(settings: Settings, contact_center: str = CONTACT_CENTER) -> str:
@@ -48,7 +46,7 @@ async def make_v1_index(
     contact_center: str = CONTACT_CENTER,
 ) -> str:
     index = v1_index(settings, contact_center)
-    schema = codec.decode((ROOT / "es_mappings" / "v1" / "recordings.json").read_bytes())
+    schema = v1_schema()
     elasticsearch = elasticsearch.options(request_timeout=60)
     await elasticsearch.indices.create(index=index, settings={"number_of_replicas": 0}, **schema)
     for batch in batched(documents, 2000):
@@ -73,26 +71,13 @@ def migration(
     )
 
 
-async def start(settings: Settings, script: str, *arguments: str, cwd: Path) -> asyncio.subprocess.Process:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
-    names = ("elasticsearch_url", "index_prefix", "replicas", "lease_seconds")
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        ROOT / "scripts" / script,
-        *arguments,
-        cwd=cwd,
-        env=environment | {f"RECALL_{name.upper()}": str(getattr(settings, name)) for name in names},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+async def start(settings: Settings, script: str, *arguments: str, cwd: Path) -> Process:
+    return await Scripts(settings, cwd).start(script, *arguments)
 
 
 async def run(settings: Settings, script: str, *arguments: str, cwd: Path) -> tuple[int, str, str]:
     """Exit status, standard output, standard error."""
-    process = await start(settings, script, *arguments, cwd=cwd)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await Scripts(settings, cwd).run(script, *arguments)
 
 
 async def behind_alias(elasticsearch: AsyncElasticsearch, settings: Settings, resource: str = "recordings") -> str:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Self
 from urllib.parse import quote, urlsplit
 
-from tests.support.launch import free_port
+from app.embedded.servers import free_port
 
 # A prime length: a piece from the wrong place is never the right one.
 _PATTERN = memoryview(Random(1).randbytes(65_521) * 3)

@@ -1,7 +1,6 @@
 """The service and the scripts as processes of their own, which a test may kill."""
 
 import asyncio
-import os
 import random
 import signal
 import sys
@@ -15,8 +14,8 @@ from typing import Any
 import httpx
 import msgspec
 
+from app.embedded.servers import free_port, inherited_environment, write_settings
 from app.settings import Settings
-from tests.support.launch import free_port
 from tests.support.waiting import eventually
 
 _SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -29,7 +28,7 @@ class AppProcess:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._file = folder / f"{port}.toml"
-        _write(msgspec.structs.replace(settings, port=port), self._file)
+        write_settings(msgspec.structs.replace(settings, port=port), self._file)
         self._process: Process | None = None
 
     async def start(self) -> None:
@@ -118,18 +117,14 @@ class Scripts:
     def configure(self) -> Path:
         """Writes the configuration file; its path."""
         file = self.folder / "recall.toml"
-        _write(self.settings, file)
+        write_settings(self.settings, file)
         return file
 
     async def start(self, script: str, *arguments: str, **streams: Any) -> Process:
-        """Standard input is empty, output and error are pipes, unless `streams` says something else."""
+        """Standard input is empty, output and error are pipes, unless `streams` says something else; so with `env`."""
+        defaults = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "env": _environment(self.configure())}
         return await create_subprocess_exec(
-            sys.executable,
-            _SCRIPTS / script,
-            *arguments,
-            cwd=self.folder,
-            env=_environment(self.configure()),
-            **{"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **streams},
+            sys.executable, _SCRIPTS / script, *arguments, cwd=self.folder, **{**defaults, **streams}
         )
 
     async def run(self, script: str, *arguments: str) -> tuple[int, str, str]:
@@ -144,15 +139,4 @@ class Scripts:
 
 
 def _environment(configuration: Path) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
-    return {**environment, "RECALL_CONFIG": str(configuration)}
-
-
-def _write(settings: Settings, file: Path) -> None:
-    file.write_bytes(msgspec.toml.encode(_without_none(msgspec.to_builtins(settings))))
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_none(item) for name, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value
+    return {**inherited_environment(), "RECALL_CONFIG": str(configuration)}

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.launch import find_program, missing, running, server_folder
+from app.embedded.servers import find_program, running, server_folder
+from tests.support.launch import missing
 
 _NGINX_TEMPLATE = Path(__file__).parents[2] / "docs/examples/nginx.conf.template"
 
@@ -18,7 +19,7 @@ def nginx(app: str, resolver: str) -> Iterator[str]:
         missing("nginx", "apt-get install nginx")
     with server_folder() as folder:
 
-        def command(port: str) -> list[Any]:
+        def command(port: int) -> list[Any]:
             values = {"LISTEN": f"127.0.0.1:{port}", "RECALL_APP": app, "RESOLVER": resolver}
             recall = _NGINX_TEMPLATE.read_text().replace("/dev/stdout", f"{folder}/access.log")
             recall = recall.replace(" valid=5s", " valid=1s")  # no test is to wait for longer

@@ -18,8 +18,9 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from app.embedded.servers import find_program, give, go_folders, owner_of, running, server_folder
 from app.settings import S3Config, StorageConfig, WebDavConfig
-from tests.support.launch import find_program, give, go_folders, missing, owner_of, running, server_folder
+from tests.support.launch import missing
 
 USERNAME, PASSWORD = "media", "pass:wörd%"
 BUCKETS = ("stage-recordings", "eu-recordings")
@@ -98,7 +99,7 @@ def apache(*, basic: bool = False) -> Iterator[WebDav]:
         hashed = base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
         (folder / "passwords").write_text(f"{USERNAME}:{{SHA}}{hashed}\n")
 
-        def command(port: str) -> list[Any]:
+        def command(port: int) -> list[Any]:
             (folder / "apache.conf").write_text(_apache_config(folder, modules, port, basic=basic))
             return [program, "-f", folder / "apache.conf", "-D", "FOREGROUND"]
 
