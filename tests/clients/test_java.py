@@ -6,7 +6,8 @@ import random
 from asyncio.subprocess import PIPE, create_subprocess_exec
 from pathlib import Path
 
-from tests.support.launch import find_program, missing
+from app.embedded.servers import find_program
+from tests.support.launch import missing
 from tests.support.recordings import CONTACT_CENTER, a_media_file, a_recording
 from tests.support.service import StartService
 from tests.support.storages import WebDav, webdav_storage

@@ -114,7 +114,7 @@ def _apache_modules() -> Path | None:
     return next((path for path in map(Path, candidates) if (path / "mod_dav_fs.so").is_file()), None)
 
 
-def _apache_config(folder: Path, modules: Path, port: str, *, basic: bool) -> str:
+def _apache_config(folder: Path, modules: Path, port: int, *, basic: bool) -> str:
     loads = "\n".join(
         f"LoadModule {name}_module {modules}/mod_{name}.so"
         for name in _APACHE_MODULES
