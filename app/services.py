@@ -21,6 +21,8 @@ from app.store.repository import RecordingRepository
 
 @dataclass(frozen=True)
 class Services:
+    """What a process shares between its requests; `open_services` makes and closes it."""
+
     settings: Settings
     client: AsyncElasticsearch
     authenticator: Authenticator
