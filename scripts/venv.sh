@@ -46,7 +46,7 @@ _find_python() {
 
 _install() {
     printf 'Installing into .venv (a minute the first time) ' >&2
-    # A dot now and then; ends with us, should we be interrupted.
+    # Prints a dot every two seconds, and ends with this process.
     (while kill -0 $$ 2>/dev/null; do sleep 2; printf . >&2; done) 9<&- &
     _dots=$!
     _status=0

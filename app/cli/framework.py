@@ -1,4 +1,4 @@
-"""What all command lines have in common: how they show help and refuse wrong arguments.
+"""The common behaviour of all command lines: how they show help and refuse wrong arguments.
 
 The exit status is 0 only on success, 2 for wrong arguments, and 1 for everything else (`app.cli.failures`).
 """
@@ -101,7 +101,7 @@ def _name(parameter: click.Parameter) -> str:
 def once(*names: str, **attributes: Any) -> Callable[[F], F]:
     """Declares an option that may be given once only.
 
-    If the last of several values silently replaced the others, a purge would delete what nobody meant.
+    If the last of several values silently replaced the others, a purge could delete the wrong recordings.
     """
     return click.option(*names, cls=Option, multiple=True, callback=_only, **attributes)
 

@@ -1,4 +1,4 @@
-"""What `recall migrate` and `recall reindex` share: options, the run as a whole, the report."""
+"""The common parts of `recall migrate` and `recall reindex`: options, the run as a whole, the report."""
 
 import asyncio
 import logging
@@ -207,7 +207,7 @@ async def _write_rejects(client: AsyncElasticsearch, rejects: list[RejectedDocum
 def _print(report: Report, file: Path) -> None:
     if report.swapped:
         click.echo(
-            f"{report.documents} documents in {report.target}: {report.read} read, {report.repaired} mended, "
+            f"{report.documents} documents in {report.target}: {report.read} read, {report.repaired} repaired, "
             f"{report.removed} removed; writes were blocked for {report.blocked_seconds:.2f} s"
         )
     _print_rejects(report, file)

@@ -17,7 +17,9 @@ def command() -> None:
     with configured(level=logging.INFO) as settings:
         server = Server(settings)
         if not settings.users:
-            logging.getLogger(__name__).warning("no [[users]] are configured, so nobody can log in: set RECALL_CONFIG")
+            logging.getLogger(__name__).warning(
+                "no [[users]] are configured, so no client can log in: set RECALL_CONFIG"
+            )
         # Pages of recordings are many small objects and hardly ever a cycle: collecting took a fifth of the processor.
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)

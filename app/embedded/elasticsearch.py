@@ -221,7 +221,7 @@ class Node:
 
 
 def answers(url: str) -> bool:
-    """Whether an Elasticsearch at `url` has a master and answers (`GET /` is not everywhere)."""
+    """Returns whether an Elasticsearch at `url` has a master and answers (`GET /` does not exist everywhere)."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5.0)
     try:
         connection.request("GET", "/_cluster/health?master_timeout=1s&timeout=1s")

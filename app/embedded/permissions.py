@@ -1,4 +1,4 @@
-"""What a node that root starts may reach: it runs as an unprivileged user, which cannot enter root's home."""
+"""Access for a node that root starts. It runs as an unprivileged user, which cannot enter root's home."""
 
 import contextlib
 import hashlib

@@ -1,1 +1,1 @@
-"""Use cases that need several stores at once; nothing here knows HTTP."""
+"""Use cases that need several stores. Nothing here knows HTTP."""

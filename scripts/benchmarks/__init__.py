@@ -1,1 +1,1 @@
-"""What `scripts/bench.py` measures: one module for each of its commands, and what they share."""
+"""The benchmarks of `scripts/bench.py`: one module for each command, and shared helpers."""

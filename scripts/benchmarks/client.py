@@ -1,4 +1,4 @@
-"""HTTP requests of the benchmarks, as plain as can be."""
+"""A minimal HTTP client for the benchmarks."""
 
 import base64
 import http.client
@@ -12,7 +12,7 @@ USER, OPS_USER, PASSWORD = "admin", "ops", "a-password"
 
 @dataclass(frozen=True)
 class Request:
-    """An HTTP request, as far as it varies."""
+    """The parts of an HTTP request that vary."""
 
     method: str
     path: str

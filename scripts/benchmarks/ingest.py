@@ -47,7 +47,7 @@ async def ingest(stage: Stage, *, recordings: int, rounds: int) -> None:
     for name in ("direct", "gathered"):
         await stage.copy_index("recordings", name)
     sample = Sample(CONTACT_CENTER, REGION)
-    # Nothing is asked of them, but media elsewhere is refused.
+    # Never contacted, but a POST with media outside configured storage is refused.
     storages = StorageConfig(tuple(map(WebDavConfig, WEBDAV_URLS)), (S3Config(BUCKETS),))
     with service(msgspec.structs.replace(stage.settings, storage=storages)) as app_url:
         for number in range(rounds + 1):
@@ -67,12 +67,12 @@ async def ingest(stage: Stage, *, recordings: int, rounds: int) -> None:
     print(f"\n{rounds} rounds of {recordings} new recordings each, {_CONNECTIONS} connections\n")
     print_sides(sides["API"], sides["direct"], "wanted: rate at least 1.5, p99 at most 2")
     most = rounds * recordings / sides["gathered"].seconds
-    print(f"\nGathered beforehand, {_BULK_SIZE} in a `_bulk`, {_BULK_CONNECTIONS} at once: ", end="")
+    print(f"\nReady-made batches, {_BULK_SIZE} in a `_bulk`, {_BULK_CONNECTIONS} in flight: ", end="")
     print(f"{most:.1f} recordings/s, {most / sides['direct'].rate:.2f} times the rate of single `PUT`s")
 
 
 def _posts(stage: Stage, sample: Sample, first: int, count: int) -> dict[str, list[tuple[str, Request]]]:
-    """For each side its requests, ready to be sent."""
+    """Returns the requests of each side, ready to be sent."""
     path = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings"
     json_type = ("Content-Type", "application/json")
     posted = sample_recordings(

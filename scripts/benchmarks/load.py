@@ -37,7 +37,7 @@ class Measured:
 
 
 class _Connection(asyncio.Protocol):
-    """Asks one question after the other. Of an answer it only looks for the end."""
+    """Sends one request after the other. It only looks for the end of each answer."""
 
     def __init__(self, questions: Iterator[tuple[str, bytes]], measured: Measured, until: float) -> None:
         self._questions = questions
@@ -73,7 +73,7 @@ class _Connection(asyncio.Protocol):
             self._read(self._head + rest)
 
     def _read(self, data: bytes) -> None:
-        """At the start of an answer, or at the size of a chunk."""
+        """Reads on, from the start of an answer or of a chunk."""
         while True:
             self._head = data
             if not self._chunked:

@@ -35,8 +35,8 @@ def command(**options: Any) -> None:
 
 
 async def migrate(stage: Stage, *, recordings: int, rounds: int) -> None:
-    """A whole migration from schema v1 beside bare copies with the Elasticsearch client's own helpers."""
-    # As the scripts do; it helps the helpers too.
+    """Measures a whole migration from schema v1 beside bare copies with the Elasticsearch client's own helpers."""
+    # As the commands do. It helps both sides.
     collect_rarely()
     sample = Sample(CONTACT_CENTER, REGION)
     old = await create_v1_index(stage.client, stage.settings, CONTACT_CENTER)
@@ -124,7 +124,7 @@ async def _helpers_copy(stage: Stage, old: str, schema: dict[str, Any]) -> float
 
 
 async def _full_documents(stage: Stage, old: str) -> str:
-    """An index whose `_source` is all of each v2 document, so that a copy of it needs no transformation."""
+    """Creates an index whose `_source` has each v2 document whole, so that copying needs no transformation."""
     index = stage.index("full")
     schema = load_schema("recordings")
     mappings = {key: value for key, value in schema["mappings"].items() if key != "_source"}

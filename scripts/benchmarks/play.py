@@ -54,13 +54,13 @@ _MEDIA_FILES = 8  # few enough to stay in memory
 _LOOK_UPS = 10_000
 _BUCKET = "recordings"
 _S3_KEY, _S3_SECRET = "bench", "bench-secret"
-# Both ends of what nginx can do: as it comes, and with the buffers of our own players' size.
+# Two extremes of nginx: its defaults, and buffers of the size of our own players' chunks.
 _NGINX_TUNED = "proxy_buffers 16 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;"
 
 
 @dataclass
 class Played:
-    """What one side did: for each play the seconds to the first byte of the body, and to the last."""
+    """The result of one side: for each play, the seconds to the first and to the last byte of the body."""
 
     seconds: float = 0.0
     first: list[float] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Played:
 
     @property
     def rate(self) -> float:
-        """In MB/s."""
+        """Returns the rate in MB/s."""
         return len(self.last) * _MEDIA_BYTES / 1e6 / self.seconds
 
 
@@ -114,7 +114,7 @@ async def play(stage: Stage, *, rounds: int, seconds: float, kind: str) -> None:
 
 
 async def _store_recordings(stage: Stage, kind: str, descriptors: list[dict[str, Any]]) -> list[str]:
-    """One recording for each file, in an index of many; the paths to play them."""
+    """Stores one recording for each file, in an index of many. Returns the paths to play them."""
     sample = Sample(CONTACT_CENTER, REGION)
     index = alias(stage.settings, "recordings")
     paths = []
@@ -134,12 +134,12 @@ async def _warm_up_look_up(app: str, plays: Sequence[str]) -> None:
     """A node just started takes thousands of look-ups until Java has compiled what they use, and nginx needs none."""
     recordings = [path.partition("/play/")[0] for path in plays]
     requests = [("", _play_request(path)) for path in itertools.islice(itertools.cycle(recordings), _LOOK_UPS)]
-    # One after the other, or they would be gathered.
+    # One after the other: concurrent ones would be batched.
     await load(app, requests, Measured(), connections=1)
 
 
 async def _play_rounds(sides: dict[str, tuple[str, list[str]]], rounds: int, seconds: float) -> dict[str, Played]:
-    """The sides take turns, so that whatever else the machine does hits all."""
+    """Runs the sides in turn, so that other load on the machine affects all of them."""
     played = {name: Played() for name in sides}
     for number in range(rounds + 1):
         for name, (url, paths) in sides.items():
@@ -154,7 +154,7 @@ def _play_request(path: str) -> Request:
 
 
 class _Player:
-    """Plays one file after the other over one connection, as cheaply as can be: the kernel throws bodies away."""
+    """Plays one file after the other over one connection. It costs little, because the kernel discards bodies."""
 
     def __init__(self, address: tuple[str, int], requests: Iterator[bytes], played: Played) -> None:
         self._requests = requests
@@ -169,7 +169,7 @@ class _Player:
         self.socket.sendall(next(self._requests))
 
     def receive(self, buffer: bytearray) -> bool:
-        """Takes what has come; whether that was the end of a file."""
+        """Reads the bytes that have arrived. Returns whether they end a file."""
         if self._left:
             # Linux discards instead of copying, so that little of the two cores goes to the player.
             received = self.socket.recv_into(buffer, min(self._left, len(buffer)), socket.MSG_TRUNC)

@@ -1,4 +1,4 @@
-"""What supervisors ask, as requests to the API and to Elasticsearch."""
+"""The questions of supervisors, as requests to the API and to Elasticsearch."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class Question:
-    """The same question to both sides."""
+    """A question, as a request to each side."""
 
     kind: str
     api: Request
@@ -32,7 +32,7 @@ Clause = dict[str, Any]
 
 
 class Questions:
-    """What supervisors ask, about values drawn from the sample."""
+    """The questions of supervisors, about random values of the sample."""
 
     def __init__(self, sample: Sample, count: int, index: str, data_fields: Sequence[str], seed: int = 1) -> None:
         self._random = random.Random(seed)
@@ -43,7 +43,7 @@ class Questions:
         self._api_headers = (authorization(), ("Accept", "application/json"))
 
     def make(self, number: int) -> list[Question]:
-        """All kinds in turn."""
+        """Yields questions of all kinds in turn."""
         kinds = itertools.cycle(
             (
                 self._time_range,
@@ -141,7 +141,7 @@ def _wildcard(who: str, pattern: str) -> Clause:
 
 
 async def keywords_below(client: AsyncElasticsearch, index: str, path: str) -> list[str]:
-    """The names of all keyword fields that dynamic mapping has made below a field."""
+    """Returns the names of all keyword fields that dynamic mapping has made below a field."""
     mapping = (await client.indices.get_mapping(index=index)).body[index]["mappings"]
     for name in path.split("."):
         mapping = mapping["properties"][name]

@@ -40,7 +40,7 @@ def command(**options: Any) -> None:
 async def search(
     stage: Stage, *, recordings: int, rounds: int, seconds: float, questions: int, kind: str, check: int
 ) -> None:
-    """The same questions to the API and straight to Elasticsearch."""
+    """Asks the API and Elasticsearch the same questions."""
     sample = Sample(CONTACT_CENTER, REGION)
     ours = await stage.load_ours(sample, recordings)
     plain = await stage.load_plain(sample, recordings)
@@ -77,7 +77,7 @@ def _check(questions: Sequence[Question], urls: dict[str, str]) -> int:
 async def _rounds(
     questions: Sequence[Question], urls: dict[str, str], rounds: int, seconds: float
 ) -> dict[str, Measured]:
-    """The sides take turns, so that whatever else the machine does hits both; each round has its own questions."""
+    """Runs the sides in turn, so that other load affects both. Each round has its own questions."""
     sides = {name: Measured() for name in urls}
     warm_up = {name: Measured() for name in urls}
     size = len(questions) // (rounds + 1)

@@ -1,4 +1,4 @@
-"""Where a benchmark runs: an Elasticsearch, indices of its own, and one process of the service."""
+"""The environment of a benchmark: an Elasticsearch, indices of its own, and one process of the service."""
 
 import asyncio
 import os
@@ -57,14 +57,14 @@ class Stage:
         return f"{self.settings.index_prefix}-{name}"
 
     async def load_ours(self, sample: Sample, count: int) -> str:
-        """Recordings as the service stores them. Returns the alias."""
+        """Loads recordings as the service stores them. Returns the alias."""
         await create_indices(self.client, self.settings)
         index = alias(self.settings, "recordings")
         await self.load(Loader(self.client, index, to_document), sample, count, "our schema")
         return index
 
     async def load_plain(self, sample: Sample, count: int) -> str:
-        """The same recordings in an index with Elasticsearch's default dynamic mappings. Returns its name."""
+        """Loads the same recordings into an index with Elasticsearch's default dynamic mappings. Returns its name."""
         index = self.index("plain")
         await self.client.indices.create(index=index, settings={"number_of_replicas": 0})
         loader = Loader(self.client, index, _plain_document, is_alias=False)
@@ -87,7 +87,7 @@ class Stage:
             await asyncio.sleep(0.5)
 
     async def merge(self, index: str) -> None:
-        """To one segment, so that chance does not decide how many there are."""
+        """Merges an index to one segment, so that the number of segments does not depend on chance."""
         await self.client.options(request_timeout=_SETTLE_SECONDS).indices.forcemerge(index=index, max_num_segments=1)
         await self.settle()
 
@@ -96,14 +96,14 @@ class Stage:
         return int(stats.body["_all"]["primaries"]["segments"]["count"])
 
     async def copy_index(self, resource: str, name: str) -> None:
-        """An empty index with the schema and settings of one of ours."""
+        """Creates an empty index with the schema and settings of one of ours."""
         created = (await self.client.indices.get(index=alias(self.settings, resource))).body
         [index] = created.values()
         wanted = {
             "sort": index["settings"]["index"]["sort"],
             "number_of_replicas": 0,
             "number_of_shards": 1,
-            # The service searches its own now and then; what nobody searches is by default never made searchable.
+            # Elasticsearch by default refreshes only indices that are searched. The service's index is searched often.
             "refresh_interval": "1s",
         }
         await self.client.indices.create(index=self.index(name), mappings=index["mappings"], settings={"index": wanted})

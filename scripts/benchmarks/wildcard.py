@@ -52,7 +52,7 @@ async def wildcard(stage: Stage, *, recordings: int, rounds: int, warm_up: int, 
     """Patterns inside values: our query beside `wildcard` on a keyword of the same index, small and large."""
     took: dict[int, Took] = {}
     for count in (recordings // 10, recordings):
-        # Two indices would share the caches: the small one is gone before the large one comes.
+        # Two indices would share the caches. The small one is removed before the large one is loaded.
         await stage.remove()
         sample = Sample(CONTACT_CENTER, REGION)
         index = await stage.load_ours(sample, count)
@@ -65,7 +65,7 @@ async def wildcard(stage: Stage, *, recordings: int, rounds: int, warm_up: int, 
 
 
 async def _took(stage: Stage, index: str, sample: Sample, count: int, *, rounds: range, batch: int) -> Took:
-    """Medians.
+    """Returns medians of the milliseconds of a search.
 
     `took` is in whole milliseconds, and a search takes one or less. So many searches go in one request: its `took`
     is that of all of them, and the rounding is divided by their number.
@@ -82,13 +82,13 @@ async def _took(stage: Stage, index: str, sample: Sample, count: int, *, rounds:
             if any(response["status"] != 200 for response in answer.body["responses"]):
                 raise LoadError(f"a search failed: {answer.body['responses'][0]}")
             if round_ >= 0:
-                # Less than a millisecond for all is shown as none.
+                # Elasticsearch reports less than a millisecond for all as 0.
                 took.setdefault(key, []).append(max(answer.body["took"], 1) / batch)
     return {key: statistics.median(values) for key, values in took.items()}
 
 
 def _patterns(random_: random.Random, sample: Sample, count: int, name: str) -> Iterator[str]:
-    """Five to seven characters of a stored value between stars, never the same twice."""
+    """Returns different patterns: five to seven characters of a stored value between stars."""
     seen = set()
     while True:
         document = to_document(CONTACT_CENTER, next(sample.recordings(random_.randrange(count), 1)))
