@@ -84,3 +84,8 @@ def test_each_decision_record_has_the_common_form(name: str) -> None:
     assert f"| [{number:04}]({Path(name).name}) | {title} |" in text_of("docs/decisions/README.md")
     for section in ("Context", "Decision", "Alternatives considered", "Consequences"):
         assert f"\n## {section}" in text
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, *files("app/**/*.py", "scripts/**/*.py", "*.toml", "*.yaml")])
+def test_nothing_cites_documents_outside_the_repository(name: str) -> None:
+    assert not re.findall(r"\b(?:CONTRACT|DESIGN|REVIEW|ANCHORS|CLIENTS|PEERS|PAGE)\.md\b|\bseeds/", text_of(name))
