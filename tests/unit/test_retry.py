@@ -13,9 +13,12 @@ async def test_no_wait_when_the_deadline_has_passed() -> None:
     assert not await backoff.wait()
 
 
-async def test_waits_end_at_the_deadline() -> None:
+def test_waits_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("app.retry.time.monotonic", lambda: now)
     backoff = Backoff(0.05, initial=0.01, maximum=0.02)
-    while await backoff.wait():
+    while (seconds := backoff.next_wait()) is not None:
+        now += seconds
         assert backoff.seconds_left > 0
     assert backoff.seconds_left <= 0.02
 
