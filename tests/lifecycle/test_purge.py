@@ -608,12 +608,14 @@ async def test_many_recordings_with_a_kill_in_the_middle(
     assert count // 10 < left <= count - count // 5
     assert not json.loads(store.report.read_text())["completed"]
 
-    process = await store.start(*OLD, "--yes")
+    # At this rate it takes longer than the ten seconds between two lines of progress.
+    process = await store.start(*OLD, "--yes", "--rate", "5000")
+    await until_gone(elasticsearch, settings, count - left + 1)  # its modules are loaded
     watching = asyncio.create_task(watch_memory(process))
     status, _, err = await store.scripts.end(process)
     assert status == 0, err
     sizes = await watching
-    # From the first quarter, when everything has been in use once, to the end.
+    # From the first quarter of the deletions, when everything has been in use once, to the end.
     assert max(sizes) - max(sizes[: len(sizes) // 4]) < 10_000_000, sizes
     assert "purging: " in err  # without a terminal, lines say how far it is
     store.reported(matched=left, deleted=left - count // 10, protected=count // 10, completed=True)
