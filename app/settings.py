@@ -49,27 +49,51 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A `[[storage.webdav]]` entry: this URL and what is below it."""
+    """A `[[storage.webdav]]` entry: this URL and what is below it.
+
+    `aliases` are other URLs of the same folder, and `case_sensitive` tells whether names that differ in case are
+    different files. Both serve to recognise the same object, never as an address. A missing file is believed to be gone
+    only while `presence_url` answers 200.
+    """
 
     base_url: str
     username: str | None = None
     password: str | None = None
+    aliases: tuple[str, ...] = ()
+    case_sensitive: bool = True
+    presence_url: str | None = None
 
     def __post_init__(self) -> None:
-        try:
-            parse_url(self.base_url.rstrip("/"))
-        except AmbiguousUrl as error:
-            raise ValueError(f"the base_url {self.base_url!r} of a storage cannot be used: {error}") from None
+        base = _parse_setting("base_url", self.base_url)
+        names = [base, *(_parse_setting("alias", alias) for alias in self.aliases)]
+        for origin, path in names:
+            if sum(origin == other and path == other_path[: len(path)] for other, other_path in names) > 1:
+                raise ValueError(f"of the URLs of the storage {self.base_url!r} one lies in another")
+        if self.presence_url is not None and _parse_setting("presence_url", self.presence_url)[0] != base[0]:
+            raise ValueError(f"the presence_url {self.presence_url!r} is on another server than the base_url")
+
+
+def _parse_setting(name: str, url: str) -> tuple[str, list[str]]:
+    try:
+        return parse_url(url.rstrip("/"))
+    except AmbiguousUrl as error:
+        raise ValueError(f"the {name} {url!r} of a storage cannot be used: {error}") from None
 
 
 class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A `[[storage.s3]]` entry. Without an endpoint it is AWS, without a key AWS's usual credential chain."""
+    """A `[[storage.s3]]` entry. Without an endpoint it is AWS, without a key AWS's usual credential chain.
+
+    With `delete_versions` a deletion deletes all versions of an object. With `exact_keys` clients may post keys with a
+    leading slash, empty or dot segments, which some storages take for other spellings of the same object.
+    """
 
     buckets: tuple[str, ...]
     endpoint_url: str | None = None
     region: str | None = None
     access_key_id: str | None = None
     secret_access_key: str | None = None
+    delete_versions: bool = False
+    exact_keys: bool = False
 
 
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from app.api.requests import (
 from app.api.responses import envelope
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import FailedMedia
-from app.media.location import LocationNotAllowed, resolve_location
+from app.media.location import LocationNotAllowed, check_key, resolve_location
 from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, parse_recording
 from app.settings import StorageConfig
@@ -64,10 +64,14 @@ def _check_storages(posted: Recording, configured: StorageConfig) -> None:
     for i, media in enumerate(posted["mediaFiles"]):
         descriptor = media["mediaDescriptor"]
         try:
-            resolve_location(descriptor, configured)
+            location = resolve_location(descriptor, configured)
         except LocationNotAllowed as error:
             attribute = "data.bucket" if descriptor["storage"] == "awsS3" else "path"
             raise InvalidParameter(f"mediaFiles[{i}].mediaDescriptor.{attribute}", str(error)) from None
+        try:
+            check_key(location)
+        except LocationNotAllowed as error:
+            raise InvalidParameter(f"mediaFiles[{i}].mediaDescriptor.path", str(error)) from None
 
 
 def _with_media(request: Request) -> bool:

@@ -14,9 +14,10 @@ from app import codec
 from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable, RecallError, RecordingProtected
 from app.lifecycle.protection import Protection, is_protected
+from app.media.identity import same_object_keys
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
-from app.recordings.identity import Resource, media_object_key, media_uuid
+from app.recordings.identity import Resource, media_object_key, media_url, media_uuid
 from app.settings import StorageConfig
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
 from app.store.repository import RecordingRepository, StoredRecording, Update, conflict_backoff
@@ -159,12 +160,13 @@ class Deletion:
         _, update = await self._repositories[entry.resource].update_document(entry.document_id, rewrite)
         return update is not None
 
-    async def _references(self, object_keys: set[str]) -> set[str]:
-        """Returns which of these media objects a recording of any resource refers to."""
+    async def _needed(self, entries: Sequence[MediaDeletion]) -> set[str]:
+        """Returns the ids of the entries to whose objects a recording of any resource refers, under any spelling."""
+        keys = {entry.entry_id: same_object_keys(codec.decode(entry.descriptor), self._configured) for entry in entries}
         referenced: set[str] = set()
         for repository in self._repositories.values():
-            referenced |= await repository.references(object_keys)
-        return referenced
+            referenced |= await repository.references(set().union(*keys.values()))
+        return {entry_id for entry_id, some in keys.items() if some & referenced}
 
     async def _delete_objects(
         self, entries: Sequence[MediaDeletion], swept: SweepResult | None = None
@@ -173,11 +175,11 @@ class Deletion:
         if not entries:
             return {}
         try:
-            needed = await self._references({entry.media_object_key for entry in entries})
+            needed = await self._needed(entries)
         except ElasticsearchUnavailable:
             # The recording is deleted already; a later sweep deletes the objects.
             return {entry.entry_id: _failed(entry) for entry in entries}
-        unneeded = [entry for entry in entries if entry.media_object_key not in needed]
+        unneeded = [entry for entry in entries if entry.entry_id not in needed]
         results = await asyncio.gather(*(self._delete_object(entry) for entry in unneeded))
         failed = {entry.entry_id: _failed(entry) for entry, done in zip(unneeded, results, strict=True) if not done}
         if swept is not None:
@@ -224,7 +226,7 @@ def _entries(resource: Resource, stored: StoredRecording) -> list[MediaDeletion]
 def _failed(entry: MediaDeletion) -> FailedMedia:
     descriptor = codec.decode(entry.descriptor)
     where = (
-        descriptor["path"]
+        media_url(descriptor)
         if descriptor["storage"] == "webDAV"
         else f"{descriptor['data']['bucket']}/{descriptor['path']}"
     )

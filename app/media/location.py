@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app.media_urls import AmbiguousUrl, parse_url
+from app.recordings.identity import media_url, resolve_segments
 from app.settings import S3Config, StorageConfig, WebDavConfig
 
 
@@ -38,7 +39,18 @@ def resolve_location(descriptor: Mapping[str, Any], storages: StorageConfig) -> 
     """The location of a media descriptor (valid by `app.recordings.model`); raises LocationNotAllowed."""
     if descriptor["storage"] == "awsS3":
         return _locate_s3(descriptor["data"]["bucket"], descriptor["path"], storages)
-    return _locate_webdav(descriptor["path"], storages)
+    return _locate_webdav(media_url(descriptor), storages)
+
+
+def check_key(location: Location) -> None:
+    """Raises LocationNotAllowed for an S3 key that some storages take for another spelling of a key.
+
+    Recordings from before this rule keep such keys, and play.
+    """
+    if isinstance(location, S3Location) and not location.storage.exact_keys:
+        segments = location.key.split("/")
+        if resolve_segments(segments) != segments:
+            raise LocationNotAllowed("it has a leading or trailing slash, an empty segment or a dot segment")
 
 
 def _locate_s3(bucket: str, key: str, storages: StorageConfig) -> S3Location:
@@ -58,7 +70,7 @@ def _locate_webdav(url: str, storages: StorageConfig) -> WebDavLocation:
     # Of several bases the longest: it may have credentials of its own.
     found: tuple[int, WebDavConfig] | None = None
     for storage in storages.webdav:
-        base_origin, base = _base(storage.base_url)
+        base_origin, base = parse_base(storage.base_url)
         if origin == base_origin and len(segments) > len(base) and segments[: len(base)] == base:
             found = max(found or (-1, storage), (len(base), storage), key=lambda match: match[0])
     if found is None:
@@ -68,5 +80,6 @@ def _locate_webdav(url: str, storages: StorageConfig) -> WebDavLocation:
 
 
 @lru_cache
-def _base(url: str) -> tuple[str, list[str]]:
+def parse_base(url: str) -> tuple[str, list[str]]:
+    """Returns the origin and the path segments of a base URL or alias of the configuration."""
     return parse_url(url.rstrip("/"))

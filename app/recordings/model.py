@@ -6,12 +6,11 @@ form the dates of media files and events are in UTC, and each media file has its
 """
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from app.errors import InvalidParameter, MissingParameter
 from app.ids import id_error
 from app.recordings.dates import normalise_date
-from app.recordings.identity import Resource, media_path
+from app.recordings.identity import Resource, is_http_url, media_path, storage_folder
 
 Recording = dict[str, Any]
 
@@ -142,8 +141,12 @@ def _check_media_descriptor(fields: _Fields) -> None:
     path = fields.require("path")
     if not isinstance(path, str) or not path:
         raise fields.invalid("path", "it must be a non-empty string")
-    if storage == "webDAV" and not _is_http_url(path):
-        raise fields.invalid("path", "it must be an http or https URL")
+    if storage == "webDAV" and not is_http_url(path):
+        folder = storage_folder(fields.attributes)
+        if folder is None:
+            raise fields.invalid("path", "it must be an http or https URL, or a name in the folder data.storagePath")
+        if not is_http_url(folder):
+            raise fields.require_object("data").invalid("storagePath", "it must be an http or https URL")
     if storage == "awsS3":
         fields.require_object("data").require_trimmed("bucket")
     fields.check_optional_text("storage_version")
@@ -151,16 +154,6 @@ def _check_media_descriptor(fields: _Fields) -> None:
         raise fields.invalid("storage_version", "it must be a non-empty string")
     fields.check_optional_map("auth")
     fields.check_optional_map("data")
-
-
-def _is_http_url(text: str) -> bool:
-    if " " in text or not text.isprintable():  # other white space is not printable
-        return False
-    try:
-        url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-    except ValueError:  # a malformed port or IPv6 address
-        return False
 
 
 def _parse_event(fields: _Fields) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from app import codec
 from app.recordings.dates import parse_instant
-from app.recordings.identity import media_object_key
+from app.recordings.identity import media_object_keys
 from app.recordings.model import Recording
 from app.search.trigrams import tokens_of_value
 
@@ -68,7 +68,8 @@ def call_uuids(recording: Recording) -> list[str]:
 
 
 def _media_object_keys(recording: Recording) -> list[str]:
-    return [media_object_key(media["mediaDescriptor"]) for media in recording["mediaFiles"]]
+    keys = (key for media in recording["mediaFiles"] for key in media_object_keys(media["mediaDescriptor"]))
+    return list(dict.fromkeys(keys))
 
 
 def _user_names(recording: Recording) -> Iterator[str]:
