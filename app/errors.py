@@ -215,25 +215,27 @@ class MediaStorageRefused(RecallError):
 
 
 class MediaStorageFailed(RecallError):
-    """A media storage cannot be reached, or answers what it should not: 502, code 4."""
+    """A media storage cannot be reached, or answers what it should not: 502, code 4. `reason` is for the log."""
 
     http_status, code = 502, 4
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
         super().__init__("The media storage failed.")
+        self.reason = reason
 
 
 class MediaStorageTimeout(RecallError):
-    """A media storage takes too long: 504, code 4."""
+    """A media storage takes too long: 504, code 4. `reason` is for the log."""
 
     http_status, code = 504, 4
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
         super().__init__("The media storage did not answer in time.")
+        self.reason = reason
 
 
 class MediaStorageBusy(RecallError):
-    """As many streams as are allowed are open in a media storage: 503, code 4."""
+    """A media storage has as many streams as are allowed, or asks for a pause: 503, code 4."""
 
     http_status, code = 503, 4
 

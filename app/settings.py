@@ -6,6 +6,7 @@ A value comes from the environment (`RECALL_` and the name in upper case), else 
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +54,7 @@ class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `aliases` are other URLs of the same folder, and `case_sensitive` tells whether names that differ in case are
     different files. Both serve to recognise the same object, never as an address. A missing file is believed to be gone
-    only while `presence_url` answers 200.
+    only while `presence_url` answers 200. `ca_file` has the authorities to trust for TLS.
     """
 
     base_url: str
@@ -62,6 +63,7 @@ class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: tuple[str, ...] = ()
     case_sensitive: bool = True
     presence_url: str | None = None
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
         base = _parse_setting("base_url", self.base_url)
@@ -71,6 +73,7 @@ class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"of the URLs of the storage {self.base_url!r} one lies in another")
         if self.presence_url is not None and _parse_setting("presence_url", self.presence_url)[0] != base[0]:
             raise ValueError(f"the presence_url {self.presence_url!r} is on another server than the base_url")
+        _check_ca_file(self.ca_file)
 
 
 def _parse_setting(name: str, url: str) -> tuple[str, list[str]]:
@@ -94,6 +97,19 @@ class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret_access_key: str | None = None
     delete_versions: bool = False
     exact_keys: bool = False
+    ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_ca_file(self.ca_file)
+
+
+def _check_ca_file(ca_file: str | None) -> None:
+    if ca_file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # of TLS, too
+        raise ValueError(f"the ca_file {ca_file!r} of a storage cannot be used: {error}") from None
 
 
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from app.api.requests import resource_of, services
 from app.api.responses import Envelope
 from app.audit import Entry, Operation
 from app.errors import InternalError, RecallError
+from app.media.response import MediaResponse
 
 
 def audit_entry(request: Request) -> Entry:
@@ -93,8 +94,9 @@ class AuditedStream:
             if not written:
                 written = True
                 entry.bytes_sent, entry.completed = sent, completed
-                # A client that disconnects has received what it asked for so far: that is not a failure.
-                self._request.write(response.status_code, 0 if completed or client_left else 4)
+                # A client that leaves, or stops reading, has received what it played so far: that is no failure.
+                client_ended = client_left or (isinstance(response, MediaResponse) and response.player_stalled)
+                self._request.write(response.status_code, 0 if completed or client_ended else 4)
 
         async def watched_receive() -> Message:
             nonlocal client_left

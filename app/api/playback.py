@@ -15,7 +15,7 @@ from app.errors import MediaNotFound, MediaStorageRefused
 from app.media.answers import open_media
 from app.media.conditions import not_modified
 from app.media.location import LocationNotAllowed, resolve_location
-from app.media.response import MediaResponse
+from app.media.response import MediaResponse, unless_client_leaves
 from app.media.stream import MediaStream
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,6 @@ _OF_THE_BYTES = ("Content-Length", "Content-Range")
 
 async def play(request: Request) -> Response:
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
-    with services(request).storages.scheduler.priority():
-        return await _play(request)
-
-
-async def _play(request: Request) -> Response:
     name = path_segment(request, "name")
     download = any(parameter == "download" for parameter, _ in query_parameters(request))
     recording = (await repository(request).get(scope_of(request), path_segment(request, "id"))).recording
@@ -42,7 +37,8 @@ async def _play(request: Request) -> Response:
     except LocationNotAllowed as error:
         log.warning("media file %s of recording %s is refused: %s", name, recording["id"], error)
         raise MediaStorageRefused from error
-    stream = await open_media(services(request).storages, request.method, location, request.headers, name)
+    opening = open_media(services(request).storages, request.method, location, request.headers, name)
+    stream = await unless_client_leaves(request.receive, opening)
     try:
         unchanged = not_modified(request.headers, stream.headers)
         wanted = _OF_THE_FILE if unchanged else _OF_THE_FILE + _OF_THE_BYTES
@@ -53,7 +49,7 @@ async def _play(request: Request) -> Response:
         if download:
             headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
         status = 304 if unchanged else stream.status
-        return MediaResponse(stream, status, headers, services(request).settings, services(request).storages.scheduler)
+        return MediaResponse(stream, status, headers, services(request).settings.player_stall_seconds)
     except BaseException:  # a storage's header that cannot be passed on, for one
         stream.close()
         raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from app.errors import MediaNotFound, MediaStorageFailed, RangeNotSatisfiable
 from app.media.conditions import content_range_matches, if_range_matches, normalise_range
 from app.media.location import Location
+from app.media.resuming import resuming
 from app.media.storages import MediaStorages
 from app.media.stream import MediaStream
 
@@ -46,4 +47,4 @@ async def open_media(
     except BaseException:
         stream.close()
         raise
-    return stream
+    return resuming(stream, lambda more: storages.open("GET", location, more)) if method == "GET" else stream

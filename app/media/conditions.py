@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 _ONE_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
+_STRONG_ETAG = re.compile(r'"[!#-~]*"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
 
 
@@ -36,6 +37,17 @@ def content_range_matches(content_range: str | None, asked: str) -> bool:
         at_end = match[3] == "*" or last == int(match[3]) - 1
         return at_end and (length == int(asked_last) or first == 0)
     return first == int(asked_first) and (not asked_last or last <= int(asked_last))
+
+
+def bounds_of(content_range: str | None) -> tuple[int, int] | None:
+    """The first byte and the total length of a Content-Range, None unless it has both."""
+    match = _CONTENT_RANGE.fullmatch((content_range or "").strip())
+    return (int(match[1]), int(match[3])) if match and match[3] != "*" else None
+
+
+def is_strong(etag: str) -> bool:
+    """Whether an ETag is a strong validator in a well-formed spelling (RFC 9110 section 8.8.3)."""
+    return _STRONG_ETAG.fullmatch(etag) is not None
 
 
 def if_range_matches(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:

@@ -1,152 +1,239 @@
-"""HTTP to media storages: pooled connections, bounded in number, and bodies that are read as they arrive."""
+"""HTTP/1.1 to media storages: exactly framed answers, on connections that are reused only when that is safe."""
 
 import asyncio
-from collections.abc import Mapping
+import functools
+import logging
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
+import httptools
+from starlette.datastructures import Headers
 
 from app.errors import MediaStorageBusy, MediaStorageFailed, MediaStorageTimeout
+from app.media.connection import Connection, ConnectionBroken, connect
+from app.media.failures import reason_of
 from app.settings import Settings
 
-# The longest answer that is read as a whole, in bytes.
-_LONGEST_ANSWER = 64 * 1024
+log = logging.getLogger(__name__)
 
-# How much of a file a stream holds in memory, in bytes; the network's own buffers read ahead of the player. With less
-# the work for each chunk counts, with more a new player waits longer for its turn among those who play already.
-_CHUNK = 256 * 1024
+# The longest answer that is read as a whole, and the longest head of an answer, in bytes.
+_LONGEST_ANSWER = 64 * 1024
+_LONGEST_HEAD = 64 * 1024
+
+# How long a connection without a request is kept, in seconds.
+_KEEP_SECONDS = 15.0
+
+# Methods that may be repeated when a kept connection breaks before the answer (RFC 9112 section 9.3.1).
+_REPEATABLE = frozenset({"GET", "HEAD", "PROPFIND"})
+
+_HEAD_END = b"\r\n\r\n"
+_HTTP = b"HTTP/1."
+# Lines of printable characters.
+_REQUEST = re.compile(r"(?:[ -~]+(?:\r\n(?=[ -~])|$))+")
+
+# A URL that is made when there is a place for the request, since it may expire.
+Address = Callable[[], Awaitable[str]]
 
 
 class HttpStream:
-    """A storage's answer whose body has not been read yet. Whoever opened it closes it, on every path."""
+    """An answer whose body is read from its connection. See `app.media.stream.MediaStream`."""
 
-    def __init__(self, response: aiohttp.ClientResponse, slots: asyncio.Semaphore) -> None:
-        self._response = response
-        self._slots: asyncio.Semaphore | None = slots
-        self._read = self._read_first
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-        self.length = response.content_length
+    def __init__(
+        self,
+        connection: Connection,
+        head: "_Head",
+        framing: "_Framing",
+        end: Callable[["HttpStream"], None],
+        timeout: float,
+    ) -> None:
+        self.status = head.status
+        self.headers: Mapping[str, str] = head.headers
+        self.length = framing if isinstance(framing, int) else None
+        self.may_be_kept = head.may_be_kept and self.length is not None
+        self.sent_too_much = False
+        self._connection = connection
+        self._arrived = head.surplus
+        self._left = self.length
+        self._chunks = _Chunks(head) if framing == "chunked" else None
+        self._end = end
+        self._timeout = timeout
+        self._is_open = True
+        self._is_complete = False
+        if self._left == 0:
+            self.sent_too_much = bool(self._arrived)
+            self._complete()
 
     async def read(self) -> bytes:
-        """What has arrived, nothing at the end; raises MediaStorageFailed when it breaks off. It has no time limit."""
+        """Returns the next bytes, nothing at the end.
+
+        Raises MediaStorageFailed when the body breaks off, MediaStorageTimeout when the storage stalls.
+        """
+        if self._is_complete:
+            return b""
         try:
             return await self._read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise MediaStorageFailed from error
+        except ConnectionBroken as error:
+            self.close()
+            raise MediaStorageFailed(str(error)) from error
+        except TimeoutError:
+            self.close()
+            raise MediaStorageTimeout(f"the storage has sent nothing for {self._timeout:g} seconds") from None
 
     def close(self) -> None:
-        """Frees the connection at once. No coroutine, because one would not run in a cancelled task."""
-        self._response.close()
-        if self._slots is not None:
-            self._slots.release()
-            self._slots = None
+        """Ends the connection, unless the body has been read to its end."""
+        self.may_be_kept = self._is_complete and self.may_be_kept
+        if self._is_open:
+            self._is_open = False
+            self._end(self)
 
-    async def _read_first(self) -> bytes:
-        """What came with the headers. Decides how the rest is read."""
-        content = self._response.content
-        arrived = b""
-        while more := content.read_nowait():
-            arrived += more
-        connection, length = self._response.connection, self._response.content_length
-        # Without a connection all has arrived, or it is lost.
-        if connection and connection.transport is not None and length is not None and not self._is_chunked():
-            self._read = _DirectBodyReader(connection, content, length - len(arrived)).read
-        else:
-            self._read = content.readany
-        return arrived or await self._read()
+    async def _read(self) -> bytes:
+        while not self._is_complete:
+            data, self._arrived = self._arrived, b""
+            if not data:
+                data = await self._connection.receive(self._timeout)
+            if self._chunks is not None:
+                data = self._chunks.decode(data)
+                if self._chunks.is_complete:
+                    self._complete()
+            elif self._left is not None:
+                data = self._counted(data, self._left)
+            elif not data:  # a clean end: the connection tells it from a cut
+                self._complete()
+            if data:
+                return data
+        return b""
 
-    def _is_chunked(self) -> bool:
-        return "Transfer-Encoding" in self._response.headers
-
-
-class _DirectBodyReader(asyncio.BufferedProtocol):
-    """The rest of a body of known length, read from the connection itself, one chunk whenever one is wanted.
-
-    aiohttp's reader copies each byte three times and takes up to half a megabyte at once, during which all other
-    players wait. At the end the connection is aiohttp's again, for the next request.
-    """
-
-    def __init__(self, connection: aiohttp.connector.Connection, content: aiohttp.StreamReader, length: int) -> None:
-        assert connection.transport is not None
-        assert connection.protocol is not None
-        self._transport = connection.transport
-        self._aiohttp = connection.protocol
-        self._content = content
-        self._left = length
-        self._buffer = memoryview(bytearray(min(_CHUNK, length)))
-        self._chunk: asyncio.Future[bytes] | None = None
-        self._lost = False
-        self._aiohttp.pause_reading()
-        self._transport.set_protocol(self)
-
-    async def read(self) -> bytes:
-        """A chunk, nothing at the end; raises ConnectionError."""
+    def _counted(self, data: bytes, left: int) -> bytes:
+        if not data:
+            raise ConnectionBroken(f"the storage ended the connection {left} bytes before the end of the body")
+        self.sent_too_much = len(data) > left
+        data = data[:left]
+        self._left = left - len(data)
         if not self._left:
-            return b""
-        if self._lost or self._transport.is_closing():
-            raise ConnectionResetError
-        self._chunk = asyncio.get_running_loop().create_future()
-        self._transport.resume_reading()
-        return await self._chunk
+            self._complete()
+        return data
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer[: self._left]
+    def _complete(self) -> None:
+        self._is_complete = True
+        self.close()
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self._transport.pause_reading()
-        self._left -= nbytes
-        if chunk := self._asked():
-            # A copy, because the player's connection may keep it for a while.
-            chunk.set_result(bytes(self._buffer[:nbytes]))
-        if not self._left:
-            self._transport.set_protocol(self._aiohttp)
-            self._aiohttp.resume_reading()
-            self._content.feed_eof()
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
-        if chunk := self._asked():
-            chunk.set_exception(ConnectionResetError())
-        self._aiohttp.connection_lost(error)
+_Framing = int | Literal["chunked", "until the end"]
 
-    def _asked(self) -> asyncio.Future[bytes] | None:
-        """Who waits for a chunk, and has not been cancelled."""
-        chunk, self._chunk = self._chunk, None
-        return chunk if chunk and not chunk.done() else None
+
+class _Events:
+    """What the parser tells."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: list[bytes] = []
+        self.is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.strip()))
+
+    def on_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+class _Head:
+    """The head of an answer, and the bytes of the body that came with it. Raises ConnectionBroken."""
+
+    def __init__(self, data: bytes, surplus: bytes) -> None:
+        self.events = _Events()
+        self.parser = httptools.HttpResponseParser(self.events)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise ConnectionBroken("the storage wants to speak another protocol") from None
+        except httptools.HttpParserError as error:
+            raise ConnectionBroken(f"the storage does not answer in HTTP: {error}") from None
+        self.status: int = self.parser.get_status_code()
+        self.headers = Headers(raw=self.events.headers)
+        self.surplus = surplus
+        # Only a success: an error may be what a load balancer sends on a connection without a request.
+        self.may_be_kept = self.status < 300 and self.parser.should_keep_alive()
+
+    def framing(self, method: str) -> _Framing:
+        """How the body ends (RFC 9112 section 6.3)."""
+        if method == "HEAD" or self.status in {204, 304}:
+            # Servers that send a body nevertheless exist.
+            self.may_be_kept = False
+            return 0
+        coding = self.headers.get("transfer-encoding")
+        if coding is not None:
+            if coding.lower() != "chunked":
+                raise ConnectionBroken("the storage's Transfer-Encoding is not chunked")
+            return "chunked"
+        length = self.headers.get("content-length")
+        return int(length) if length is not None else "until the end"
+
+
+class _Chunks:
+    """A body in chunks (RFC 9112 section 7.1)."""
+
+    def __init__(self, head: _Head) -> None:
+        self._parser = head.parser
+        self._events = head.events
+
+    @property
+    def is_complete(self) -> bool:
+        return self._events.is_complete
+
+    def decode(self, data: bytes) -> bytes:
+        """The bytes of the body that `data` holds. Raises ConnectionBroken."""
+        if not data:
+            raise ConnectionBroken("the storage ended the connection in the middle of a body in chunks")
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.is_complete:  # or it is about what came behind the end
+                raise ConnectionBroken(f"a chunk of the storage is malformed: {error}") from None
+        body = b"".join(self._events.body)
+        self._events.body.clear()
+        return body
 
 
 class HttpPool:
-    """Requests to one storage: pooled connections, bounded in number, with time limits but none on the whole."""
+    """Requests to one configured storage: connections bounded in number, with time limits but none on the whole.
 
-    def __init__(self, settings: Settings) -> None:
-        self._slots = asyncio.Semaphore(settings.storage_streams)
+    `name` is how the log calls the storage. A stream counts until its connection is gone, or kept for another request.
+    """
+
+    def __init__(self, name: str, ca_file: str | None, settings: Settings) -> None:
+        self._name = name
+        self._ca_file = ca_file
+        self._places = asyncio.Semaphore(settings.storage_streams)
         self._wait_seconds = settings.storage_wait_seconds
+        self._connect_seconds = settings.storage_connect_seconds
         self._first_byte_seconds = settings.storage_first_byte_seconds
         self._stall_seconds = settings.storage_stall_seconds
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=settings.storage_connect_seconds,
-            ),
-            headers={"Accept-Encoding": "identity"},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        self._tls: ssl.SSLContext | None = None
+        self._all: set[Connection] = set()
+        self._kept: dict[_Origin, dict[Connection, asyncio.TimerHandle]] = {}
+        self._keeps_connections = True
 
     async def __aenter__(self) -> "HttpPool":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        gone = [asyncio.get_running_loop().create_future() for _ in self._all]
+        for connection, future in zip(list(self._all), gone, strict=True):
+            connection.call_when_lost(functools.partial(future.set_result, None))
+            connection.abort()
+        await asyncio.gather(*gone)
 
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self, method: str, address: Address, headers: Mapping[str, str], body: bytes = b""
     ) -> tuple[int, bytes]:
         """The status and the body of a short answer."""
-        stream = await self.open(method, url, headers, body)
+        stream = await self.open(method, address, headers, body)
         try:
             content = b""
             # It is so short that one time limit does for all of it.
@@ -154,35 +241,183 @@ class HttpPool:
                 while chunk := await stream.read():
                     content += chunk
                     if len(content) > _LONGEST_ANSWER:
-                        raise MediaStorageFailed
+                        raise MediaStorageFailed(f"its answer to {method} is longer than {_LONGEST_ANSWER} bytes")
         except TimeoutError as error:
-            raise MediaStorageTimeout from error
+            raise MediaStorageTimeout(f"its answer to {method} took too long") from error
         finally:
             stream.close()
         return stream.status, content
 
-    async def open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> HttpStream:
-        """The answer to a request, as soon as its headers are there."""
+    async def open(self, method: str, address: Address, headers: Mapping[str, str], body: bytes = b"") -> HttpStream:
+        """Returns the answer to a request as soon as its head has arrived.
+
+        Raises MediaStorageBusy, MediaStorageTimeout or MediaStorageFailed, after a line in the log.
+        """
         try:
             async with asyncio.timeout(self._wait_seconds):
-                await self._slots.acquire()
+                await self._places.acquire()
         except TimeoutError:
+            log.warning("media storage %s: all of its streams are in use (setting storage_streams)", self._name)
             raise MediaStorageBusy from None
         try:
             async with asyncio.timeout(self._first_byte_seconds):
-                response = await self._session.request(
-                    # The URL is normalised and encoded already, and a redirect could lead anywhere.
-                    method,
-                    URL(url, encoded=True),
-                    headers=headers,
-                    data=body,
-                    allow_redirects=False,
+                return await self._open(method, address, headers, body)
+        except TimeoutError as error:
+            reason = str(error) or f"it has not answered within {self._first_byte_seconds:g} seconds"
+            log.warning("media storage %s: %s", self._name, reason)
+            raise MediaStorageTimeout(reason) from error
+        except (ConnectionBroken, OSError) as error:  # of TLS, too
+            reason = reason_of(error)
+            log.warning("media storage %s: %s", self._name, reason)
+            raise MediaStorageFailed(reason) from error
+
+    async def _open(self, method: str, address: Address, headers: Mapping[str, str], body: bytes) -> HttpStream:
+        """Needs a place, and has given it back if it fails."""
+        connection = None
+        try:
+            origin, request = _request(method, await address(), headers, body)
+            connection = self._take_kept(origin)
+            is_kept = connection is not None
+            while True:
+                if connection is None:
+                    connection = await self._connect(origin)
+                connection.send(request)
+                head = await _read_head(connection)
+                # Without an answer the storage had closed the connection; 408 it may have sent before the request.
+                if not is_kept or method not in _REPEATABLE or (head is not None and head.status != 408):
+                    break
+                connection.abort()
+                connection, is_kept = None, False
+            if head is None:
+                raise ConnectionBroken(
+                    "it has closed the connection without an answer; is the scheme of its URL right?"
                 )
-        except BaseException as error:
-            self._slots.release()
-            if isinstance(error, TimeoutError):
-                raise MediaStorageTimeout from error
-            if isinstance(error, aiohttp.ClientError | OSError):
-                raise MediaStorageFailed from error
+            framing = head.framing(method)
+        except BaseException:
+            if connection is None:
+                self._places.release()
+            else:
+                self._end(connection)
             raise
-        return HttpStream(response, self._slots)
+        opened = connection
+        return HttpStream(
+            connection, head, framing, lambda stream: self._end_of(stream, origin, opened), self._stall_seconds
+        )
+
+    async def _connect(self, origin: "_Origin") -> Connection:
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                connection = await connect(origin.host, origin.port, self._tls_context() if origin.is_tls else None)
+        except TimeoutError:
+            address = f"{origin.host}:{origin.port}"
+            raise TimeoutError(f"no connection to {address} within {self._connect_seconds:g} seconds") from None
+        self._all.add(connection)
+        connection.call_when_lost(lambda: self._lost(origin, connection))
+        return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            # Without a file of its own it trusts the system's authorities, or those of SSL_CERT_FILE.
+            self._tls = ssl.create_default_context(cafile=self._ca_file)
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    def _take_kept(self, origin: "_Origin") -> Connection | None:
+        kept = self._kept.get(origin, {})
+        while kept:
+            connection, timer = kept.popitem()
+            timer.cancel()
+            if connection.is_reusable:
+                return connection
+            connection.abort()
+        return None
+
+    def _end_of(self, stream: HttpStream, origin: "_Origin", connection: Connection) -> None:
+        """The stream needs its connection no more."""
+        if stream.sent_too_much:
+            self._stop_keeping()
+        if not (stream.may_be_kept and self._keeps_connections and connection.is_reusable):
+            self._end(connection)
+            return
+        timer = asyncio.get_running_loop().call_later(_KEEP_SECONDS, connection.abort)
+        self._kept.setdefault(origin, {})[connection] = timer
+        connection.rest()
+        self._places.release()
+
+    def _end(self, connection: Connection) -> None:
+        connection.abort()
+        connection.call_when_lost(self._places.release)
+
+    def _lost(self, origin: "_Origin", connection: Connection) -> None:
+        self._all.discard(connection)
+        if timer := self._kept.get(origin, {}).pop(connection, None):
+            timer.cancel()
+        # A load balancer may send an error before it closes; anything else belongs to an answer that has ended.
+        if connection.sent_unasked and not connection.sent_unasked.startswith(b"HTTP/1."):
+            self._stop_keeping()
+
+    def _stop_keeping(self) -> None:
+        """Bytes after the end of an answer may arrive later than the next request: this storage gets no second one."""
+        if self._keeps_connections:
+            log.warning(
+                "media storage %s: it sends more bytes than its Content-Length says; they are dropped, and its"
+                " connections are not reused",
+                self._name,
+            )
+        self._keeps_connections = False
+
+
+class _Origin(NamedTuple):
+    host: str
+    port: int
+    is_tls: bool
+
+
+def _request(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[_Origin, bytes]:
+    """Where to send a request to this URL, which is normalised and encoded, and its bytes."""
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    standard_port = 443 if is_tls else 80
+    port = parts.port or standard_port
+    host = parts.hostname or ""
+    name = f"[{host}]" if ":" in host else host
+    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    lines = {
+        "Host": name if port == standard_port else f"{name}:{port}",
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "User-Agent": "Recall",
+        **headers,
+    }
+    if body:
+        lines["Content-Length"] = str(len(body))
+    text = "\r\n".join([f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items())])
+    if not _REQUEST.fullmatch(text):
+        raise ConnectionBroken("the request would hold a line break or a character outside ASCII")
+    return _Origin(host, port, is_tls), text.encode("ascii") + _HEAD_END + body
+
+
+async def _read_head(connection: Connection) -> _Head | None:
+    """The head of the answer, None if the connection ends before its first byte. Raises ConnectionBroken."""
+    received = b""
+    while True:
+        try:
+            data = await connection.receive()
+        except ConnectionBroken:
+            if not received:
+                return None
+            raise
+        if not data and not received:
+            return None
+        if not data:
+            raise ConnectionBroken("it has closed the connection in the middle of an answer's head")
+        received += data
+        if not received.startswith(_HTTP[: len(received)]):
+            raise ConnectionBroken("it does not answer in HTTP; is the scheme of its URL right?")
+        while _HEAD_END in received:
+            lines, _, received = received.partition(_HEAD_END)
+            head = _Head(lines + _HEAD_END, received)
+            if head.status >= 200:
+                return head
+        if len(received) > _LONGEST_HEAD:
+            raise ConnectionBroken(f"the head of its answer is longer than {_LONGEST_HEAD} bytes")

@@ -1,5 +1,6 @@
 """Media objects in S3 buckets."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -8,16 +9,19 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
-from app.errors import MediaStorageFailed
-from app.media.http import HttpPool
+from app.errors import MediaStorageBusy, MediaStorageFailed
+from app.media.http import Address, HttpPool
 from app.media.location import S3Location
 from app.media.stream import MediaStream
 from app.settings import S3Config
 
 log = logging.getLogger(__name__)
 
-# Enough to use immediately, too short to be of use to a reader of a log with a URL in it.
-_PRESIGNED_SECONDS = 60
+# The clocks of storage and service may differ by minutes. A URL is signed when its request is sent.
+_PRESIGNED_SECONDS = 15 * 60
+
+# The pause before a request is repeated that S3 refused with 503 SlowDown.
+_SLOW_DOWN_SECONDS = 1.0
 
 
 class S3Storage:
@@ -28,23 +32,37 @@ class S3Storage:
         self._http = http
 
     async def open(self, method: str, location: S3Location, headers: Mapping[str, str]) -> MediaStream:
-        operation = "head_object" if method == "HEAD" else "get_object"
-        return await self._http.open(method, await self._sign(operation, location), headers)
+        """As `Storage.open`. A storage that asks for a slower pace (503) is asked once more, after a pause."""
+        address = self._address("head_object" if method == "HEAD" else "get_object", location)
+        stream = await self._http.open(method, address, headers)
+        if stream.status == 503:
+            stream.close()
+            await asyncio.sleep(_SLOW_DOWN_SECONDS)
+            stream = await self._http.open(method, address, headers)
+        if stream.status == 503:
+            stream.close()
+            log.warning("media storage %s: it asks for fewer requests (503)", location.bucket)
+            raise MediaStorageBusy
+        return stream
 
     async def delete(self, location: S3Location) -> None:
         # Of an object that is not there S3 says 204 too; 404 is about its bucket.
-        status, _ = await self._http.request("DELETE", await self._sign("delete_object", location), {})
+        status, _ = await self._http.request("DELETE", self._address("delete_object", location), {})
         if status not in {200, 204}:
-            log.warning("the media storage answered DELETE with %d", status)
-            raise MediaStorageFailed
+            log.warning("media storage %s: it answered DELETE with %d", location.bucket, status)
+            raise MediaStorageFailed(f"it answered DELETE with {status}")
 
-    async def _sign(self, operation: str, location: S3Location) -> str:
-        try:
-            url: str = await self._client.generate_presigned_url(
-                operation, {"Bucket": location.bucket, "Key": location.key}, ExpiresIn=_PRESIGNED_SECONDS
-            )
-        except (BotoCoreError, ClientError) as error:  # no credentials, for one
-            raise MediaStorageFailed from error
+    def _address(self, operation: str, location: S3Location) -> Address:
+        async def url() -> str:
+            try:
+                signed: str = await self._client.generate_presigned_url(
+                    operation, {"Bucket": location.bucket, "Key": location.key}, ExpiresIn=_PRESIGNED_SECONDS
+                )
+            except (BotoCoreError, ClientError) as error:  # no credentials, for one
+                log.warning("media storage %s: its URLs cannot be signed: %s", location.bucket, error)
+                raise MediaStorageFailed(f"its URLs cannot be signed: {error}") from error
+            return signed
+
         return url
 
 

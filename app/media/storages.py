@@ -7,7 +7,6 @@ from typing import Protocol, TypeVar
 from app.media.http import HttpPool
 from app.media.location import Location, S3Location, WebDavLocation
 from app.media.s3 import S3Storage, s3_client
-from app.media.scheduling import PlaybackScheduler
 from app.media.stream import MediaStream
 from app.media.webdav import WebDavStorage
 from app.settings import S3Config, Settings, WebDavConfig
@@ -40,7 +39,6 @@ class MediaStorages:
     ) -> None:
         self._webdav = webdav
         self._s3 = s3
-        self.scheduler = PlaybackScheduler()
 
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         """Opens a media object, as `Storage.open` does."""
@@ -63,9 +61,11 @@ async def open_storages(settings: Settings) -> AsyncIterator[MediaStorages]:
         webdav: dict[WebDavConfig, WebDavStorage] = {}
         s3: dict[S3Config, S3Storage] = {}
         for webdav_config in settings.storage.webdav:
-            http = await stack.enter_async_context(HttpPool(settings))
+            http = await stack.enter_async_context(HttpPool(webdav_config.base_url, webdav_config.ca_file, settings))
             webdav[webdav_config] = WebDavStorage(webdav_config, http)
         for s3_config in settings.storage.s3:
             client = await stack.enter_async_context(s3_client(s3_config))
-            s3[s3_config] = S3Storage(client, await stack.enter_async_context(HttpPool(settings)))
+            name = s3_config.endpoint_url or "AWS S3"
+            http = await stack.enter_async_context(HttpPool(name, s3_config.ca_file, settings))
+            s3[s3_config] = S3Storage(client, http)
         yield MediaStorages(webdav, s3)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from random import Random
-from typing import Self
+from typing import Self, cast
 from urllib.parse import quote, urlsplit
 
 from app.embedded.servers import free_port
@@ -54,8 +54,7 @@ class Connection(asyncio.Protocol):
         self.answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is not of that class
         self._server.connections += 1
         self._server.open.add(self)
 

@@ -1,0 +1,610 @@
+"""The connections to storages, over TCP and TLS, on asyncio's event loop and on uvloop, which is what production runs.
+
+No answer may reach a request that it does not belong to, and no connection may outlive the stream that needs it.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+
+from app.errors import MediaStorageBusy, MediaStorageFailed, MediaStorageTimeout
+from app.media.http import Address, HttpPool
+from app.media.location import S3Location
+from app.media.resuming import resuming
+from app.media.s3 import S3Storage
+from app.media.stream import MediaStream
+from app.settings import S3Config, Settings
+from tests.support.faults import generated
+from tests.support.launch import free_port
+from tests.support.scripted import Certificate, Peer, Script, ScriptedStorage, make_certificate
+
+Test = Callable[[ScriptedStorage, HttpPool], Coroutine[Any, Any, None]]
+Run = Callable[..., None]
+
+SETTINGS = Settings(storage_streams=5, storage_wait_seconds=0.5, storage_first_byte_seconds=5, storage_stall_seconds=5)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["tcp-asyncio", "tcp-uvloop", "tls-asyncio", "tls-uvloop"])
+def run(request: pytest.FixtureRequest, certificate: Certificate) -> Run:
+    """Runs a test against a storage with a script, on each loop and over each transport."""
+    transport, loop = request.param.split("-")
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+
+    def run_it(script: Script, test: Test, **changes: Any) -> None:
+        storage = ScriptedStorage(script, certificate if transport == "tls" else None)
+
+        async def with_pool() -> None:
+            settings = msgspec.structs.replace(SETTINGS, **changes)
+            async with asyncio.timeout(30), HttpPool("test", str(certificate.file), settings) as pool:
+                await test(storage, pool)
+
+        with storage.running(), asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(with_pool())
+
+    return run_it
+
+
+def at(storage: ScriptedStorage, path: str) -> Address:
+    async def address() -> str:
+        return f"{storage.url}/{path}"
+
+    return address
+
+
+async def read_all(stream: MediaStream) -> bytes:
+    body = b""
+    while chunk := await stream.read():
+        body += chunk
+    return body
+
+
+async def get(pool: HttpPool, storage: ScriptedStorage, path: str) -> tuple[int, bytes]:
+    stream = await pool.open("GET", at(storage, path), {})
+    try:
+        return stream.status, await read_all(stream)
+    finally:
+        stream.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # threads tell it
+            await asyncio.sleep(0.005)
+
+
+def own_bytes(path: str) -> bytes:
+    """What the storage has at a path: every path has other bytes."""
+    return path.encode() * 1000
+
+
+def path_of(request: tuple[str, dict[str, str]]) -> str:
+    return request[0].partition("/")[2]
+
+
+# --- Whose bytes an answer has ------------------------------------------------------------------------------
+
+
+def foreign_answer() -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nforeign"
+
+
+UNASKED = {
+    "408": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    "a whole answer": foreign_answer(),
+    "a byte": b"x",
+    "a line": b"\r\n",
+}
+
+
+@pytest.mark.parametrize("unasked", list(UNASKED))
+@pytest.mark.parametrize("together", [True, False], ids=["with the answer", "after the answer"])
+def test_bytes_after_an_answer_never_reach_another_request(run: Run, unasked: str, together: bool) -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            body = own_bytes(path_of(request))
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            if together:
+                peer.send(head + body + UNASKED[unasked])
+            else:
+                peer.send(head + body)
+                peer.send(UNASKED[unasked])
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for path in "ABCDEF":
+            assert await get(pool, storage, path) == (200, own_bytes(path))
+            if not together:
+                await until(storage.peers[-1].gone.is_set)  # it has noticed the bytes
+
+    run(script, test)
+
+
+def test_bytes_that_wait_in_the_system_are_seen_before_a_connection_is_reused(run: Run) -> None:
+    sent = itertools.count()
+
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            peer.answer(own_bytes(path_of(request)))
+            time.sleep(0.02)
+            peer.send(foreign_answer())
+            next(sent)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for path in "ABCD":
+            assert await get(pool, storage, path) == (200, own_bytes(path))
+            time.sleep(0.1)  # the event loop does not read meanwhile  # noqa: ASYNC251
+
+    run(script, test)
+
+
+@pytest.mark.parametrize("headers", ["", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n"])
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("DELETE", "204 No Content")])
+def test_a_body_where_none_belongs_never_reaches_another_request(
+    run: Run, method: str, status: str, headers: str
+) -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            if request[0].startswith("GET"):
+                peer.answer(own_bytes(path_of(request)))
+            else:
+                peer.send(f"HTTP/1.1 {status}\r\n{headers}\r\n".encode())
+                peer.send(foreign_answer())
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for path in "ABC":
+            assert (await pool.request(method, at(storage, path), {}))[1] == b""
+            assert await get(pool, storage, path) == (200, own_bytes(path))
+
+    run(script, test)
+
+
+def test_an_answer_that_is_not_read_to_its_end_ends_its_connection(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            peer.answer(own_bytes(path_of(request)), status="404 Not Found" if path_of(request) == "A" else "200 OK")
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for path in ("A", "B"):
+            stream = await pool.open("GET", at(storage, path), {})
+            stream.close()
+            await until(storage.peers[-1].gone.is_set)
+        assert await get(pool, storage, "C") == (200, own_bytes("C"))
+        assert len(storage.peers) == 3
+
+    run(script, test)
+
+
+def test_a_connection_serves_one_request_after_the_other(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            peer.answer(own_bytes(path_of(request)))
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for path in "ABCDEF":
+            assert await get(pool, storage, path) == (200, own_bytes(path))
+        assert len(storage.peers) == 1
+
+    run(script, test)
+
+
+def test_an_interim_answer_is_skipped(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+            peer.answer(own_bytes(path_of(request)))
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        assert await get(pool, storage, "A") == (200, own_bytes("A"))
+
+    run(script, test)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+        b"220 ready\r\n\r\n",
+        b"\r\n\r\n",
+    ],
+)
+def test_an_answer_that_can_be_framed_in_two_ways_is_refused(run: Run, head: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(head)
+        peer.wait_until_client_leaves()
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        with pytest.raises(MediaStorageFailed):
+            await get(pool, storage, "A")
+        await until(storage.peers[0].gone.is_set)
+
+    run(script, test)
+
+
+# --- The end of a body --------------------------------------------------------------------------------------
+
+SIZE = 3_000_000
+
+
+def test_a_storage_that_closes_behind_its_answer_cuts_no_body(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(generated(0, SIZE), "Connection: close\r\n")
+        peer.end()
+
+    async def slow_player(storage: ScriptedStorage, pool: HttpPool) -> None:
+        stream = await pool.open("GET", at(storage, "A"), {})
+        body = b""
+        while chunk := await stream.read():
+            body += chunk
+            await asyncio.sleep(0.02)
+        assert body == generated(0, SIZE)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for _ in range(4):
+            await asyncio.gather(*(slow_player(storage, pool) for _ in range(5)))
+
+    run(script, test)
+
+
+@pytest.mark.parametrize("end", ["end", "reset", "end_below_tls"])
+@pytest.mark.parametrize("framing", ["until the end", "chunked", "length"])
+def test_a_body_is_complete_only_when_its_end_is_certain(
+    run: Run, framing: str, end: str, request: pytest.FixtureRequest
+) -> None:
+    headers = {"until the end": "", "chunked": "Transfer-Encoding: chunked\r\n", "length": "Content-Length: 9\r\n"}
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        body = b"5\r\n12345\r\n" if framing == "chunked" else b"12345"
+        peer.send(f"HTTP/1.1 200 OK\r\n{headers[framing]}\r\n".encode() + body)
+        time.sleep(0.02)  # or a reset would overtake the head
+        getattr(peer, end)()
+        if end != "reset":
+            peer.wait_until_client_leaves()
+
+    is_tcp = "tcp" in request.node.callspec.params["run"]
+    certain = framing == "until the end" and (end == "end" or (end == "end_below_tls" and is_tcp))
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        if certain:
+            assert await get(pool, storage, "A") == (200, b"12345")
+        else:
+            with pytest.raises(MediaStorageFailed):
+                await get(pool, storage, "A")
+
+    run(script, test)
+
+
+def test_a_body_in_chunks_arrives_whole(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            body = generated(0, SIZE)
+            for start in range(0, SIZE, 70_001):
+                part = body[start : start + 70_001]
+                peer.send(b"%x;extension\r\n" % len(part) + part + b"\r\n")
+            peer.send(b"0\r\nTrailer: x\r\n\r\n")
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for _ in range(3):
+            assert await get(pool, storage, "A") == (200, generated(0, SIZE))
+
+    run(script, test)
+
+
+# --- The end of a stream ------------------------------------------------------------------------------------
+
+
+def endless(peer: Peer) -> None:
+    peer.request()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    while not peer.gone.is_set():
+        peer.send(b"x" * 65536)
+
+
+def test_a_closed_stream_frees_the_storage_immediately(run: Run) -> None:
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for wanted in (0, 1, 1_000_000):
+            stream = await pool.open("GET", at(storage, "A"), {})
+            received = 0
+            while received < wanted:
+                received += len(await stream.read())
+            closed = time.monotonic()
+            stream.close()
+            await until(storage.peers[-1].gone.is_set)
+            assert time.monotonic() - closed < 2  # TLS that closes politely takes 30 s
+
+    run(endless, test)
+
+
+def test_a_request_that_is_cancelled_before_its_answer_frees_the_storage_immediately(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.wait_until_client_leaves()
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for count in range(1, 4):
+            opening = asyncio.create_task(pool.open("GET", at(storage, "A"), {}))
+            await until(lambda count=count: len(storage.peers) == count)  # type: ignore[misc]
+            opening.cancel()
+            with suppress(asyncio.CancelledError):
+                await opening
+            await until(storage.peers[-1].gone.is_set)
+
+    run(script, test, storage_streams=1)
+
+
+def test_the_limit_of_streams_holds_while_streams_are_aborted(run: Run) -> None:
+    open_now, most = set(), 0
+
+    def script(peer: Peer) -> None:
+        nonlocal most
+        open_now.add(peer)
+        most = max(most, len(open_now))
+        endless(peer)
+        open_now.discard(peer)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for _ in range(6):
+            streams = [await pool.open("GET", at(storage, "A"), {}) for _ in range(2)]
+            with pytest.raises(MediaStorageBusy):
+                await pool.open("GET", at(storage, "A"), {})
+            for stream in streams:
+                stream.close()
+                stream.close()
+
+    # A thread of the storage may hear of an end a moment after the other has been accepted.
+    run(script, test, storage_streams=2, storage_wait_seconds=0.2)
+    assert most <= 4
+
+
+def test_a_pool_that_ends_frees_the_storage(run: Run) -> None:
+    seen: list[ScriptedStorage] = []
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for _ in range(3):
+            await pool.open("GET", at(storage, "A"), {})
+        seen.append(storage)
+
+    run(endless, test)
+    assert all(peer.gone.wait(5) for peer in seen[0].peers)
+
+
+def test_a_storage_that_stalls_is_a_timeout(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+        peer.wait_until_client_leaves()
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        with pytest.raises(MediaStorageTimeout):
+            await get(pool, storage, "A")
+
+    run(script, test, storage_stall_seconds=0.2)
+
+
+# --- Kept connections that have gone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["end", "reset", "408"])
+@pytest.mark.parametrize(("method", "repeated"), [("GET", True), ("HEAD", True), ("PROPFIND", True), ("DELETE", False)])
+def test_a_kept_connection_that_breaks_before_the_answer(run: Run, method: str, repeated: bool, end: str) -> None:
+    def script(peer: Peer) -> None:
+        count = 0
+        while request := peer.request():
+            count += 1
+            if count == 2:
+                if end == "408":
+                    peer.send(UNASKED["408"])
+                else:
+                    getattr(peer, end)()
+                return
+            peer.answer(b"" if request[0].startswith("HEAD") else own_bytes(path_of(request)))
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        assert await get(pool, storage, "A") == (200, own_bytes("A"))
+        if repeated:
+            status, _ = await pool.request(method, at(storage, "B"), {}, b"<xml/>" if method == "PROPFIND" else b"")
+            assert status == 200
+            assert len(storage.peers) == 2
+        elif end == "408":
+            assert (await pool.request(method, at(storage, "B"), {}))[0] == 408
+        else:
+            with pytest.raises(MediaStorageFailed):
+                await pool.request(method, at(storage, "B"), {})
+            assert len(storage.peers) == 1
+
+    run(script, test)
+
+
+# --- A body that breaks off ---------------------------------------------------------------------------------
+
+ETAG = '"strong"'
+
+
+def breaking(*, etag: str = ETAG, later_etag: str | None = None, breaks: int = 2, shift: int = 0) -> Script:
+    """A storage of one file whose first answers break off after a third of what is left."""
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        assert request is not None
+        first, last = 0, SIZE - 1
+        if wanted := request[1].get("range"):
+            first, last = map(int, wanted.removeprefix("bytes=").split("-"))
+        status = "206 Partial Content" if wanted else "200 OK"
+        tag = etag if peer.number == 0 or later_etag is None else later_etag
+        if request[1].get("if-range", tag) != tag:
+            first, last, status = 0, SIZE - 1, "200 OK"
+        first += shift if peer.number else 0
+        body = generated(first, last + 1)
+        head = f"HTTP/1.1 {status}\r\nETag: {tag}\r\nContent-Length: {len(body)}\r\n"
+        if status.startswith("206"):
+            head += f"Content-Range: bytes {first}-{last}/{SIZE}\r\n"
+        peer.send(head.encode() + b"\r\n" + (body[: len(body) // 3] if peer.number < breaks else body))
+        peer.end()
+
+    return script
+
+
+async def play(storage: ScriptedStorage, pool: HttpPool, headers: dict[str, str]) -> bytes:
+    async def reopen(more: Any) -> MediaStream:
+        return await pool.open("GET", at(storage, "A"), more)
+
+    return await read_all(resuming(await reopen(headers), reopen))
+
+
+@pytest.mark.parametrize("part", [None, (5, SIZE - 7)])
+def test_a_body_that_breaks_off_goes_on_where_it_broke(run: Run, part: tuple[int, int] | None) -> None:
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        headers = {"Range": f"bytes={part[0]}-{part[1] - 1}"} if part else {}
+        assert await play(storage, pool, headers) == generated(*(part or (0, SIZE)))
+        assert len(storage.peers) == 3
+
+    run(breaking(), test)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {"etag": 'W/"weak"'},
+        {"later_etag": '"another"'},
+        {"shift": 1},
+        {"breaks": 1000},
+    ],
+    ids=["weak validator", "changed file", "another range", "ever again"],
+)
+def test_a_body_that_cannot_go_on_exactly_is_an_error(run: Run, storage: dict[str, Any]) -> None:
+    async def test(scripted: ScriptedStorage, pool: HttpPool) -> None:
+        with pytest.raises(MediaStorageFailed):
+            await play(scripted, pool, {})
+        assert len(scripted.peers) <= 5
+
+    run(breaking(**storage), test)
+
+
+# --- S3 -----------------------------------------------------------------------------------------------------
+
+
+class Signer:
+    """Signs URLs as the client of S3 does, and counts."""
+
+    def __init__(self, storage: ScriptedStorage) -> None:
+        self.signed: list[int] = []
+        self._storage = storage
+
+    async def generate_presigned_url(self, operation: str, parameters: dict[str, str], ExpiresIn: int) -> str:  # noqa: N803
+        self.signed.append(ExpiresIn)
+        return f"{self._storage.url}/{parameters['Key']}"
+
+
+def test_a_url_is_signed_when_there_is_a_place_for_its_request(run: Run) -> None:
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        signer = Signer(storage)
+        s3, location = S3Storage(signer, pool), S3Location(S3Config(("b",)), "b", "A")
+        stream = await s3.open("GET", location, {})
+        waiting = asyncio.create_task(s3.open("GET", location, {}))
+        await asyncio.sleep(0.1)
+        assert signer.signed == [900]
+        stream.close()
+        (await waiting).close()
+        assert signer.signed == [900, 900]
+
+    run(endless, test, storage_streams=1, storage_wait_seconds=10)
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_a_storage_that_asks_for_a_slower_pace_is_asked_once_more(
+    run: Run, refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.media.s3._SLOW_DOWN_SECONDS", 0.01)
+    requests = itertools.count(1)
+
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            if next(requests) <= refusals:
+                peer.answer(b"<Code>SlowDown</Code>", status="503 Slow Down")
+            else:
+                peer.answer(own_bytes(path_of(request)))
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        s3, location = S3Storage(Signer(storage), pool), S3Location(S3Config(("b",)), "b", "A")
+        if refusals == 1:
+            assert await read_all(await s3.open("GET", location, {})) == own_bytes("A")
+        else:
+            with pytest.raises(MediaStorageBusy):
+                await s3.open("GET", location, {})
+
+    run(script, test)
+
+
+# --- What the log says --------------------------------------------------------------------------------------
+
+
+def of_another_host(folder: Path) -> Certificate:
+    return make_certificate(folder, "DNS:media.example")
+
+
+def refuses(peer: Peer) -> None:
+    peer.answer(b"x", status="400 Bad Request")
+    peer.wait_until_client_leaves()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ("unknown authority", "ca_file"),
+        ("another host", "another host"),
+        ("no TLS", "http://"),
+        ("TLS", "is the scheme"),
+        ("refused", "no server listens"),
+        ("unknown name", "cannot be resolved"),
+    ],
+)
+def test_a_failure_to_connect_is_one_line_with_the_storage_and_the_remedy(  # noqa: PLR0917
+    failure: str, words: str, loop: Any, certificate: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    used = of_another_host(tmp_path) if failure == "another host" else certificate
+    storage = ScriptedStorage(refuses, None if failure == "no TLS" else used)
+
+    async def ask() -> None:
+        ca_file = None if failure == "unknown authority" else str(used.file)
+        url = {
+            "no TLS": storage.url.replace("http:", "https:"),
+            "TLS": storage.url.replace("https:", "http:"),
+            "refused": f"http://127.0.0.1:{free_port()}",
+            "unknown name": "http://storage.invalid",
+        }.get(failure, storage.url)
+
+        async def address() -> str:
+            return f"{url}/A"
+
+        async with HttpPool("the-storage", ca_file, SETTINGS) as pool:
+            with pytest.raises(MediaStorageFailed):
+                await pool.open("GET", address, {})
+
+    with storage.running(), asyncio.Runner(loop_factory=loop) as runner, caplog.at_level(logging.WARNING):
+        runner.run(ask())
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("app.")]
+    assert "the-storage" in line
+    assert words in line
+    assert "\n" not in line
