@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import uvloop
 
+from app.embedded.servers import free_port
 from app.errors import MediaStorageBusy, MediaStorageFailed, MediaStorageTimeout
 from app.media.http import Address, HttpPool
 from app.media.location import S3Location
@@ -24,7 +25,6 @@ from app.media.s3 import S3Storage
 from app.media.stream import MediaStream
 from app.settings import S3Config, Settings
 from tests.support.faults import generated
-from tests.support.launch import free_port
 from tests.support.scripted import Certificate, Peer, Script, ScriptedStorage, make_certificate
 
 Test = Callable[[ScriptedStorage, HttpPool], Coroutine[Any, Any, None]]
