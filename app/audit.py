@@ -1,5 +1,7 @@
 """The audit log: one JSON line for each operation (docs/operations.md, "Read the audit log"). No HTTP here."""
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -75,10 +77,7 @@ class AuditLog:
             return
         data = f"{line}\n".encode()
         try:
-            descriptor = self._open(self._path)
-            # One call, so that the lines of several processes do not mix. Only a full disk accepts part of a line.
-            while data:
-                data = data[os.write(descriptor, data) :]
+            self._append(self._open(self._path), data)
         except OSError as error:
             log.error("the audit log cannot be written (%s): %s", error, line)
 
@@ -88,12 +87,27 @@ class AuditLog:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def _append(self, descriptor: int, data: bytes) -> None:
+        """Appends a line that is a line of its own, whatever another process left at the end of the file.
+
+        Raises OSError when the file does not take the whole line.
+        """
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the other processes' lines must not come between the look and the write
+        try:
+            if not _ends_a_line(descriptor):
+                # A full disk took part of a line: no reader shall take the next one for the rest of it.
+                data = b"\n" + data
+            if os.write(descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
     def _open(self, path: Path) -> int:
         """Opens the file that the path names now."""
         if self._descriptor is not None and not _is_at(path, self._descriptor):
             self.close()
         if self._descriptor is None:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
         return self._descriptor
 
 
@@ -102,6 +116,15 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _ends_a_line(descriptor: int) -> bool:
+    """Returns whether the file is empty or its last line is complete."""
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+    except OSError:  # a pipe or a device
+        return True
 
 
 def _line(entry: Entry) -> str:

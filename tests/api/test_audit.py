@@ -469,6 +469,45 @@ def test_a_line_that_the_file_does_not_take_goes_to_the_log(caplog: pytest.LogCa
     assert "not lost" in record.getMessage()
 
 
+_ON_A_FULL_DISK = """
+import resource, sys
+from app.audit import AuditLog, Entry
+
+def write(log, recording_id):
+    log.write(
+        Entry(
+            user="purge", contact_center="cc", address=None, operation="purge", resource="recordings",
+            recording_id=recording_id,
+        )
+    )
+
+first, second = AuditLog(sys.argv[1]), AuditLog(sys.argv[1])
+write(first, "before")
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+write(first, "while full")
+write(second, "while still full")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+write(second, "after")
+write(first, "later")
+"""
+
+
+def test_a_full_disk_spoils_no_later_line(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    run = subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, file], stderr=subprocess.PIPE, text=True, check=True)
+    whole, partial = [], []
+    for line in file.read_bytes().split(b"\n")[:-1]:
+        try:
+            whole.append(msgspec.json.decode(line)["recordingId"])
+        except msgspec.DecodeError:
+            partial.append(line)
+    assert whole == ["before", "after", "later"]
+    assert len(partial) == 1
+    assert partial[0]
+    for lost in ("while full", "while still full"):  # the service's log has them whole
+        assert f'"recordingId": "{lost}", "outcome": "failed"' in run.stderr
+
+
 async def test_without_a_file_lines_go_to_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "recall.audit")
     await service.client("admin").get("/api/v2/recordings/missing/play/x.wav")
