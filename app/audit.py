@@ -92,7 +92,9 @@ class AuditLog:
 
         Raises OSError when the file does not take the whole line.
         """
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the other processes' lines must not come between the look and the write
+        fcntl.flock(
+            descriptor, fcntl.LOCK_EX
+        )  # the other processes' lines must not come between the look and the write
         try:
             if not _ends_a_line(descriptor):
                 # A full disk took part of a line: no reader shall take the next one for the rest of it.

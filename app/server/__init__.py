@@ -9,6 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from app.main import create_app
+from app.server.forwarding import ForwardedHeaders
 from app.server.protocol import ConnectionPool, Limits, Protocol
 from app.settings import Settings
 
@@ -20,8 +21,9 @@ def server_config(settings: Settings, app: Starlette, **options: Any) -> uvicorn
         # The media response ends a stalled stream first, and says so in the log.
         write_stall_seconds=settings.player_stall_seconds + 5,
     )
+    trusted_proxies = os.environ.get("FORWARDED_ALLOW_IPS", "")
     return uvicorn.Config(
-        app,
+        ForwardedHeaders(app, trusted_proxies),
         http=partial(Protocol, ConnectionPool(limits, app.state.metrics)),  # type: ignore[arg-type]
         **{
             "host": settings.host,
@@ -31,7 +33,7 @@ def server_config(settings: Settings, app: Starlette, **options: Any) -> uvicorn
             "access_log": False,
             "server_header": False,
             "ws": "none",
-            "forwarded_allow_ips": os.environ.get("FORWARDED_ALLOW_IPS", ""),
+            "proxy_headers": False,  # uvicorn would take any text for an address
             # Longer than the idle time of the usual load balancers, so that they close connections, not we.
             "timeout_keep_alive": 75,
             "timeout_graceful_shutdown": settings.shutdown_seconds,
