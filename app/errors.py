@@ -178,13 +178,23 @@ class MediaNotFound(RecallError):
 
 
 class RangeNotSatisfiable(RecallError):
-    """A range that begins beyond the end of the media file, which has `length` bytes: 416, code 2."""
+    """A range of which the media file, of `length` bytes, has no part: 416, code 2."""
 
     http_status, code = 416, 2
 
-    def __init__(self, length: str | None) -> None:
-        headers = {"Content-Range": f"bytes */{length}"} if length is not None else None
-        super().__init__("Parameter 'Range' is invalid: it begins beyond the end of the media file", headers)
+    def __init__(self, length: int) -> None:
+        super().__init__(
+            "Parameter 'Range' is invalid: the media file has no part of it", {"Content-Range": f"bytes */{length}"}
+        )
+
+
+class PreconditionFailed(RecallError):
+    """The media file is not the one that If-Match or If-Unmodified-Since names: 412, code 2."""
+
+    http_status, code = 412, 2
+
+    def __init__(self) -> None:
+        super().__init__("The media file is not the one that If-Match or If-Unmodified-Since names.")
 
 
 class ResourceNotFound(RecallError):

@@ -22,10 +22,10 @@ class Dispatcher:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
+        request.state.endpoint = self.endpoint
         method = self._methods.get(request.method)
         if method is None:
             raise MethodNotAllowed(", ".join(self._methods))
-        request.state.endpoint = self.endpoint
         response = await self._audited(request, method)
         await response(scope, receive, send)
 

@@ -1,7 +1,7 @@
 """What a row of the route table says (`app.api.routes`): plain data, without behaviour."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from starlette.requests import Request
@@ -55,7 +55,8 @@ class Method:
 class Endpoint:
     """One row: a path, its aliases, and its methods.
 
-    `name` is what metrics call it. Raises ValueError for a row that would leave open who may use it.
+    `name` is what metrics call it. `headers` are in its responses to errors, too; its handlers set them themselves in
+    the others. Raises ValueError for a row that would leave open who may use it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Endpoint:
     get: Method | None = None
     post: Method | None = None
     delete: Method | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.methods:

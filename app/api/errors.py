@@ -4,30 +4,37 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from app.api.endpoint import Endpoint
 from app.api.responses import error_envelope
 from app.errors import InternalError, InvalidParameter, RecallError, ResourceNotFound
 
 
 async def _recall_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RecallError)
-    return error_envelope(error)
+    return _error_envelope(request, error)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     """What Starlette itself raises."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_envelope(ResourceNotFound())
-    return error_envelope(InvalidParameter("request", "it is not a valid HTTP request"))
+        return _error_envelope(request, ResourceNotFound())
+    return _error_envelope(request, InvalidParameter("request", "it is not a valid HTTP request"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     """Starlette raises the error again after this answer, so the server logs it."""
-    return error_envelope(InternalError())
+    return _error_envelope(request, InternalError())
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # no client is left to read it
+
+
+def _error_envelope(request: Request, error: RecallError) -> Response:
+    """The envelope with the headers that all responses of the endpoint have, if a route was found."""
+    endpoint: Endpoint | None = getattr(request.state, "endpoint", None)
+    return error_envelope(error, endpoint.headers if endpoint else None)
 
 
 HANDLERS = {

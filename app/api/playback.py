@@ -1,7 +1,9 @@
 """`/recordings/{id}/play/{uuid}.{ext}`, screen recordings too: plays a media file (docs/contract.md section 6)."""
 
 import logging
+import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -13,16 +15,28 @@ from app.api.audit import audit_entry
 from app.api.requests import path_segment, query_parameters, repository, scope_of, services
 from app.errors import MediaNotFound, MediaStorageRefused
 from app.media.answers import open_media
-from app.media.conditions import not_modified
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.response import MediaResponse, unless_client_leaves
-from app.media.stream import MediaStream
 
 log = logging.getLogger(__name__)
 
-# What a storage says of a file, and a player wants to know.
-_OF_THE_FILE = ("ETag", "Last-Modified", "Accept-Ranges")
-_OF_THE_BYTES = ("Content-Length", "Content-Range")
+# Of every response of a play, errors too: what is stored may be deleted, and none of it may act as a page of ours.
+HEADERS: Mapping[str, str] = {
+    "Cache-Control": "private, no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "script-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'",
+}
+
+# What a browser plays and never runs, with parameters (RFC 9110 section 8.3.1).
+_TOKEN = r"[!#$%&'*+.^_`|~\w-]+"  # noqa: S105  # of HTTP's grammar
+_PLAYABLE = re.compile(
+    rf"(?:audio|video)/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"[ !#-\[\]-~]*\"))*", re.IGNORECASE | re.ASCII
+)
+_HTML = re.compile(r"(?:text/html|application/xhtml\+xml)\s*(?:;.*)?", re.IGNORECASE)
+_HTML_EXTENSION = re.compile(r"\.(?:x?html?|shtml)", re.IGNORECASE)
+
+_EXTENSION = re.compile(r"\.[0-9A-Za-z]{1,10}")
+_LONGEST_FILE_NAME = 200  # bytes in UTF-8
 
 
 async def play(request: Request) -> Response:
@@ -37,20 +51,23 @@ async def play(request: Request) -> Response:
     except LocationNotAllowed as error:
         log.warning("media file %s of recording %s is refused: %s", name, recording["id"], error)
         raise MediaStorageRefused from error
-    opening = open_media(services(request).storages, request.method, location, request.headers, name)
+    may_be_html = _is_html(media.get("type"), name)
+    opening = open_media(
+        services(request).storages, request.method, location, request.headers, name, may_be_html=may_be_html
+    )
     stream = await unless_client_leaves(request.receive, opening)
     try:
-        unchanged = not_modified(request.headers, stream.headers)
-        wanted = _OF_THE_FILE if unchanged else _OF_THE_FILE + _OF_THE_BYTES
-        headers = {header: stream.headers[header] for header in wanted if header in stream.headers}
-        headers["X-Content-Type-Options"] = "nosniff"
-        if not unchanged:
-            headers["Content-Type"] = _content_type(media, stream)
-        if download:
-            headers["Content-Disposition"] = _attachment(media.get("mediaId") or name)
-        status = 304 if unchanged else stream.status
-        return MediaResponse(stream, status, headers, services(request).settings.player_stall_seconds)
-    except BaseException:  # a storage's header that cannot be passed on, for one
+        headers = {**stream.headers, **HEADERS}
+        headers.pop("content-type", None)
+        if stream.status != 304:
+            content_type = _playable(media.get("type") or stream.headers.get("Content-Type"))
+            headers["Content-Type"] = content_type or "application/octet-stream"
+            if content_type is None:
+                headers["Content-Disposition"] = "attachment"
+            if download:
+                headers["Content-Disposition"] = _attachment(_file_name(media, name))
+        return MediaResponse(stream, stream.status, headers, services(request).settings.player_stall_seconds)
+    except BaseException:
         stream.close()
         raise
 
@@ -63,12 +80,30 @@ def _media_file(recording: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     raise MediaNotFound(name)
 
 
-def _content_type(media: Mapping[str, Any], stream: MediaStream) -> str:
-    """The media file's `type`, if it can stand in a header, else the storage's."""
-    media_type = media.get("type")
-    if media_type and media_type.isascii() and media_type.isprintable():
-        return str(media_type)
-    return stream.headers.get("Content-Type", "application/octet-stream")
+def _playable(media_type: str | None) -> str | None:
+    """The type, if browsers play it."""
+    media_type = (media_type or "").strip()
+    return media_type if _PLAYABLE.fullmatch(media_type) else None
+
+
+def _is_html(media_type: str | None, name: str) -> bool:
+    """Whether the media file itself is an HTML page, by its type or else its extension."""
+    return bool(_HTML.fullmatch(media_type.strip()) if media_type else _HTML_EXTENSION.fullmatch(_suffix(name)))
+
+
+def _file_name(media: Mapping[str, Any], name: str) -> str:
+    """The mediaId as a file name, with the extension of `name` if it has none; without a mediaId it is `name`."""
+    media_id = media.get("mediaId")
+    if not media_id:
+        return name
+    # A character that is cut through is left out.
+    shortened = media_id.encode(errors="replace")[:_LONGEST_FILE_NAME].decode(errors="ignore")
+    return str(shortened) if _suffix(shortened) else f"{shortened}{_suffix(name)}"
+
+
+def _suffix(name: str) -> str:
+    suffix = PurePosixPath(name).suffix
+    return suffix if _EXTENSION.fullmatch(suffix) else ""
 
 
 def _attachment(file_name: str) -> str:

@@ -56,6 +56,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         authentication="basic",
         resource="recordings",
         get=_PLAY,
+        headers=playback.HEADERS,
     ),
     Endpoint(
         name="screen-recordings",
@@ -78,6 +79,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         authentication="basic",
         resource="screen-recordings",
         get=_PLAY,
+        headers=playback.HEADERS,
     ),
     Endpoint(
         name="ops-recordings",

@@ -1,48 +1,100 @@
 """Ranges and conditions of a request for bytes (RFC 9110 sections 13 and 14), decided here for every storage alike."""
 
 import re
+from calendar import timegm
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_tz
 
-_ONE_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
-_STRONG_ETAG = re.compile(r'"[!#-~]*"')
+_ONE_RANGE = re.compile(r"bytes=(?:([0-9]+)-([0-9]*)|-([0-9]+))", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.IGNORECASE)
+_ETAG = re.compile(r'(W/)?"([!#-~\x80-\xff]*)"')
+_STRONG_ETAG = re.compile(r'"[!#-~]*"')
+_RFC_850_YEAR = re.compile(r"-([0-9]{2}) ")
+
+# No file has so many bytes. Storages need not understand larger numbers.
+_BEYOND_EVERY_FILE = 10**15
 
 
-def normalise_range(value: str | None) -> str | None:
-    """The Range header to ask a storage for, None where the whole is to be sent.
+@dataclass(frozen=True)
+class ByteRange:
+    """One range of a Range header: from `first` to `last` or to the end; without `first` it is the `last` bytes."""
+
+    first: int | None
+    last: int | None
+
+    @property
+    def header(self) -> str:
+        """The Range header that asks for it."""
+        return f"bytes={'' if self.first is None else self.first}-{'' if self.last is None else self.last}"
+
+    @property
+    def is_satisfiable(self) -> bool:
+        """Whether there can be a file that has a part of it."""
+        return self.last != 0 if self.first is None else self.first < _BEYOND_EVERY_FILE
+
+    def within(self, length: int) -> range:
+        """The positions that it stands for in a file of `length` bytes; none if it is not satisfiable there."""
+        if self.first is None:
+            return range(max(0, length - (self.last or 0)), length)
+        return range(self.first, length if self.last is None else min(self.last + 1, length))
+
+
+def parse_range(value: str | None) -> ByteRange | None:
+    """The range of a Range header, None where the whole is to be sent.
 
     A range that is malformed, in another unit, or one of several is ignored, as RFC 9110 section 14.2 allows.
     """
     match = _ONE_RANGE.fullmatch((value or "").strip())
     if match is None:
         return None
-    first, last, suffix = match.groups()
+    first, last, suffix = (_number(digits) if digits else None for digits in match.groups())
     if suffix is not None:
-        return f"bytes=-{int(suffix)}"
-    if last and int(last) < int(first):
-        return None
-    return f"bytes={int(first)}-{int(last) if last else ''}"
+        return ByteRange(0, None) if suffix == _BEYOND_EVERY_FILE else ByteRange(None, suffix)
+    assert first is not None
+    if last == _BEYOND_EVERY_FILE:
+        last = None
+    return None if last is not None and last < first else ByteRange(first, last)
 
 
-def content_range_matches(content_range: str | None, asked: str) -> bool:
-    """Whether a 206 with this Content-Range is the answer to a range from `normalise_range`."""
-    match = _CONTENT_RANGE.fullmatch((content_range or "").strip())
+def _number(digits: str) -> int:
+    """At most _BEYOND_EVERY_FILE, however many digits there are."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= len(str(_BEYOND_EVERY_FILE)) - 1 else _BEYOND_EVERY_FILE
+
+
+@dataclass(frozen=True)
+class ContentRange:
+    """The positions that a body has, and the length of the whole file, None if it is unknown."""
+
+    positions: range
+    length: int | None
+
+    def answers(self, asked: ByteRange | None) -> bool:
+        """Whether it is exactly the part that was asked for; None asks for the whole."""
+        if self.length is not None:
+            return self.positions == (asked.within(self.length) if asked else range(self.length))
+        if asked is None or asked.first is None or asked.last is None:
+            return False
+        return self.positions == range(asked.first, asked.last + 1)
+
+
+def parse_content_range(value: str) -> ContentRange | None:
+    """A Content-Range header, None if it is malformed or impossible."""
+    match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
-        return False
-    first, last = int(match[1]), int(match[2])
-    asked_first, _, asked_last = asked.removeprefix("bytes=").partition("-")
-    if not asked_first:  # a suffix; at most so many bytes, fewer when the whole has fewer
-        length = last - first + 1
-        at_end = match[3] == "*" or last == int(match[3]) - 1
-        return at_end and (length == int(asked_last) or first == 0)
-    return first == int(asked_first) and (not asked_last or last <= int(asked_last))
+        return None
+    first, last, length = int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])
+    if last < first or (length is not None and last >= length):
+        return None
+    return ContentRange(range(first, last + 1), length)
 
 
 def bounds_of(content_range: str | None) -> tuple[int, int] | None:
     """The first byte and the total length of a Content-Range, None unless it has both."""
-    match = _CONTENT_RANGE.fullmatch((content_range or "").strip())
-    return (int(match[1]), int(match[3])) if match and match[3] != "*" else None
+    parsed = parse_content_range(content_range or "")
+    return (parsed.positions.start, parsed.length) if parsed and parsed.length is not None else None
 
 
 def is_strong(etag: str) -> bool:
@@ -50,14 +102,16 @@ def is_strong(etag: str) -> bool:
     return _STRONG_ETAG.fullmatch(etag) is not None
 
 
-def if_range_matches(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
-    """Whether a range may be sent (RFC 9110 section 13.1.5): only exactly the same, strong validator holds."""
-    if_range = request.get("If-Range")
-    if if_range is None:
-        return True
-    if if_range.startswith(('"', "W/")):
-        return if_range == answer.get("ETag") and not if_range.startswith("W/")
-    return if_range.strip() == answer.get("Last-Modified")
+def precondition_fails(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
+    """Whether 412 is the answer (RFC 9110 section 13.2.2, steps 1 and 2); header names ignore case in both."""
+    if_match = request.get("If-Match")
+    if if_match is not None:
+        # Only strong validators match; a file that is there matches "*".
+        return if_match.strip() != "*" and answer.get("ETag") not in {
+            tag for tag, weak, _ in _tags(if_match) if not weak
+        }
+    since, changed = http_date(request.get("If-Unmodified-Since")), http_date(answer.get("Last-Modified"))
+    return since is not None and changed is not None and changed > since
 
 
 def not_modified(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
@@ -66,14 +120,55 @@ def not_modified(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
     if if_none_match is not None:
         if if_none_match.strip() == "*":
             return True
-        known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-        return etag is not None and etag.removeprefix("W/") in known
-    since, changed = _date(request.get("If-Modified-Since")), _date(answer.get("Last-Modified"))
+        return etag is not None and _opaque(etag) in {opaque for _, _, opaque in _tags(if_none_match)}
+    since, changed = http_date(request.get("If-Modified-Since")), http_date(answer.get("Last-Modified"))
     return since is not None and changed is not None and changed <= since
 
 
-def _date(text: str | None) -> float | None:
+def if_range_matches(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
+    """Whether a range may be sent (RFC 9110 section 13.1.5): only exactly the same, strong validator holds."""
+    if_range = request.get("If-Range")
+    if if_range is None:
+        return True
+    if if_range.strip().startswith(('"', "W/")):
+        return if_range.strip() == answer.get("ETag") and not if_range.strip().startswith("W/")
+    date = http_date(if_range)
+    return date is not None and date == http_date(answer.get("Last-Modified"))
+
+
+def http_date(text: str | None) -> int | None:
+    """Seconds since 1970 of a date in any form of RFC 9110 section 5.6.7, None for what is no date.
+
+    A date without a zone, or in `-0000`, is in UTC, wherever this machine is.
+    """
+    parsed = parsedate_tz(text) if text else None
+    if parsed is None:
+        return None
+    year, month, day, hour, minute, second, *_, offset = parsed
+    if two_digits := _RFC_850_YEAR.search(text or ""):
+        year = _full_year(int(two_digits[1]))
     try:
-        return parsedate_to_datetime(text).timestamp() if text else None
+        # A leap second is the last one of its minute.
+        date = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC) - timedelta(seconds=offset or 0)
     except (ValueError, OverflowError):
         return None
+    return timegm(date.timetuple())
+
+
+def _full_year(two_digits: int) -> int:
+    """A year that would be more than 50 years ahead is the last one that ends so (RFC 9110 section 5.6.7)."""
+    now = datetime.now(UTC).year
+    year = now - now % 100 + two_digits
+    return year - 100 if year > now + 50 else year
+
+
+def _tags(header: str) -> list[tuple[str, bool, str]]:
+    """The entity tags of a list: each as it is written, whether it is weak, and what is between its quotes."""
+    return [(match[0], match[1] is not None, match[2]) for match in _ETAG.finditer(header)] or [
+        (header.strip(), False, header.strip())  # without quotes, as some storages write their own
+    ]
+
+
+def _opaque(etag: str) -> str:
+    match = _ETAG.fullmatch(etag)
+    return match[2] if match else etag

@@ -22,6 +22,11 @@ class WebDavLocation:
     storage: WebDavConfig
     url: str
 
+    @property
+    def name(self) -> str:
+        """What the log calls the storage."""
+        return self.storage.base_url
+
 
 @dataclass(frozen=True)
 class S3Location:
@@ -30,6 +35,11 @@ class S3Location:
     storage: S3Config
     bucket: str
     key: str
+
+    @property
+    def name(self) -> str:
+        """What the log calls the storage."""
+        return f"bucket {self.bucket}"
 
 
 Location = WebDavLocation | S3Location

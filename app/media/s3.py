@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from app.errors import MediaStorageBusy, MediaStorageFailed
 from app.media.http import Address, HttpPool
 from app.media.location import S3Location
+from app.media.s3_errors import NO_SUCH_KEY, error_code, explain, read_error
 from app.media.stream import MediaStream
 from app.settings import S3Config
 
@@ -32,7 +33,10 @@ class S3Storage:
         self._http = http
 
     async def open(self, method: str, location: S3Location, headers: Mapping[str, str]) -> MediaStream:
-        """As `Storage.open`. A storage that asks for a slower pace (503) is asked once more, after a pause."""
+        """As `Storage.open`. A storage that asks for a slower pace (503) is asked once more, after a pause.
+
+        A refusal of GET is raised as MediaStorageFailed, but for 404 of a missing object, and 416.
+        """
         address = self._address("head_object" if method == "HEAD" else "get_object", location)
         stream = await self._http.open(method, address, headers)
         if stream.status == 503:
@@ -43,7 +47,19 @@ class S3Storage:
             stream.close()
             log.warning("media storage %s: it asks for fewer requests (503)", location.bucket)
             raise MediaStorageBusy
+        # An answer to HEAD does not say why. An unsatisfiable range is an answer (416).
+        if method != "HEAD" and 300 <= stream.status < 500 and stream.status != 416:
+            await self._require_missing(method, stream, location)
         return stream
+
+    async def _require_missing(self, method: str, stream: MediaStream, location: S3Location) -> None:
+        """Raises MediaStorageFailed, unless the storage says that its bucket is there and the object is not."""
+        code = error_code(await read_error(stream))
+        if stream.status == 404 and code == NO_SUCH_KEY:
+            return
+        reason = explain(method, stream.status, code)
+        log.warning("media storage %s: %s", location.name, reason)
+        raise MediaStorageFailed(reason)
 
     async def delete(self, location: S3Location) -> None:
         # Of an object that is not there S3 says 204 too; 404 is about its bucket.

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from app.media.conditions import content_range_matches, normalise_range
 from app.media.location import LocationNotAllowed, S3Location, WebDavLocation, resolve_location
 from app.settings import S3Config, StorageConfig, WebDavConfig
 
@@ -90,41 +89,3 @@ def test_an_object_in_a_configured_bucket_is_found_and_no_other() -> None:
         resolve_location({**descriptor, "data": {"bucket": "three"}}, STORAGES)
     with pytest.raises(LocationNotAllowed):
         resolve_location(descriptor, StorageConfig())
-
-
-@pytest.mark.parametrize(
-    ("header", "normal"),
-    [
-        ("bytes=0-0", "bytes=0-0"),
-        ("BYTES=007-", "bytes=7-"),
-        ("bytes=-5", "bytes=-5"),
-        ("bytes=5-2", None),
-        ("bytes=0-1,3-4", None),
-        ("bytes=" + "0-1," * 10_000, None),
-        ("bytes=-", None),
-        ("bytes=a-b", None),
-        ("items=0-1", None),
-        (None, None),
-    ],
-)
-def test_one_range_is_passed_on_in_one_spelling(header: str | None, normal: str | None) -> None:
-    assert normalise_range(header) == normal
-
-
-@pytest.mark.parametrize(
-    ("content_range", "asked", "answers"),
-    [
-        ("bytes 0-4/10", "bytes=0-4", True),
-        ("bytes 0-3/10", "bytes=0-4", True),
-        ("bytes 1-4/10", "bytes=0-4", False),
-        ("bytes 0-5/10", "bytes=0-4", False),
-        ("bytes 5-9/10", "bytes=5-", True),
-        ("bytes 5-9/10", "bytes=-5", True),
-        ("bytes 0-9/10", "bytes=-50", True),
-        ("bytes 4-8/10", "bytes=-5", False),
-        (None, "bytes=0-4", False),
-        ("bytes */10", "bytes=0-4", False),
-    ],
-)
-def test_a_206_must_answer_the_range_that_was_asked(content_range: str | None, asked: str, answers: bool) -> None:
-    assert content_range_matches(content_range, asked) is answers
