@@ -17,7 +17,10 @@ from app.ids import id_error
 from app.logs import LogFormat
 from app.media_urls import AmbiguousUrl, parse_url
 
-Role = Literal["ops", "admin", "supervisor", "agent"]
+Role = Literal["ops", "recorder", "admin", "supervisor", "agent"]
+
+# Roles for every contact center. A recorder may be limited to one all the same.
+_OF_ALL: frozenset[Role] = frozenset({"ops", "recorder"})
 
 
 _ORIGIN = re.compile(r"https?://(?:\*\.)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*(?::[0-9]{1,5})?")
@@ -39,9 +42,9 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.name or ":" in self.name:
             raise ValueError("a user's name is not empty and holds no colon (RFC 7617)")
-        if set(self.roles) - {"ops"} and not self.contact_center:
+        if set(self.roles) - _OF_ALL and not self.contact_center:
             raise ValueError(f"user {self.name!r} needs a contact_center")
-        if set(self.roles) == {"ops"} and self.contact_center:
+        if "ops" in self.roles and set(self.roles) <= _OF_ALL and self.contact_center:
             raise ValueError(f"user {self.name!r} is for every contact center, so it has none")
         if self.contact_center is not None and (error := id_error(self.contact_center)):
             raise ValueError(f"the contact_center of user {self.name!r} is invalid: {error}")

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.audit import AuditedRequest, audit_entry
 from app.api.authentication import BACKENDS
 from app.api.endpoint import Endpoint, Method
-from app.api.requests import chosen
+from app.api.requests import chosen, named_contact_center
 from app.auth.policy import Operation, require_permission, require_role
 from app.errors import MethodNotAllowed
 
@@ -43,7 +43,7 @@ class Dispatcher:
         if self._backend is not None:
             user = await self._backend.authenticate(request)
             request.state.user = user  # also for the audit line of a user who is refused from here on
-            require_role(user, *method.operations)
+            require_role(user, *method.operations, contact_center=named_contact_center(request))
             request.state.operation = await _operation(request, method)
             require_permission(user, request.state.operation)
         return await method.handler(request)

@@ -52,6 +52,12 @@ def resource_of(request: Request) -> Resource:
     return endpoint.resource
 
 
+def named_contact_center(request: Request) -> str | None:
+    """Returns the contact center that the path names, if it names one, without a judgement of its spelling."""
+    segment = request.path_params.get("contact_center")
+    return None if segment is None else unquote_to_bytes(segment.encode("latin-1")).decode(errors="replace")
+
+
 def contact_center_of(request: Request) -> str:
     """Returns the contact center that the path names; raises InvalidParameter."""
     contact_center = path_segment(request, "contact_center")
@@ -62,7 +68,7 @@ def contact_center_of(request: Request) -> str:
 def scope_of(request: Request) -> Scope:
     """Returns what the caller may see: the contact center that the path names, else the user's own.
 
-    Only ops may use a path that names one, and the configuration lets only ops have none of their own.
+    The other paths are for roles that the configuration lets have one of their own alone.
     """
     region = services(request).settings.region
     if "contact_center" in request.path_params:

@@ -36,6 +36,7 @@ def _permission(*names: str) -> frozenset[str]:
 _READERS: frozenset[Role] = frozenset({"admin"})
 _PROTECTORS: frozenset[Role] = frozenset({"admin", "supervisor", "agent"})
 _OPS: frozenset[Role] = frozenset({"ops"})
+_POSTERS: frozenset[Role] = frozenset({"ops", "recorder"})
 
 POLICY: Mapping[Operation, Requirement] = {
     "search": Requirement(_READERS),
@@ -45,14 +46,21 @@ POLICY: Mapping[Operation, Requirement] = {
     "unapply": Requirement(_PROTECTORS, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
     "ops-search": Requirement(_OPS),
     "ops-read": Requirement(_OPS),
-    "ops-post": Requirement(_OPS),
+    "ops-post": Requirement(_POSTERS),
     "ops-delete": Requirement(_OPS),
 }
 
 
-def require_role(user: User, *operations: Operation) -> None:
-    """Raises InsufficientRole unless the user has a role for one of the operations."""
-    if not any(POLICY[operation].roles & set(user.roles) for operation in operations):
+def require_role(user: User, *operations: Operation, contact_center: str | None = None) -> None:
+    """Raises InsufficientRole unless the user has a role for one of the operations.
+
+    `contact_center` is the one that the path names, if it names one. There a recorder with a contact center of its own
+    has no role unless they are the same.
+    """
+    roles = set(user.roles)
+    if contact_center is not None and user.contact_center not in {None, contact_center}:
+        roles.discard("recorder")
+    if not any(POLICY[operation].roles & roles for operation in operations):
         raise InsufficientRole
 
 

@@ -32,7 +32,7 @@ _STORAGE_OF_THE_EXAMPLES = StorageConfig(
     s3=(S3Config(("stage-recordings",), "http://127.0.0.1:9", "us-east-1", "none", "none"),),
 )
 
-_ROLES: tuple[Role, ...] = ("ops", "admin", "supervisor", "agent")
+_ROLES: tuple[Role, ...] = ("ops", "recorder", "admin", "supervisor", "agent")
 _PERMISSIONS = ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETE")
 
 

@@ -23,6 +23,9 @@ INTERNAL_PATH = f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings"
 # Beside the users that all tests share.
 OTHER_USERS = (
     User(name="several", password_hash=hash_password("several-password"), roles=("ops", "admin"), contact_center="x"),
+    User(name="recorder", password_hash=hash_password("recorder-password"), roles=("recorder",)),
+    User("own-recorder", hash_password("own-recorder-password"), ("recorder",), contact_center=CONTACT_CENTER),
+    User("foreign-recorder", hash_password("foreign-recorder-password"), ("recorder",), OTHER_CONTACT_CENTER),
     User(name="none", password_hash=hash_password("none-password"), roles=(), contact_center=CONTACT_CENTER),
 )
 ODD_PASSWORDS = {
@@ -185,6 +188,38 @@ async def test_each_path_is_for_one_role(
     else:
         assert_error(response, 403, 5)
         assert response.json()["statusMessage"] == "Insufficient user roles."
+
+
+@pytest.mark.parametrize("user", ["recorder", "own-recorder"])
+@pytest.mark.parametrize(("path", "body", "allowed"), REQUESTS)
+async def test_a_recorder_only_posts(
+    service: Service, path: str, body: dict[str, Any], allowed: str, user: str
+) -> None:
+    response = await send(service.client(user), path, body)
+    if body:
+        assert response.status_code in {200, 201}, response.text
+    else:
+        assert_error(response, 403, 5, "Insufficient user roles.")
+
+
+async def test_a_recorder_deletes_nothing(service: Service) -> None:
+    recorder = service.client("recorder")
+    await recorder.post(OPS_PATH, json=a_recording("kept"))
+    assert_error(await recorder.delete(f"{OPS_PATH}/kept"), 403, 5)
+    assert_error(await recorder.post("/api/v2/recordings/kept", json={"operationName": "applyNonDelete"}), 403, 5)
+    assert (await service.client("admin").get("/api/v2/recordings/kept")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [{"json": a_recording("foreign")}, {"json": {}}, {"data": {"a": "form"}}])
+@pytest.mark.parametrize("path", [OPS_PATH, f"{OPS_PATH}/", INTERNAL_PATH, f"{INTERNAL_PATH}/"])
+async def test_a_recorder_of_another_contact_center_has_no_role_here(
+    service: Service, path: str, body: dict[str, Any]
+) -> None:
+    foreign = service.client("foreign-recorder")
+    assert_error(await foreign.post(path, **body), 403, 5, "Insufficient user roles.")
+    assert_error(await service.client("admin").get("/api/v2/recordings/foreign"), 404, 6)
+    undecodable = path.replace(CONTACT_CENTER, "%FF")
+    assert_error(await service.client("own-recorder").post(undecodable, **body), 403, 5)
 
 
 @pytest.mark.parametrize(("path", "body", "allowed"), REQUESTS)

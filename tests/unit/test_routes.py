@@ -47,16 +47,14 @@ def test_each_operation_that_touches_evidence_is_audited(endpoint: Endpoint) -> 
 
 
 @ROWS
-def test_a_path_that_names_a_contact_center_is_for_ops_alone(endpoint: Endpoint) -> None:
-    roles = {
-        role
-        for method in endpoint.methods.values()
-        for operation in method.operations
-        for role in POLICY[operation].roles
-    }
+def test_a_path_that_names_a_contact_center_is_for_ops_and_its_posts_for_recorders_too(endpoint: Endpoint) -> None:
     names_one = any("{contact_center}" in path for path in endpoint.paths)
-    assert names_one == ("ops" in roles)
-    assert not names_one or roles == {"ops"}
+    for name, method in endpoint.methods.items():
+        roles = {role for operation in method.operations for role in POLICY[operation].roles}
+        assert names_one == ("ops" in roles)
+        posts = name == "POST" and method.operations == ("ops-post",)
+        assert not names_one or roles == ({"ops", "recorder"} if posts else {"ops"})
+        assert names_one or "recorder" not in roles
 
 
 def test_every_operation_has_a_route() -> None:

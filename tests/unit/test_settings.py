@@ -47,6 +47,8 @@ def test_the_environment_goes_before_the_file(file: Path) -> None:
         ("elasticsearch_timeout = 0", "elasticsearch_timeout"),
         ("elasticsearch_write_timeout = -1", "elasticsearch_write_timeout"),
         (USER.replace('"admin"]', '"ops"]'), "so it has none"),
+        (USER.replace('"admin"]', '"ops", "recorder"]'), "so it has none"),
+        (USER.replace('"admin"]', '"recorder", "agent"]').replace('contact_center = "cc"', ""), "contact_center"),
         ("public_url = 'example.com'", "public_url"),
         (USER + USER, "same name"),
         (USER.replace('contact_center = "cc"', ""), "contact_center"),
