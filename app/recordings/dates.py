@@ -25,7 +25,8 @@ _USUAL = re.compile(
 )
 _NORMAL_LENGTH = len("2013-05-17T19:45:32.000+0000")
 _QUERY_DATE = re.compile(_DATE)
-_QUERY_MILLISECONDS = re.compile(r"-?[0-9]{1,15}")
+_QUERY_MILLISECONDS = re.compile(r"-?[0-9]{12,15}|0")
+_TOO_SHORT = re.compile(r"-?[0-9]{1,11}")
 # A '+' that was not percent-encoded in a query arrives as a space.
 _LOST_PLUS = re.compile(r" (?=[0-9]{2}:?[0-9]{2}$)")
 
@@ -68,10 +69,15 @@ def parse_instant(text: str, *, round_up: bool = False) -> int:
 def parse_query_instant(text: str, *, round_up: bool = False) -> int:
     """What a query parameter may also hold: a date alone (UTC midnight) or epoch milliseconds.
 
+    Milliseconds have 12 digits or more, or are 0: a shorter number is a year, a date or seconds.
     Raises ValueError, whose text says what is allowed.
     """
     if _QUERY_MILLISECONDS.fullmatch(text):
         return _in_range(int(text))
+    if _TOO_SHORT.fullmatch(text):
+        raise ValueError(
+            "it must be a date like 2013-05-17 or 2013-05-17T19:45:32Z, or epoch milliseconds (12 digits or more, or 0)"
+        )
     if _QUERY_DATE.fullmatch(text):
         return parse_instant(f"{text}T00:00:00Z")
     try:

@@ -8,6 +8,7 @@ form the dates of media files and events are in UTC, and each media file has its
 from typing import Any
 
 from app.errors import InvalidParameter, MissingParameter
+from app.folding import fold_number
 from app.ids import id_error
 from app.recordings.dates import normalise_date
 from app.recordings.identity import Resource, is_http_url, media_path, storage_folder
@@ -29,7 +30,8 @@ def parse_recording(body: object, resource: Resource = "recordings") -> Recordin
     fields.require_trimmed("id")
     recording_id = fields.attributes["id"]
     validate_id("id", recording_id)
-    fields.require_trimmed("callerPhoneNumber", "dialedPhoneNumber", "region")
+    fields.require_numbers("callerPhoneNumber", "dialedPhoneNumber")
+    fields.require_trimmed("region")
     recording = {key: value for key, value in fields.attributes.items() if key not in _COMPUTED_ATTRIBUTES}
     recording["mediaFiles"] = [
         _parse_media_file(resource, recording_id, media) for media in fields.require_objects("mediaFiles")
@@ -75,6 +77,13 @@ class _Fields:
             if not isinstance(value, str) or not value or value != value.strip():
                 self.require(key)
                 raise self.invalid(key, "it must be a non-empty string without leading or trailing white space")
+
+    def require_numbers(self, *keys: str) -> None:
+        """Required phone numbers: of one with invisible characters only, nothing would be left to search for."""
+        self.require_trimmed(*keys)
+        for key in keys:
+            if not fold_number(self.attributes[key]):
+                raise self.invalid(key, "it must have characters other than invisible ones")
 
     def require_one_of(self, key: str, *allowed: str) -> str:
         value = self.require(key)
@@ -160,7 +169,7 @@ def _parse_event(fields: _Fields) -> dict[str, Any]:
     event = {**fields.attributes, "occurredAt": fields.require_date("occurredAt")}
     fields.require_one_of("event", "Joined", "Left")
     contact = fields.require_object("contact")
-    contact.require_trimmed("phoneNumber")
+    contact.require_numbers("phoneNumber")
     is_user = contact.require_one_of("type", "User", "External") == "User"
     names = ("userName", "firstName", "lastName")
     if is_user:

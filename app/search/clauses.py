@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.search.fields import MAX_KEYWORD_LENGTH, Field, TextField
-from app.search.parsers import Terms
+from app.search.parsers import Term, Terms
 from app.search.pattern import Pattern
 from app.search.trigrams import END, mark, tokens_of_part
 
@@ -21,7 +21,7 @@ _ANY_DISTANCE = 2**31 - 1
 
 def matches(field: TextField) -> Callable[[Terms], Query]:
     """Returns the clause of terms: any group, and all patterns of that group."""
-    return lambda terms: any_of([all_of([_pattern(field, pattern) for pattern in group]) for group in terms.groups])
+    return lambda terms: any_of([all_of([_term(field, term) for term in group]) for group in terms.groups])
 
 
 def greater_than(field: Field) -> Callable[[int], Query]:
@@ -42,6 +42,10 @@ def all_of(clauses: list[Query]) -> Query:
 def any_of(clauses: list[Query]) -> Query:
     """Returns a query that matches when any clause does."""
     return clauses[0] if len(clauses) == 1 else {"bool": {"should": clauses, "minimum_should_match": 1}}
+
+
+def _term(field: TextField, term: Term) -> Query:
+    return any_of([_pattern(field, pattern) for pattern in term.forms])
 
 
 def _pattern(field: TextField, pattern: Pattern) -> Query:

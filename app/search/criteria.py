@@ -13,7 +13,7 @@ from app.errors import InvalidParameter, MissingParameter
 from app.search.clauses import Query, greater_than, less_than, matches
 from app.search.fields import CALLER_PHONE_NUMBER, DIALED_PHONE_NUMBER, START_TIME, STOP_TIME, USER_DATA, USER_NAMES
 from app.search.paging import PAGING_PARAMETERS, PageRequest, parse_page
-from app.search.parsers import MAX_LENGTH, Terms, instant_after, instant_before, whole, words, words_with_and
+from app.search.parsers import MAX_LENGTH, Terms, instant_after, instant_before, number, words, words_with_and
 
 # Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query. The number that
 # it allows depends on its heap and processors. If it allows less than this, it refuses the search when it runs it.
@@ -43,14 +43,14 @@ class Criterion(Generic[V]):
 
 CALLER = Criterion(
     "callerPhoneNumber",
-    parse=whole(CALLER_PHONE_NUMBER),
+    parse=number(CALLER_PHONE_NUMBER),
     clause=matches(CALLER_PHONE_NUMBER),
     help="whose caller has this whole number; * is any run of characters",
     example="+1650*",
 )
 DIALED = Criterion(
     "dialedPhoneNumber",
-    parse=whole(DIALED_PHONE_NUMBER),
+    parse=number(DIALED_PHONE_NUMBER),
     clause=matches(DIALED_PHONE_NUMBER),
     help="whose dialed number is this; * is any run of characters",
     example="*8888",

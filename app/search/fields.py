@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import codec
+from app.folding import fold_name, fold_number, fold_text
 from app.recordings.dates import parse_instant
 from app.recordings.identity import media_object_keys
 from app.recordings.model import Recording
@@ -33,20 +34,18 @@ class Field:
         return {self.name: self.values(recording)}
 
 
-def _unchanged(text: str) -> str:
-    return text
-
-
 @dataclass(frozen=True)
 class TextField:
     """A field that is searched with wildcards: a keyword, and a second field with the trigrams of its values.
 
-    `fold` maps values, and the words that a search looks for, to the form in which they are compared.
+    `fold` maps values, and the words that a search looks for, to the form in which they are compared. `former_fold`
+    is what did that before: documents that were stored then keep the former values until a reindex.
     """
 
     name: str
     values: Callable[[Recording], Iterable[str]]
-    fold: Callable[[str], str] = _unchanged
+    fold: Callable[[str], str]
+    former_fold: Callable[[str], str] = str
 
     @property
     def trigrams(self) -> str:
@@ -111,10 +110,10 @@ REGION = Field("region", "keyword", lambda recording: _keyword(recording["region
 ID = Field("id", "keyword", lambda recording: recording["id"])
 START_TIME = Field("startTime", "date", lambda recording: parse_instant(recording["startTime"]))
 STOP_TIME = Field("stopTime", "date", lambda recording: parse_instant(recording["stopTime"]))
-CALLER_PHONE_NUMBER = TextField("callerPhoneNumber", lambda recording: [recording["callerPhoneNumber"]])
-DIALED_PHONE_NUMBER = TextField("dialedPhoneNumber", lambda recording: [recording["dialedPhoneNumber"]])
-USER_NAMES = TextField("userNames", _user_names, fold=str.casefold)
-USER_DATA = TextField("userData", _user_data)
+CALLER_PHONE_NUMBER = TextField("callerPhoneNumber", lambda recording: [recording["callerPhoneNumber"]], fold_number)
+DIALED_PHONE_NUMBER = TextField("dialedPhoneNumber", lambda recording: [recording["dialedPhoneNumber"]], fold_number)
+USER_NAMES = TextField("userNames", _user_names, fold_name, former_fold=str.casefold)
+USER_DATA = TextField("userData", _user_data, fold_text)
 CALL_UUIDS = Field("callUUIDs", "keyword", call_uuids)
 MEDIA_IDENTITIES = Field("mediaIdentities", "keyword", _media_object_keys)
 NON_DELETE = Field("nonDelete", "boolean", lambda recording: recording.get("nonDelete", False))

@@ -6,6 +6,7 @@ Each parser raises ValueError, whose text says what is allowed.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.folding import without_format_characters
 from app.recordings.dates import parse_query_instant
 from app.search.fields import TextField
 from app.search.pattern import Pattern
@@ -17,24 +18,42 @@ MAX_WORDS = 50
 MAX_STARS = 50
 # Elasticsearch refuses wildcards whose automaton grows too large. The worst pattern of this length is far from that.
 MAX_LENGTH_WITH_SHORT_PART = 200
+# Folding makes up to 18 characters of one.
+MAX_FOLDED_LENGTH = 20_000
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a client wrote as one word or number: a pattern, and its former form where folding has changed.
+
+    A value that is folded as today never matches a `former` that differs from the pattern. So it adds nothing but
+    documents that were stored before.
+    """
+
+    pattern: Pattern
+    former: Pattern
+
+    @property
+    def forms(self) -> tuple[Pattern, ...]:
+        """The pattern, and its former form if that differs."""
+        return tuple(dict.fromkeys((self.pattern, self.former)))
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Patterns of which a recording must match any group, and all patterns of that group."""
+    """Terms of which a recording must match any group, and all terms of that group."""
 
-    groups: tuple[tuple[Pattern, ...], ...]
+    groups: tuple[tuple[Term, ...], ...]
 
     @classmethod
-    def any_of(cls, *patterns: Pattern) -> "Terms":
-        return cls(tuple((pattern,) for pattern in dict.fromkeys(patterns)))
+    def any_of(cls, *terms: Term) -> "Terms":
+        return cls(tuple((term,) for term in dict.fromkeys(terms)))
 
     @property
     def length_with_inner_stars(self) -> int:
         """The length of all patterns with a star between two parts, in characters of trigrams."""
-        return sum(
-            len(mark("".join(pattern.parts))) for group in self.groups for pattern in group if pattern.has_inner_star
-        )
+        patterns = (pattern for group in self.groups for term in group for pattern in term.forms)
+        return sum(len(mark("".join(pattern.parts))) for pattern in patterns if pattern.has_inner_star)
 
 
 def instant_after(text: str) -> int:
@@ -47,12 +66,14 @@ def instant_before(text: str) -> int:
     return parse_query_instant(text, round_up=True)
 
 
-def whole(field: TextField) -> Callable[[str], Terms]:
-    """Returns the parser of one pattern."""
+def number(field: TextField) -> Callable[[str], Terms]:
+    """Returns the parser of one pattern, in which a leading space is a `+` that was not encoded."""
 
     def parse(text: str) -> Terms:
         _check_stars(text)
-        return Terms.any_of(_pattern(field.fold(text)))
+        visible = without_format_characters(text)
+        plus = "+" if visible.startswith(" ") else ""
+        return Terms.any_of(_term(field, plus + visible.strip()))
 
     return parse
 
@@ -61,8 +82,8 @@ def words(field: TextField) -> Callable[[str], Terms]:
     """Returns the parser of words, of which any must match; so may the whole text, in which `*` is not special."""
 
     def parse(text: str) -> Terms:
-        patterns = [_pattern(field.fold(word)) for word in _split(text)]
-        return Terms.any_of(*patterns, Pattern.literal(field.fold(text)))
+        terms = [_term(field, word) for word in _split(text)]
+        return Terms.any_of(*terms, Term(Pattern.literal(field.fold(text)), Pattern.literal(field.former_fold(text))))
 
     return parse
 
@@ -71,7 +92,7 @@ def words_with_and(field: TextField) -> Callable[[str], Terms]:
     """Returns the parser of words between which AND may stand, which binds tighter: `a AND b c` is (a, b) or (c)."""
 
     def parse(text: str) -> Terms:
-        groups: list[list[Pattern]] = []
+        groups: list[list[Term]] = []
         joins = True  # Whether the previous word was AND. A leading AND is as wrong as a doubled one.
         for position, word in enumerate(_split(text)):
             if word == "AND":
@@ -79,11 +100,11 @@ def words_with_and(field: TextField) -> Callable[[str], Terms]:
                     raise ValueError("AND must stand between two words")
                 joins = True
                 continue
-            pattern = _pattern(field.fold(word))
+            term = _term(field, word)
             if joins and position:
-                groups[-1].append(pattern)
+                groups[-1].append(term)
             else:
-                groups.append([pattern])
+                groups.append([term])
             joins = False
         if joins:
             raise ValueError("AND must stand between two words" if groups else "it has no word")
@@ -105,11 +126,17 @@ def _check_stars(text: str) -> None:
         raise ValueError(f"it must have at most {MAX_STARS} wildcards (*)")
 
 
-def _pattern(text: str) -> Pattern:
-    pattern = Pattern.parse(text)
-    if pattern.has_short_inner_part and len(text) > MAX_LENGTH_WITH_SHORT_PART:
+def _term(field: TextField, text: str) -> Term:
+    pattern = Pattern.parse(text, field.fold)
+    if pattern.parts == ("",):
+        raise ValueError("it has a word or number of invisible characters only")
+    length = sum(map(len, pattern.parts)) + text.count("*")
+    if length > MAX_FOLDED_LENGTH:
+        raise ValueError(f"it must have at most {MAX_FOLDED_LENGTH} characters after Unicode normalization")
+    if pattern.has_short_inner_part and length > MAX_LENGTH_WITH_SHORT_PART:
         raise ValueError(
             "with one or two characters between two wildcards (*) a word must have at most "
             f"{MAX_LENGTH_WITH_SHORT_PART} characters"
         )
-    return pattern
+    # A pattern with several parts is expensive, so it is looked for in one form only.
+    return Term(pattern, pattern if pattern.has_inner_star else Pattern.parse(text, field.former_fold))

@@ -1,5 +1,6 @@
 """What a client may write for a text: characters that stand for themselves, and `*` (docs/contract.md section 5)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -10,10 +11,11 @@ class Pattern:
     parts: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Pattern":
-        first, *others = text.split("*")
+    def parse(cls, text: str, fold: Callable[[str], str] = str) -> "Pattern":
+        """Folds the parts each by itself, because folding makes a star of a full-width one (U+FF0A)."""
+        first, *others = map(fold, text.split("*"))
         if not others:
-            return cls.literal(text)
+            return cls.literal(first)
         *inner, last = others
         return cls((first, *filter(None, inner), last))
 

@@ -50,9 +50,50 @@ MARKS = (
     *("\ufffe", "\uffff", "\U0001fffe", "\U0010ffff", "\ufffd", "\ufffc", "\ue000", "\uf8ff", "\U000f0000"),
     *("\ufeff", "\u200b", "\u00ad", "\u2060", "\u180e", "\u061c"),
 )
-GROUPS = (PLAIN, PLAIN, SYNTAX, CASED, COMBINING, EMOJI, SPACES, MARKS, CONTROL)
+# What Unicode takes for another spelling of something else: full-width, ligatures, marks out of order, invisible.
+ALIKE = (
+    *(
+        "＊",
+        "＋",
+        "１",
+        "ａ",
+        "Ａ",
+        "？",
+        "²",
+        "①",
+        "Ⅷ",
+        "ﬀ",
+        "ﷺ",
+        "㎏",
+        "ｱ",
+        "ﾞ",
+        "ガ",
+        "¨",
+        "…",
+        "℡",
+        "⁺",
+        "٣",
+        "İ",
+        "ı",
+    ),
+    *(
+        "a\u0323\u0307",
+        "a\u0307\u0323",
+        "ạ\u0307",
+        "i\u0307\u0301",
+        "ı\u0307",
+        "I\u0307",
+        "n\u0303",
+        "Å",
+        "가",
+        "\u1112\u1161",
+    ),
+    *("\u202a", "\u202c", "\u200e", "\u200f", "\u2066", "\u034f", "\u3164", "\u115f", "\U000e0041", "\u0600", "\u2011"),
+)
+GROUPS = (PLAIN, PLAIN, SYNTAX, CASED, COMBINING, EMOJI, SPACES, MARKS, CONTROL, ALIKE, ALIKE)
 FAMILIAR = (
     *("Dima", "Pokh", "dima.p@genesys.com", "Alice", "Amber", "ALICE", "Straße", "STRASSE", "İstanbul", "and"),
+    *("José", "Jose\u0301", "istanbul", "ISTANBUL", "Işık", "ISIK", "ﬁﬁ", "+１６５０", "\u202a+1650\u202c"),
     *("ΣΑΣ", "σας", "ﬁn", "FIN", "Én", "e\u0301n", "ÅSA", "İ", "Kim", "ŉ", "ꮥᏕ"),
     *("+16504668888", "+14155551234", "UNKNOWN", "true", "null", "1.10", "AND", "tom jerry", 'O\'Brien "Bob"'),
 )
@@ -110,6 +151,11 @@ class Vocabulary:
         text = self.long_text() if long else self.text()
         return text.strip() or self.rng.choice(("x", "0", "é"))
 
+    def number(self, *, long: bool = False) -> str:
+        """A text that is allowed as a phone number, of which something must be visible."""
+        text = self.trimmed(long=long)
+        return text if oracle.number_form(text) else f"+1{text}"
+
 
 # --- Recordings -----------------------------------------------------------------------------------
 
@@ -127,8 +173,8 @@ class Recordings:
         words = rng.choice(self.vocabularies)
         return a_recording(
             recording_id,
-            callerPhoneNumber=words.trimmed(long=self._is_long()),
-            dialedPhoneNumber=words.trimmed(),
+            callerPhoneNumber=words.number(long=self._is_long()),
+            dialedPhoneNumber=words.number(),
             region=region,
             mediaFiles=[self._media_file(n) for n in range(rng.choice((1, 1, 2, 3)))],
             eventHistory=[self._event(words) for _ in range(rng.choice((1, 1, 2, 3)))],
@@ -202,15 +248,16 @@ class Queries:
         rng, values = self.rng, stored.searchable
         match name:
             case "callerPhoneNumber":
-                return self._bounded([values.caller_phone_number])
+                return self._bounded([values.caller_phone_number, stored.recording[name]])
             case "dialedPhoneNumber":
-                return self._bounded([values.dialed_phone_number])
+                return self._bounded([values.dialed_phone_number, stored.recording[name]])
             case "userName":
                 return self._bounded(list(oracle.names(stored.recording)), (" AND ", " ", " AND  AND ", "\tAND\n"))
             case "userData":
                 if values.data and rng.random() < 0.25:
                     return self._whole(rng.choice(values.data))
-                return self._bounded(list(values.data), (" ", "  ", " AND ", rng.choice(SPACES)))
+                data = [*values.data, *itertools.chain(*map(oracle.texts, oracle.data_of(stored.recording)))]
+                return self._bounded(data, (" ", "  ", " AND ", rng.choice(SPACES)))
         near = values.start_time if name == "startTime" else values.stop_time
         at = rng.choice((near, near - 1, near + 1, near - near % DAY, near + 3_600_000, 0))
         return rng.choice(oracle.queried_spellings(at))
@@ -269,9 +316,9 @@ class Queries:
         return pattern
 
     def _in_another_case(self, pattern: str) -> str:
-        """Other spellings of the same, which only userName takes for equal, and some not even that."""
+        """Other spellings of the same, some of which a search takes for equal."""
         changes = (str.upper, str.lower, str.swapcase, str.casefold, str.title)
-        normalized = (unicodedata.normalize(form, pattern) for form in ("NFC", "NFD", "NFKC"))
+        normalized = (unicodedata.normalize(form, pattern) for form in ("NFC", "NFD", "NFKC", "NFKD"))
         return self.rng.choice((*(change(pattern) for change in changes), *normalized))
 
     def _with_gaps(self, value: str) -> str:
@@ -299,6 +346,10 @@ class Queries:
             pattern + odd,
             f" {pattern}",
             f"{pattern} ",
+            f" {pattern.removeprefix('+')}",
+            f"\u202a{pattern}\u202c",
+            f"\u200e {pattern}\u00a0",
+            pattern.replace("*", "＊"),
             before + "*" + after,
             before + this + "*" + after,
             after + this + before,
@@ -319,13 +370,15 @@ class Queries:
 
 def is_within_bounds(parameter: str) -> bool:
     """Beyond these the service may answer with code 2."""
-    has_short_inner_part = any(
-        1 <= len(part) <= 2 for text in (parameter, *parameter.split()) for part in text.split("*")[1:-1]
-    )
-    # Case folding lengthens some letters, and a noncharacter counts six times.
-    weight = sum(6 if "\ufdd0" <= character <= "\ufdef" else 1 for character in parameter.casefold())
+    folds = (oracle.name_form, oracle.number_form, oracle.text_form)
+    inner = [part for text in (parameter, *parameter.split()) for part in text.split("*")[1:-1]]
+    has_short_inner_part = any(1 <= len(fold(part)) <= 2 for part in inner for fold in folds)
+    # Folding lengthens some letters, and a noncharacter counts six times.
+    forms = (parameter, *(fold(parameter) for fold in folds))
+    weight = max(sum(6 if "\ufdd0" <= c <= "\ufdef" else 1 for c in form) for form in forms)
     return (
         len(parameter) <= LONGEST
+        and max(map(len, forms)) <= 20_000
         and (weight <= 6000 or "*" not in parameter.strip("*"))
         and (weight <= 200 or not has_short_inner_part)
         and len(parameter.split()) <= 50
@@ -697,6 +750,7 @@ async def test_the_longest_parameters_are_answered_and_right(
         "beyond": "😀" * 20_000 + "end",
         "growing": "ΐ" * 5000,  # folds to three characters each
         "ligatures": "ﬃ" * 5000,
+        "many in one": "ﷺ" * 1000,  # folds to eighteen characters each
         "letters": "".join(chr(ord("a") + n * n % 23) for n in range(5000)),
         "noncharacters": "\ufdd0\ufdef" * 2500,
         "words": " ".join(f"word{n}" for n in range(60)),
@@ -718,6 +772,8 @@ async def test_the_longest_parameters_are_answered_and_right(
         "ΐ" * 4000 + "*",
         "*" + "ΐ" * 4000,
         "ffi" * 1666 + "*",
+        "ﷺ" * 999 + "*",
+        "*" + unicodedata.normalize("NFKC", "ﷺ" * 15),
         "FFI" * 1666 + "*",
         "ﬃ" * 4999 + "*",
         *(f"*{letters[-length:]}" for length in (1, 2, 3, 100, 4000)),

@@ -3,7 +3,10 @@
 It shares no code with app/, works on JSON alone, and is meant to be obviously right, not fast.
 Where the contract is terse, this is how it is read here:
 
-- White space is what `str.split()` splits at; ignoring case is `str.casefold()`, without normalisation.
+- White space is what `str.split()` splits at.
+- Format characters of a number are taken out first, so a space behind them leads, and what they kept apart composes.
+- U+0131 and `i` with U+0307 are `i` wherever they stand in a name, so dots that follow an `i` are no difference.
+- A word of a query of which nothing is left is refused, also beside others.
 - A number is the text it was posted as, so 1.10 is not 1.1. A null in `data` is no value.
 - `userData` as a whole is compared literally: a `*` is special in its words only.
 - Ids are ordered by code point, which is the order of their UTF-8 bytes.
@@ -16,11 +19,13 @@ import itertools
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 Recording = dict[str, Any]
@@ -77,7 +82,7 @@ _DATE_TIME = re.compile(
     re.ASCII,
 )
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_EPOCH_MILLISECONDS = re.compile(r"-?\d+", re.ASCII)
+_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 def instant(date: str) -> Milliseconds:
@@ -86,8 +91,10 @@ def instant(date: str) -> Milliseconds:
 
 
 def queried_instant(date: str) -> Fraction:
-    """The instant that a date in a query means; a `+` may have arrived as a space."""
-    if _EPOCH_MILLISECONDS.fullmatch(date):
+    """The instant that a date in a query means; a `+` may have arrived as a space. Raises InvalidParameter."""
+    if _NUMBER.fullmatch(date):
+        if date != "0" and len(date.lstrip("-")) < 12:
+            raise InvalidParameter("fewer than 12 digits")
         return Fraction(int(date))
     if _DATE.fullmatch(date):
         return _exact_instant(f"{date}T00:00:00Z")
@@ -135,7 +142,9 @@ def spellings(at: Milliseconds) -> list[str]:
 
 def queried_spellings(at: Milliseconds) -> list[str]:
     """Ways a client may spell one instant in a query, before the query is encoded."""
-    spelled = [*spellings(at), str(at)]
+    spelled = spellings(at)
+    if at == 0 or abs(at) >= 10**11:
+        spelled.append(str(at))
     if at % 86_400_000 == 0:
         spelled.append(date_out(at)[:10])
     return spelled
@@ -148,9 +157,48 @@ class InvalidParameter(Exception):
     """The service must answer with code 2."""
 
 
-def glob(pattern: str, value: str) -> bool:
-    """Whether the whole value equals the pattern, in which `*` is any run of characters."""
-    first, *others = pattern.split("*")
+# What NFKC_Casefold takes away: the code points of the property Default_Ignorable_Code_Point.
+_IGNORED = {
+    *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
+    *(*range(0x180B, 0x1810), *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)),
+    *(*range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B)),
+    *range(0xE0000, 0xE1000),
+}
+
+
+@lru_cache
+def name_form(text: str) -> str:
+    """NFKC_Casefold (Unicode's definition R5 in section 3.13), then the two Turkish letters as `i`."""
+    visible = "".join(character for character in text if ord(character) not in _IGNORED)
+    once = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", visible).casefold())
+    twice = unicodedata.normalize("NFKC", once.casefold())
+    form = "".join(character for character in twice if ord(character) not in _IGNORED).replace("ı", "i")
+    while "i\u0307" in form:
+        form = form.replace("i\u0307", "i")
+    return unicodedata.normalize("NFC", form)
+
+
+@lru_cache
+def number_form(text: str) -> str:
+    return unicodedata.normalize("NFKC", "".join(c for c in text if unicodedata.category(c) != "Cf"))
+
+
+@lru_cache
+def text_form(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def parts(pattern: str, form: Callable[[str], str]) -> list[str]:
+    """What stands between the stars of a pattern, each as it is compared."""
+    found = [form(part) for part in pattern.split("*")]
+    if found == [""]:
+        raise InvalidParameter("nothing is left")
+    return found
+
+
+def glob(parts: list[str], value: str) -> bool:
+    """Whether the whole value is these parts, with any run of characters between each two."""
+    first, *others = parts
     if not others:
         return value == first
     *inner, last = others
@@ -179,12 +227,12 @@ class Searchable:
 
 def searchable(recording: Recording) -> Searchable:
     return Searchable(
-        caller_phone_number=recording["callerPhoneNumber"],
-        dialed_phone_number=recording["dialedPhoneNumber"],
+        caller_phone_number=number_form(recording["callerPhoneNumber"]),
+        dialed_phone_number=number_form(recording["dialedPhoneNumber"]),
         start_time=start_time(recording),
         stop_time=stop_time(recording),
-        names=tuple({text.casefold() for name in names(recording) for text in (name, *name.split())}),
-        data=tuple(text for event in recording["eventHistory"] for text in texts(event.get("data"))),
+        names=tuple({name_form(text) for name in names(recording) for text in (name, *name.split())}),
+        data=tuple(text_form(text) for data in data_of(recording) for text in texts(data)),
     )
 
 
@@ -201,6 +249,12 @@ def names(recording: Recording) -> Iterator[str]:
         for attribute in ("userName", "firstName", "lastName"):
             if event["contact"].get(attribute) is not None:
                 yield event["contact"][attribute]
+
+
+def data_of(recording: Recording) -> Iterator[Any]:
+    """What the events hold under `data`."""
+    for event in recording["eventHistory"]:
+        yield event.get("data")
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -242,20 +296,35 @@ def alternatives(user_name: str) -> list[list[str]]:
     return found
 
 
+def number_matches(number: str, parameter: str) -> bool:
+    """A leading space of the parameter is a `+` that was not encoded."""
+    visible = "".join(c for c in parameter if unicodedata.category(c) != "Cf")
+    return glob(parts(("+" if visible[:1] == " " else "") + visible.strip(), number_form), number)
+
+
 def user_name_matches(of: Searchable, parameter: str) -> bool:
     return any(
-        all(any(glob(word.casefold(), name) for name in of.names) for word in words)
-        for words in alternatives(parameter)
+        all(any(glob(word, name) for name in of.names) for word in words)
+        for words in [[parts(word, name_form) for word in words] for words in alternatives(parameter)]
     )
 
 
 def user_data_matches(of: Searchable, parameter: str) -> bool:
-    return any(value == parameter or any(glob(word, value) for word in parameter.split()) for value in of.data)
+    whole, words = text_form(parameter), [parts(word, text_form) for word in parameter.split()]
+    return any(value == whole or any(glob(word, value) for word in words) for value in of.data)
 
+
+# A recording to look at when there is none, or when another criterion has ruled out all.
+_ANYTHING: Recording = {
+    "callerPhoneNumber": "x",
+    "dialedPhoneNumber": "x",
+    "mediaFiles": [{"startTime": "2013-05-17T12:00:00Z", "stopTime": "2013-05-17T12:00:00Z"}],
+    "eventHistory": [],
+}
 
 CRITERIA: dict[str, Callable[[Searchable, str], bool]] = {
-    "callerPhoneNumber": lambda of, parameter: glob(parameter, of.caller_phone_number),
-    "dialedPhoneNumber": lambda of, parameter: glob(parameter, of.dialed_phone_number),
+    "callerPhoneNumber": lambda of, parameter: number_matches(of.caller_phone_number, parameter),
+    "dialedPhoneNumber": lambda of, parameter: number_matches(of.dialed_phone_number, parameter),
     "startTime": lambda of, parameter: of.start_time > queried_instant(parameter),
     "endTime": lambda of, parameter: of.stop_time < queried_instant(parameter),
     "userName": user_name_matches,
@@ -289,8 +358,9 @@ def search(
     recordings: Iterable[Stored], parameters: Mapping[str, str], contact_center: str, region: str
 ) -> list[Stored]:
     """All that a search finds, in order; raises InvalidParameter."""
-    if "userName" in parameters:
-        alternatives(parameters["userName"])
+    anything = searchable(_ANYTHING)
+    for name, parameter in parameters.items():
+        CRITERIA[name](anything, parameter)  # what is invalid is invalid wherever it is looked for
     found = [
         stored
         for stored in recordings

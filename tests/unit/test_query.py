@@ -41,7 +41,7 @@ def phrase(field: str, *tokens: str) -> dict[str, Any]:
         ("startTime", "0", {"range": {"startTime": {"gt": 0}}}),
         ("startTime", "1970-01-01T00:00:00.0019Z", {"range": {"startTime": {"gt": 1}}}),
         ("endTime", "1970-01-01T00:00:00.0011Z", {"range": {"stopTime": {"lt": 2}}}),
-        ("endTime", "-5", {"range": {"stopTime": {"lt": -5}}}),
+        ("endTime", "-500000000000", {"range": {"stopTime": {"lt": -500000000000}}}),
         ("userName", "Straße", {"term": {"userNames": "strasse"}}),
         ("userData", "Tom", {"term": {"userData": "Tom"}}),
     ],
@@ -120,8 +120,40 @@ def test_a_short_part_between_stars_needs_the_wildcard_in_which_only_the_star_is
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "field", "today", "former"),
+    [
+        ("callerPhoneNumber", "\uff0b1650", "callerPhoneNumber", "+1650", "\uff0b1650"),
+        ("userName", "JOSE\u0301", "userNames", "jos\u00e9", "jose\u0301"),
+        ("userName", "\u0130", "userNames", "i", "i\u0307"),
+        ("userData", "Jose\u0301", "userData", "Jos\u00e9", "Jose\u0301"),
+    ],
+)
+def test_documents_that_were_folded_otherwise_are_found_as_before(
+    name: str, value: str, field: str, today: str, former: str
+) -> None:
+    terms = [{"term": {field: form}} for form in (today, former)]
+    found = clause(name, value)["bool"]["should"]
+    assert [term for one in found for term in one.get("bool", {}).get("should", [one])][:2] == terms
+
+
+@pytest.mark.parametrize(
+    ("value", "pattern"),
+    [(" 1650*", "+1650*"), ("\u202a 1650* ", "+1650*"), ("\u00a01650*\t", "1650*"), ("\uff11650*", "1650*")],
+)
+def test_a_number_is_read_as_it_was_meant(value: str, pattern: str) -> None:
+    found = clause("callerPhoneNumber", value)
+    meant = clause("callerPhoneNumber", pattern)
+    assert meant in (found, found.get("bool", {}).get("should", [None])[0])
+
+
+def test_a_full_width_star_is_no_wildcard() -> None:
+    assert clause("callerPhoneNumber", "1\uff0a")["bool"]["should"][0] == {"term": {"callerPhoneNumber": "1*"}}
+    assert clause("userName", "a\uff0a")["bool"]["should"][0] == {"term": {"userNames": "a*"}}
+
+
 def test_a_value_longer_than_a_keyword_is_found_whole_by_its_trigrams() -> None:
-    assert "match_phrase" in clause("userName", "\u0390" * 3000)  # three characters each when folded
+    assert "match_phrase" in clause("userName", "\ufb03" * 3000)  # three characters each when folded
 
 
 def test_tokens_of_a_value_hold_no_white_space_and_end_with_the_mark() -> None:
@@ -157,6 +189,15 @@ def test_reserved_characters_in_a_value_are_not_taken_for_marks() -> None:
         ([("startTime", "yesterday")], InvalidParameter, "'startTime' is invalid: it must be a date like"),
         ([("endTime", "2013-02-30")], InvalidParameter, "'endTime' is invalid: there is no such date"),
         ([("endTime", "999999999999999")], InvalidParameter, "between the years 1 and 9999"),
+        ([("startTime", "20130517")], InvalidParameter, "epoch milliseconds (12 digits or more, or 0)"),
+        ([("startTime", "2013")], InvalidParameter, "it must be a date like 2013-05-17"),
+        ([("endTime", "1368792000")], InvalidParameter, "12 digits or more"),
+        ([("endTime", "-1")], InvalidParameter, "12 digits or more"),
+        ([("callerPhoneNumber", "\u200b")], InvalidParameter, "invisible characters only"),
+        ([("dialedPhoneNumber", "\u00a0")], InvalidParameter, "invisible characters only"),
+        ([("userName", "\u2060")], InvalidParameter, "invisible characters only"),
+        ([("userName", "a \u2060")], InvalidParameter, "invisible characters only"),
+        ([("callerPhoneNumber", "\ufdfa" * 2000)], InvalidParameter, "20000 characters after Unicode normalization"),
         ([("userData", "x" * 5001)], InvalidParameter, "at most 5000 characters"),
         ([("userData", "x " * 51)], InvalidParameter, "at most 50 words"),
         ([("userData", "*" * 51)], InvalidParameter, "at most 50 wildcards"),
