@@ -15,7 +15,7 @@ from app.cli.types import NOT_NEGATIVE, POSITIVE
 from app.embedded.loader import LoadError, Sample
 from app.search.criteria import CALLER, DIALED, USER_DATA_VALUE, Condition
 from app.search.paging import PageRequest
-from app.search.parsers import Terms
+from app.search.parsers import Term, Terms
 from app.search.pattern import Pattern
 from app.search.query import search_body
 from app.store.documents import to_document
@@ -102,9 +102,9 @@ def _patterns(random_: random.Random, sample: Sample, count: int, name: str) -> 
 
 
 def _wildcard_body(name: str, way: str, read: bool, text: str) -> dict[str, Any]:
-    pattern = Pattern.parse(text)
     criterion = next(criterion for criterion in (CALLER, DIALED, USER_DATA_VALUE) if criterion.name == name)
-    criteria = (Condition(criterion, Terms.any_of(pattern)),)
+    pattern = Pattern.parse(text)
+    criteria = (Condition(criterion, Terms.any_of(Term(pattern, pattern))),)
     body = search_body(Scope(CONTACT_CENTER, REGION), criteria, PageRequest())
     if way == "keyword":
         filters = [{"term": {"contactCenter": CONTACT_CENTER}}, {"term": {"region": REGION}}]

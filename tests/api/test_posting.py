@@ -99,7 +99,7 @@ TRIMMED = (
     "eventHistory[0].contact.firstName",
     "eventHistory[1].contact.lastName",
 )
-NUMBERS = ("callerPhoneNumber", "dialedPhoneNumber", "eventHistory[0].contact.phoneNumber")
+PHONE_NUMBERS = ("callerPhoneNumber", "dialedPhoneNumber", "eventHistory[0].contact.phoneNumber")
 DATES = (
     "mediaFiles[0].startTime",
     "mediaFiles[1].startTime",
@@ -160,7 +160,7 @@ WHITE_SPACE = (" ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u2028", "\u3000")
         *every(["callerPhoneNumber"], [*NO_STRINGS, *WHITE_SPACE]),
         *every(["callerPhoneNumber"], [space + "x" for space in WHITE_SPACE]),
         *every(["callerPhoneNumber"], ["x" + space for space in WHITE_SPACE]),
-        *every(NUMBERS, ["\u200b", "\u202a\u202c", "\ufeff"]),
+        *every(PHONE_NUMBERS, ["\u200b", "\u202a\u202c", "\ufeff"]),
         *every(["mediaFiles[0].mediaDescriptor.data.bucket"], ["", *NO_STRINGS]),
         *every(["mediaFiles[0].mediaDescriptor.path"], ["", *NO_STRINGS]),
     ],
