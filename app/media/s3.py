@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from aiobotocore.config import AioConfig
@@ -82,8 +83,12 @@ class S3Storage:
         return url
 
 
+# One for all storages, because each session reads the API descriptions of botocore again, which takes 0.1 s.
+_session = cache(get_session)
+
+
 def s3_client(config: S3Config) -> Any:
-    return get_session().create_client(
+    return _session().create_client(
         "s3",
         endpoint_url=config.endpoint_url,
         region_name=config.region,

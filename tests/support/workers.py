@@ -25,6 +25,8 @@ _LONG = (
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Starts a node for all workers: they inherit its URL. It ends with the process that they are workers of."""
+    # A start then takes half the processor time, and no node lives long enough for more of the compiler to pay.
+    os.environ.setdefault("ES_JAVA_OPTS", "-XX:TieredStopAtLevel=1")
     if "PYTEST_XDIST_WORKER" in os.environ or session.config.getoption("dist", "no") == "no":
         return
     shared = ExitStack()
