@@ -1,6 +1,7 @@
 """Every error of the API: its HTTP status, its `statusCode` and its one sentence (docs/contract.md section 1)."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 
 class RecallError(Exception):
@@ -213,6 +214,15 @@ class ElasticsearchUnavailable(RecallError):
 
     def __init__(self) -> None:
         super().__init__("The recording store is not available at the moment - please try again.", {"Retry-After": "2"})
+
+
+class ShareInUse(RecallError):
+    """`what` (searches, streams) a user, a contact center or the service may have is in flight: 429 or 503, code 4."""
+
+    def __init__(self, what: str, share: Literal["user", "contact center", "service"]) -> None:
+        whose = "service can have in flight" if share == "service" else f"{share} may have in flight"
+        super().__init__(f"The {what} that the {whose} are in use - please try again.", {"Retry-After": "2"})
+        self.http_status = 503 if share == "service" else 429
 
 
 class MediaStorageRefused(RecallError):

@@ -14,9 +14,13 @@ from app.lifecycle.protection import Protection
 from app.media.storages import MediaStorages, open_storages
 from app.recordings.identity import Resource
 from app.settings import Settings
+from app.shares import Limits, Shares
 from app.store.client import connect
 from app.store.journal import DeletionJournal
 from app.store.repository import RecordingRepository
+
+# How long a search within its user's share waits for those of the same contact center that came before.
+_SEARCH_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Services:
     storages: MediaStorages
     metrics: CollectorRegistry
     audit: AuditLog
+    searches: Shares
 
 
 @asynccontextmanager
@@ -55,4 +60,20 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             storages=storages,
             metrics=metrics,
             audit=audit,
+            searches=_search_shares(settings, metrics),
         )
+
+
+def _search_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
+    # The other connections to Elasticsearch are for reads and writes, which therefore never wait for searches.
+    total = min(settings.searches, settings.elasticsearch_connections // 2)
+    contact_center = min(settings.searches_per_contact_center, total)
+    return Shares(
+        "searches",
+        "searches",
+        Limits(total, contact_center, user=contact_center),
+        metrics,
+        wait=settings.search_wait_seconds,
+        patience=_SEARCH_PATIENCE_SECONDS,
+        patient=settings.searches_per_user,
+    )

@@ -139,6 +139,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit_log: str | None = None
     log_format: LogFormat = "text"
 
+    searches: int = 16
+    searches_per_contact_center: int = 4
+    searches_per_user: int = 8
+    search_wait_seconds: float = 2.0
+
     storage_streams: int = 200
     storage_wait_seconds: float = 5.0
     storage_connect_seconds: float = 5.0
@@ -175,12 +180,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("shards is 1 or more, replicas 0 or more")
         if self.elasticsearch_connections < 2 or self.max_body_bytes < 1:
             raise ValueError("elasticsearch_connections is 2 or more, max_body_bytes above 0")
+        self._check_shares()
         self._check_timeouts()
         self._check_origins()
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
             raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError("public_url is an http or https URL")
+
+    def _check_shares(self) -> None:
+        if self.searches_per_user < 8 or not 1 <= self.searches_per_contact_center <= self.searches:
+            raise ValueError("searches_per_user is 8 or more, searches_per_contact_center from 1 to searches")
 
     def _check_origins(self) -> None:
         for origin in self.allowed_origins:

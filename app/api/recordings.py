@@ -9,6 +9,7 @@ from app.api.requests import (
     API,
     api_url,
     operation_of,
+    owner_of,
     path_segment,
     query_parameters,
     repository,
@@ -58,7 +59,8 @@ async def search_page(request: Request, *, for_ops: bool) -> Response:
     scope = scope_of(request)
     parameters = query_parameters(request)
     criteria, page = parse_search(parameters)
-    found = await repository(request).search(scope, criteria, page)
+    async with services(request).searches.place(owner_of(request)):
+        found = await repository(request).search(scope, criteria, page)
     url = api_url(request)
     content: dict[str, object] = {
         _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in found.recordings]

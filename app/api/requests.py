@@ -16,6 +16,7 @@ from app.recordings.identity import Resource
 from app.recordings.model import validate_id
 from app.services import Services
 from app.settings import User
+from app.shares import Owner
 from app.store.repository import RecordingRepository
 
 _NOT_GIVEN = object()
@@ -76,6 +77,13 @@ def scope_of(request: Request) -> Scope:
     contact_center = user_of(request).contact_center
     assert contact_center is not None
     return Scope(contact_center, region)
+
+
+def owner_of(request: Request) -> Owner:
+    """Returns whose share of the service the request uses (`app.shares`)."""
+    contact_center = scope_of(request).contact_center
+    assert contact_center is not None
+    return Owner(contact_center, user_of(request).name)
 
 
 def repository(request: Request) -> RecordingRepository:

@@ -63,9 +63,12 @@ def _pattern(field: TextField, pattern: Pattern) -> Query:
     if all(parts):
         return _in_order(field.trigrams, parts)
     # A part of one or two characters has no token with a position, so only the keyword can tell whether the parts
-    # stand in this order within one value. The clauses of the parts leave the wildcard few terms to examine.
+    # stand in this order within one value. The clauses of the parts leave fewer recordings; of the short parts, whose
+    # clauses walk through a dictionary too, only the longest has one.
     wildcard = {"wildcard": {field.name: {"value": "*".join(map(_escape, pattern.parts))}}}
-    return all_of([*(_part(field, part) for part in marked), wildcard])
+    longest = max((part for part in marked if not tokens_of_part(part)), key=len)
+    helpful = [part for i, part in enumerate(marked) if tokens_of_part(part) or i == marked.index(longest)]
+    return all_of([*(_part(field, part) for part in helpful), wildcard])
 
 
 def _literal(field: TextField, text: str) -> Query:

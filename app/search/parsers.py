@@ -55,6 +55,12 @@ class Terms:
         patterns = (pattern for group in self.groups for term in group for pattern in term.forms)
         return sum(len(mark("".join(pattern.parts))) for pattern in patterns if pattern.has_inner_star)
 
+    @property
+    def dictionary_walks(self) -> int:
+        """How many of the terms Elasticsearch can only find by a walk through all or many values of a field."""
+        terms = (term for group in self.groups for term in group)
+        return sum(any(pattern.has_short_inner_part for pattern in term.forms) for term in terms)
+
 
 def instant_after(text: str) -> int:
     """Parses a time; a recording that started in the same millisecond did not start after it."""

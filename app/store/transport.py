@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from elastic_transport import (
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 # Endpoints that change nothing, whatever the method. `_mget` and `_bulk` are absent: `app.store.document_store` repeats
 # each of their documents by itself.
 _READ_ONLY_ENDPOINTS = frozenset({"_search", "_msearch", "_count", "_pit"})
+# What a client of the service looks for decides how long these take.
+_EXPENSIVE_ENDPOINTS = frozenset({"_search", "_msearch", "_count"})
+# A node that is merely busy with searches answers other requests sooner.
+_QUESTION_SECONDS = 1.0
 # A write on one of these conditions cannot take effect twice: the second attempt meets the first one as a conflict.
 _WRITE_CONDITIONS = ("if_seq_no=", "op_type=create", "version_type=external")
 
@@ -94,6 +99,7 @@ class ResilientTransport(AsyncTransport):
         # A write that waits for a refresh may take a minute, but is not repeated for so long.
         self._retry_seconds = retry_seconds
         self._closed = False
+        self._question: asyncio.Task[None] | None = None
 
     async def perform_request(  # type: ignore[override]
         self, method: str, target: str, *, request_timeout: float | None, **options: Any
@@ -124,12 +130,14 @@ class ResilientTransport(AsyncTransport):
         begun = time.monotonic()
         try:
             response = await super().perform_request(method, target, **options)
-        except TransportError:
-            self._breaker.record_failure()
-            raise
-        except asyncio.CancelledError:
-            # The caller's deadline has passed, or its client disconnected after a long wait.
-            if time.monotonic() - begun >= CircuitBreaker.FAILURE_WINDOW:
+        except (TransportError, asyncio.CancelledError) as error:
+            # After a long wait the caller's deadline has passed, or its client has disconnected.
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            if is_cancelled and time.monotonic() - begun < CircuitBreaker.FAILURE_WINDOW:
+                raise
+            if (is_cancelled or isinstance(error, ConnectionTimeout)) and _endpoint(target) in _EXPENSIVE_ENDPOINTS:
+                self._ask_whether_it_answers()
+            else:
                 self._breaker.record_failure()
             raise
         # With these a load balancer reports that no node answers it.
@@ -139,8 +147,21 @@ class ResilientTransport(AsyncTransport):
             self._breaker.record_success()
         return response
 
+    def _ask_whether_it_answers(self) -> None:
+        """A search that takes too long may have done so by its own cost. An answer to a cheap request tells."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        with suppress(TransportError):
+            await self._attempt("HEAD", "/", request_timeout=_QUESTION_SECONDS)
+
     async def close(self) -> None:  # type: ignore[override]
         self._closed = True
+        if self._question is not None:
+            self._question.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._question
         await super().close()
 
 

@@ -33,6 +33,7 @@ from tests.support.sizes import BIG_WORLD_SEARCHES, SMALL_WORLDS
 SEEDS = [int(seed) for seed in os.environ.get("RECALL_SEEDS", "1 2 3").split()]
 OTHER_REGION = "Test"
 LONGEST = 5000  # characters of a parameter, and of what is posted to be found by it
+MOST_SHORT_WORDS = 2
 
 # --- Texts ----------------------------------------------------------------------------------------
 
@@ -235,6 +236,12 @@ class Queries:
 
     def one(self) -> dict[str, str]:
         """Several criteria mostly come from one recording, or they would hardly ever meet."""
+        while True:
+            query = self._one()
+            if words_with_short_inner_parts(query) <= MOST_SHORT_WORDS:
+                return query
+
+    def _one(self) -> dict[str, str]:
         rng = self.rng
         stored = rng.choice(self.stored)
         names = list(oracle.CRITERIA)
@@ -384,6 +391,18 @@ def is_within_bounds(parameter: str) -> bool:
         and len(parameter.split()) <= 50
         and parameter.count("*") <= 50
     )
+
+
+def words_with_short_inner_parts(query: Mapping[str, str]) -> int:
+    """Of more than two such words in all criteria the service may answer with code 2 (docs/contract.md section 14)."""
+    words = [
+        word
+        for name, value in query.items()
+        if name not in {"startTime", "endTime"}
+        for word in ([value] if name.endswith("PhoneNumber") else dict.fromkeys(value.split()))
+    ]
+    folds = (str.casefold, oracle.name_form, oracle.number_form, oracle.text_form)
+    return sum(any(1 <= len(fold(part)) <= 2 for part in word.split("*")[1:-1] for fold in folds) for word in words)
 
 
 def encoded(rng: Random, parameters: Mapping[str, str]) -> str:

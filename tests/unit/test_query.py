@@ -152,6 +152,15 @@ def test_a_full_width_star_is_no_wildcard() -> None:
     assert clause("userName", "a\uff0a")["bool"]["should"][0] == {"term": {"userNames": "a*"}}
 
 
+def test_one_word_with_many_short_parts_walks_through_two_dictionaries_at_most() -> None:
+    field = "userDataTrigrams"
+    assert clause("userData", "*a*bc*d*xyz*e*")["bool"]["should"][0]["bool"]["filter"] == [
+        {"prefix": {field: "bc"}},
+        phrase(field, "xyz"),
+        {"wildcard": {"userData": {"value": "*a*bc*d*xyz*e*"}}},
+    ]
+
+
 def test_a_value_longer_than_a_keyword_is_found_whole_by_its_trigrams() -> None:
     assert "match_phrase" in clause("userName", "\ufb03" * 3000)  # three characters each when folded
 
@@ -209,6 +218,12 @@ def test_reserved_characters_in_a_value_are_not_taken_for_marks() -> None:
         ),
         ([("userData", f"abc*{chr(0xFDD0) * 1000}")], InvalidParameter, "at most 6000 characters"),
         ([("callerPhoneNumber", f"*12*{'x' * 200}")], InvalidParameter, "at most 200 characters"),
+        ([("userData", "*a*b *c*d *e*f")], InvalidParameter, "'userData' is invalid: at most 2 words of a search"),
+        (
+            [("callerPhoneNumber", "*1*"), ("userName", "*ab*"), ("userData", "*a*b*")],
+            InvalidParameter,
+            "'userData' is invalid: at most 2 words of a search may have one or two characters between two wildcards",
+        ),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(

@@ -1,13 +1,15 @@
 """When a request may be sent again, and when it is not sent at all."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
-from elasticsearch import ApiError
+from elasticsearch import ApiError, ConnectionTimeout
 
 from app.settings import Settings
 from app.store.client import connect
 from app.store.transport import CircuitBreaker, CircuitOpen, may_be_repeated
+from tests.support.waiting import eventually
 
 
 class Clock:
@@ -96,6 +98,51 @@ async def test_a_closed_client_opens_no_connection_again() -> None:
     await client.close()
     with pytest.raises(CircuitOpen):
         await client.cluster.health()
+
+
+async def test_searches_that_take_too_long_refuse_no_other_request() -> None:
+    """Elasticsearch answers everything but searches."""
+
+    async def slow_to_search(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if b"/_search" in head:
+                    continue
+                writer.write(b"HTTP/1.1 200 OK\r\nX-Elastic-Product: Elasticsearch\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(slow_to_search, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(Settings(elasticsearch_url=f"http://127.0.0.1:{port}")) as client:
+            for _ in range(CircuitBreaker.FAILURES + 1):
+                with pytest.raises(ConnectionTimeout):
+                    await client.options(request_timeout=0.5).search(index="i")
+                # The deadline of a caller comes a little sooner than that of the request.
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(CircuitBreaker.FAILURE_WINDOW + 0.1):
+                        await client.options(request_timeout=5).search(index="i")
+            assert await client.ping()
+
+
+async def test_searches_that_take_too_long_while_nothing_else_is_answered_open_the_circuit() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(Settings(elasticsearch_url=f"http://127.0.0.1:{port}")) as client:
+
+            async def is_refused() -> bool:
+                try:
+                    await client.options(request_timeout=0.2).search(index="i")
+                except CircuitOpen:
+                    return True
+                except ConnectionTimeout:
+                    return False
+                raise AssertionError("a silent server has answered")
+
+            await eventually(is_refused)
 
 
 async def test_what_its_caller_repeats_is_sent_once() -> None:

@@ -1,0 +1,200 @@
+"""Places for what is in flight, shared so that one contact center or user leaves room for the others.
+
+docs/decisions/0019-shares.md.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeVar
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge
+
+from app.errors import ShareInUse
+
+Key = TypeVar("Key")
+
+
+class Owner(NamedTuple):
+    """Whose share a place counts against; without a user, only the contact center's."""
+
+    contact_center: str
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be in use: of all, of one contact center, and of one user of a contact center."""
+
+    total: int
+    contact_center: int
+    user: int
+
+
+@dataclass(eq=False)
+class Place:
+    """What one owner has in use; `release` gives it back, however often it is called."""
+
+    shares: "Shares"
+    owner: Owner
+    amount: int
+    _is_taken: bool = True
+
+    def release(self) -> None:
+        if self._is_taken:
+            self._is_taken = False
+            self.shares.give_back(self)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    place: Place
+    granted: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Shares:
+    """Places of one kind, in one process. `what` is what clients call them, `name` what metrics do.
+
+    A place that is given back goes to the contact center that uses least, and there to the user who uses least. A user
+    with up to `patient` requests, those that wait included, waits `patience` seconds for a place; a user with more
+    waits `wait` seconds.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        name: str,
+        limits: Limits,
+        registry: CollectorRegistry,
+        *,
+        wait: float,
+        patience: float = 0.0,
+        patient: int = 0,
+    ) -> None:
+        self._what = what
+        self._limits = limits
+        self._wait = wait
+        self._patience = patience
+        self._patient = patient
+        self._used = 0
+        self._by_contact_center: Counter[str] = Counter()
+        self._by_user: Counter[Owner] = Counter()
+        self._requests: Counter[Owner] = Counter()
+        self._waiting: list[_Waiting] = []
+        in_use = Gauge(f"recall_{name}_in_use", f"What {what} in flight use of their places.", registry=registry)
+        in_use.set_function(lambda: self._used)
+        waiting = Gauge(f"recall_{name}_waiting", f"How many {what} wait for a place.", registry=registry)
+        waiting.set_function(lambda: len(self._waiting))
+        self._refused = prometheus_client.Counter(
+            f"recall_{name}_refused",
+            f"How many {what} got no place in time, by whose share was in use (user, contact center or service).",
+            ["share"],
+            registry=registry,
+        )
+
+    @asynccontextmanager
+    async def place(self, owner: Owner, amount: int = 1) -> AsyncIterator[None]:
+        """Holds a place of this size while the context is open; raises as `take` does."""
+        place = await self.take(owner, amount)
+        try:
+            yield
+        finally:
+            place.release()
+
+    async def take(self, owner: Owner, amount: int = 1) -> Place:
+        """Returns a place of this size, at most a contact center's share, when there is one.
+
+        Raises ShareInUse when there is none in time.
+        """
+        place = Place(self, owner, min(amount, self._limits.contact_center))
+        self._requests[owner] += 1
+        try:
+            if self._waiting or not self._fits(place):
+                await self._wait_for(place)
+            else:
+                self._count(place, place.amount)
+        except BaseException:
+            _add(self._requests, owner, -1)
+            raise
+        return place
+
+    def give_back(self, place: Place) -> None:
+        """Makes a place free again; `Place.release` calls it."""
+        _add(self._requests, place.owner, -1)
+        self._count(place, -place.amount)
+        self._grant()
+
+    async def _wait_for(self, place: Place) -> None:
+        seconds = self._patience if self._requests[place.owner] <= self._patient else self._wait
+        waiting = _Waiting(place)
+        self._waiting.append(waiting)
+        self._grant()  # the others may wait for a share that is not this one's
+        try:
+            async with asyncio.timeout(seconds):
+                await waiting.granted
+        except BaseException as error:
+            if waiting.granted.done() and not waiting.granted.cancelled():  # in the same moment
+                self._count(place, -place.amount)
+            else:
+                with suppress(ValueError):
+                    self._waiting.remove(waiting)
+            # This one may have been the next for a share that others have room in.
+            self._grant()
+            if isinstance(error, TimeoutError):
+                raise self._refusal(place) from None
+            raise
+
+    def _grant(self) -> None:
+        """Gives free places to those who wait, the contact center and the user that use least first."""
+        while self._waiting:
+            allowed = [waiting for waiting in self._waiting if self._is_within_share(waiting.place)]
+            if not allowed:
+                return
+            first = min(allowed, key=lambda waiting: self._use(waiting.place.owner))
+            # A large one that waits for the others' places is not overtaken, or its turn would never come.
+            if self._used + first.place.amount > self._limits.total:
+                return
+            self._waiting.remove(first)
+            if not first.granted.done():
+                self._count(first.place, first.place.amount)
+                first.granted.set_result(None)
+
+    def _use(self, owner: Owner) -> tuple[int, int]:
+        return self._by_contact_center[owner.contact_center], self._by_user[owner]
+
+    def _is_within_share(self, place: Place) -> bool:
+        contact_center, user = self._use(place.owner)
+        return (
+            contact_center + place.amount <= self._limits.contact_center
+            and user + place.amount <= self._limit_of_user(place.owner)
+        )
+
+    def _limit_of_user(self, owner: Owner) -> int:
+        return self._limits.contact_center if owner.user is None else self._limits.user
+
+    def _fits(self, place: Place) -> bool:
+        return self._is_within_share(place) and self._used + place.amount <= self._limits.total
+
+    def _count(self, place: Place, amount: int) -> None:
+        self._used += amount
+        _add(self._by_contact_center, place.owner.contact_center, amount)
+        _add(self._by_user, place.owner, amount)
+
+    def _refusal(self, place: Place) -> ShareInUse:
+        contact_center, user = self._use(place.owner)
+        share: Literal["user", "contact center", "service"] = "service"
+        if contact_center + place.amount > self._limits.contact_center:
+            share = "contact center"
+        elif user + place.amount > self._limit_of_user(place.owner):
+            share = "user"
+        self._refused.labels(share).inc()
+        return ShareInUse(self._what, share)
+
+
+def _add(counter: "Counter[Key]", key: Key, amount: int) -> None:
+    counter[key] += amount
+    if not counter[key]:
+        del counter[key]

@@ -1,0 +1,130 @@
+"""One client cannot take the service from the others (docs/contract.md sections 1 and 14).
+
+The attacks of a whole table, measured, are `scripts/bench.py isolation`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording
+from tests.support.service import PATIENT, Service, StartService, assert_error
+from tests.support.waiting import eventually
+
+SEARCH = "/api/v2/recordings"
+EVERYTHING = {"startTime": "0"}
+
+
+class SlowSearches:
+    """A way to Elasticsearch on which the searches within one contact center take until they are let go."""
+
+    def __init__(self, url: str, contact_center: str) -> None:
+        self._target = urlsplit(url)
+        self._contact_center = contact_center.encode()
+        self.held = 0
+        self.most_held = 0
+        self.let_go = asyncio.Event()
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream = await asyncio.open_connection(self._target.hostname, self._target.port)
+        back = asyncio.create_task(self._pass_on(upstream_reader, writer))
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                body = await reader.readexactly(int(lengths[0]) if lengths else 0)
+                if b"/_search" in head and self._contact_center in body:
+                    self.held += 1
+                    self.most_held = max(self.held, self.most_held)
+                    await self.let_go.wait()
+                    self.held -= 1
+                upstream.write(head + body)
+        back.cancel()
+        upstream.close()
+        writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+
+@pytest.fixture
+async def slow(settings: Settings) -> SlowSearches:
+    return SlowSearches(settings.elasticsearch_url, CONTACT_CENTER)
+
+
+@pytest.fixture
+async def attacked(slow: SlowSearches, start_service: StartService) -> AsyncIterator[Service]:
+    """A service at which all searches within CONTACT_CENTER take long."""
+    async with slow.listen() as url:
+        yield await start_service(
+            elasticsearch_url=url, elasticsearch_connections=16, searches=8, search_wait_seconds=0.2, **PATIENT
+        )
+        slow.let_go.set()
+
+
+async def answered(tasks: list[asyncio.Task[httpx.Response]], count: int) -> Callable[[], bool]:
+    return lambda: sum(task.done() for task in tasks) >= count
+
+
+async def test_searches_that_take_long_leave_anothers_searches_and_reads_alone(
+    attacked: Service, slow: SlowSearches
+) -> None:
+    ops, attacker, other = attacked.client("ops"), attacked.client("admin"), attacked.client("other-admin")
+    path = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
+    assert (await ops.post(path, json=a_recording())).status_code == 201
+    attack = [asyncio.create_task(attacker.get(SEARCH, params=EVERYTHING)) for _ in range(40)]
+    await eventually(lambda: slow.held > 0)
+    for _ in range(20):
+        for response in (await other.get(SEARCH, params=EVERYTHING), await other.get(f"{SEARCH}/recording")):
+            assert response.status_code == 200, response.text
+    # Whoever has more than a share is told so; a user's first eight are not.
+    await eventually(await answered(attack, 32))
+    refused = [task.result() for task in attack if task.done()]
+    assert len(refused) == 32
+    for response in refused:
+        assert_error(response, 429, 4, "The searches that the contact center may have in flight are in use")
+        assert int(response.headers["retry-after"]) > 0
+    slow.let_go.set()
+    assert [task.result().status_code for task in attack if await task].count(200) == 8
+    assert slow.most_held == attacked.settings.searches_per_contact_center
+    metrics = (await ops.get("/metrics")).text
+    assert 'recall_searches_refused_total{share="contact center"} 32.0' in metrics
+    assert "recall_searches_in_use 0.0" in metrics
+
+
+async def test_eight_searches_at_once_are_every_users_share(attacked: Service, slow: SlowSearches) -> None:
+    admin, ops = attacked.client("admin"), attacked.client("ops")
+    searches = [
+        asyncio.create_task(client.get(path, params=EVERYTHING))
+        for client, path in ((admin, SEARCH), (ops, OPS_PATH))
+        for _ in range(8)
+    ]
+    await eventually(lambda: slow.held > 0)
+    # Longer than one with more than a share would wait.
+    assert not (await asyncio.wait(searches, timeout=4 * attacked.settings.search_wait_seconds))[0]
+    slow.let_go.set()
+    assert [(await search).status_code for search in searches] == [200] * 16
+
+
+async def test_searches_that_time_out_by_their_own_cost_refuse_no_read(
+    slow: SlowSearches, start_service: StartService
+) -> None:
+    async with slow.listen() as url:
+        service = await start_service(elasticsearch_url=url, elasticsearch_search_timeout=0.5)
+        admin, other = service.client("admin"), service.client("other-admin")
+        for _ in range(5):
+            assert_error(await admin.get(SEARCH, params=EVERYTHING), 503, 4)
+        assert (await other.get(SEARCH, params=EVERYTHING)).status_code == 200
+        assert_error(await admin.get(f"{SEARCH}/none"), 404, 6)
+        slow.let_go.set()
