@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 async with (
                     needed_indices(services.client, settings),
                     maintenance(_periodic_tasks(services), metrics),
-                    users_from_file(settings.config, services.authenticator),
+                    users_from_file(settings.config, services.authenticator, metrics),
                 ):
                     yield
 

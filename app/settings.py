@@ -7,6 +7,7 @@ A value comes from the environment (`RECALL_` and the name in upper case), else 
 import os
 import re
 import ssl
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -207,12 +208,27 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("lease_seconds is above 0")
 
 
+def _read(file: Path) -> bytes:
+    """Returns the bytes; raises OSError, or ConfigurationError if every user of the machine may replace the file."""
+    with file.open("rb") as opened:
+        folders = {path.parent: path.parent.stat() for path in (file, file.resolve())}
+        for path, status in {file: os.fstat(opened.fileno()), **folders}.items():
+            # With the sticky bit, as for temporary files, only the owner of a file in a folder may replace it.
+            is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+            if status.st_mode & stat.S_IWOTH and not is_sticky:
+                raise ConfigurationError(
+                    f"RECALL_CONFIG={file}: every user of the machine may write {path} "
+                    f"(mode {stat.S_IMODE(status.st_mode):04o}), and so become any user of the service: chmod o-w"
+                )
+        return opened.read()
+
+
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Reads the environment and the file it names. Raises ConfigurationError."""
     values: dict[str, Any] = {}
     if file := environment.get("RECALL_CONFIG"):
         try:
-            values = msgspec.toml.decode(Path(file).read_bytes())
+            values = msgspec.toml.decode(_read(Path(file)))
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"RECALL_CONFIG={file}: {error}") from error
         if "config" in values:

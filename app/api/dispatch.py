@@ -1,13 +1,16 @@
 """What happens around every handler, as the row of its route says: authentication, authorization, auditing."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.audit import AuditedRequest, audit_entry
 from app.api.authentication import BACKENDS
 from app.api.endpoint import Endpoint, Method
-from app.api.requests import chosen, named_contact_center
+from app.api.requests import chosen, named_contact_center, services, user_of
+from app.api.responses import Envelope
 from app.auth.policy import Operation, require_permission, require_role
 from app.errors import MethodNotAllowed
 
@@ -27,6 +30,8 @@ class Dispatcher:
         if method is None:
             raise MethodNotAllowed(", ".join(self._methods))
         response = await self._audited(request, method)
+        if self._backend is not None and not isinstance(response, Envelope):
+            receive = _until_user_changes(request, receive)
         await response(scope, receive, send)
 
     async def _audited(self, request: Request, method: Method) -> ASGIApp:
@@ -47,6 +52,22 @@ class Dispatcher:
             request.state.operation = await _operation(request, method)
             require_permission(user, request.state.operation)
         return await method.handler(request)
+
+
+def _until_user_changes(request: Request, receive: Receive) -> Receive:
+    """For a stream, which may last for hours: to it, a user who is removed or changed is a client that leaves."""
+
+    async def receive_or_leave() -> Message:
+        received = asyncio.ensure_future(receive())
+        changed = asyncio.ensure_future(services(request).authenticator.until_changed(user_of(request)))
+        try:
+            await asyncio.wait((received, changed), return_when=asyncio.FIRST_COMPLETED)
+            return received.result() if received.done() else {"type": "http.disconnect"}
+        finally:
+            received.cancel()
+            changed.cancel()
+
+    return receive_or_leave
 
 
 async def _operation(request: Request, method: Method) -> Operation:

@@ -47,6 +47,7 @@ class Authenticator:
         self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
         self._in_flight: dict[tuple[bytes, str], asyncio.Task[str]] = {}
         self._verifications = asyncio.Semaphore(_CONCURRENT_VERIFICATIONS)
+        self._replaced = asyncio.Event()
         self.replace_users(users)
 
     def replace_users(self, users: tuple[User, ...]) -> None:
@@ -54,6 +55,13 @@ class Authenticator:
         self._users = {user.name: user for user in users}
         # Verified for users that do not exist, so it must cost what the real ones cost.
         self._hash_of_no_user = users[0].password_hash if users else self._hasher.hash(secrets.token_hex())
+        self._replaced.set()
+        self._replaced = asyncio.Event()
+
+    async def until_changed(self, user: User) -> None:
+        """Returns when the user is removed, or may do something else than when the user was authenticated."""
+        while self._users.get(user.name) == user:
+            await self._replaced.wait()
 
     async def authenticate(self, authorization: str | None, address: str) -> User:
         """Returns the user of an Authorization header; raises NotAuthenticated, with the same message for each fault.

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+from prometheus_client import CollectorRegistry, Gauge
 
 from app.auth.passwords import Authenticator
 from app.background import in_background
@@ -21,7 +22,9 @@ _LOOK_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def users_from_file(file: str | None, authenticator: Authenticator) -> AsyncIterator[None]:
+async def users_from_file(
+    file: str | None, authenticator: Authenticator, registry: CollectorRegistry
+) -> AsyncIterator[None]:
     """Passes the users to the authenticator whenever the file changes. Without a file it does nothing.
 
     A file that cannot be used, or has no users, changes nothing.
@@ -29,12 +32,18 @@ async def users_from_file(file: str | None, authenticator: Authenticator) -> Asy
     if file is None:
         yield
         return
-    async with in_background(_watch(file, authenticator)):
+    read = Gauge(
+        "recall_users_read_timestamp_seconds",
+        "When the users in force were read from the configuration file, in seconds since 1970.",
+        registry=registry,
+    )
+    read.set_to_current_time()
+    async with in_background(_watch(file, authenticator, read)):
         yield
 
 
-async def _watch(file: str, authenticator: Authenticator) -> None:
-    users = _Users(file, authenticator)
+async def _watch(file: str, authenticator: Authenticator, read: Gauge) -> None:
+    users = _Users(file, authenticator, read)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         try:
@@ -44,9 +53,10 @@ async def _watch(file: str, authenticator: Authenticator) -> None:
 
 
 class _Users:
-    def __init__(self, file: str, authenticator: Authenticator) -> None:
+    def __init__(self, file: str, authenticator: Authenticator, read: Gauge) -> None:
         self._file = file
         self._authenticator = authenticator
+        self._read = read
         self._seen: object = None
         self._taken: object = None
         self._first: Settings | None = None
@@ -70,6 +80,7 @@ class _Users:
     def _take(self, settings: Settings) -> None:
         users = {user.name: user for user in settings.users}
         self._authenticator.replace_users(settings.users)
+        self._read.set_to_current_time()
         if self._first is None:
             self._first = settings
         else:
@@ -101,4 +112,5 @@ def _state(path: Path) -> object:
         about = path.stat()
     except OSError as error:
         return str(error)
+    # The time of the last change of the inode tells of permissions, too.
     return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 
@@ -12,8 +14,9 @@ import app.auth.throttle
 import app.auth.users_file
 from app.auth.passwords import Authenticator
 from app.errors import NotAuthenticated
-from app.settings import User
-from tests.support.recordings import CONTACT_CENTER
+from app.settings import StorageConfig, User, WebDavConfig
+from tests.support.faults import CountingStorage
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_media_file, a_recording
 from tests.support.service import USERS, Service, StartService, basic, hash_password
 from tests.support.waiting import eventually
 
@@ -96,6 +99,78 @@ async def test_a_user_who_is_added_gets_in(service: Service, file: Path) -> None
     write(file, toml([*USERS, new]))
     await answers(service, "new", "secret", 404)
     await answers(service, "admin", "admin-password", 404)
+
+
+def make_writable(file: Path, yes: bool) -> None:
+    """For every user of the machine."""
+    file.chmod(0o666 if yes else 0o600)
+
+
+async def read_to_the_end(chunks: AsyncIterator[bytes]) -> None:
+    async for _ in chunks:
+        pass
+
+
+async def test_only_a_change_of_the_user_matters_to_a_play() -> None:
+    authenticator = Authenticator(USERS)
+    changed = asyncio.ensure_future(authenticator.until_changed(ADMIN))
+    for users in (USERS, (OPS, ADMIN)):
+        authenticator.replace_users(users)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not changed.done()
+    authenticator.replace_users((OPS, msgspec.structs.replace(ADMIN, roles=("agent",))))
+    await asyncio.wait_for(changed, 10)
+
+
+async def read_at(service: Service) -> float:
+    """Returns what the metric says: when the users were read."""
+    text = (await service.client().get("/metrics")).text
+    (line,) = [line for line in text.splitlines() if line.startswith("recall_users_read_timestamp_seconds ")]
+    return float(line.split()[1])
+
+
+async def test_a_metric_says_when_the_users_were_read(service: Service, file: Path) -> None:
+    begun = time.time()
+    assert abs(await read_at(service) - begun) < 60
+    write(file, toml([*USERS, User("new", hash_password("secret"), ("admin",), CONTACT_CENTER)]))
+    await answers(service, "new", "secret", 404)
+    assert await read_at(service) >= begun
+
+
+async def test_a_file_that_every_user_may_write_leaves_the_users(
+    service: Service, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await answers(service, "admin", "admin-password", 404)
+    make_writable(file, True)
+    write(file, toml([OPS]))
+    await logged(caplog, "every user of the machine may write")
+    await answers(service, "admin", "admin-password", 404)
+    make_writable(file, False)
+    await answers(service, "admin", "admin-password", 401)
+
+
+@pytest.mark.parametrize("change", ["removed", "moved"])
+async def test_plays_in_flight_of_a_user_who_is_removed_or_changed_end(
+    start_service: StartService, file: Path, counting_storage: CountingStorage, change: str
+) -> None:
+    storage = StorageConfig(webdav=(WebDavConfig(counting_storage.url),))
+    service = await start_service(config=str(file), storage=storage)
+    descriptor = {"storage": "webDAV", "path": counting_storage.put("long.wav", 50_000_000)}
+    counting_storage.rate = 100_000
+    recording = a_recording(mediaFiles=[a_media_file(mediaDescriptor=descriptor)])
+    assert (await service.client("ops").post(OPS_PATH, json=recording)).status_code == 201
+    admin = service.client("admin")
+    path = (await admin.get("/api/v2/recordings/recording")).json()["recording"]["mediaFiles"][0]["playPath"]
+    async with admin.stream("GET", f"/api/v2{path}") as response:
+        chunks = response.aiter_raw()
+        await anext(chunks)
+        elsewhere = msgspec.structs.replace(ADMIN, contact_center=OTHER_CONTACT_CENTER)
+        replace(file, toml([OPS] if change == "removed" else [OPS, elsewhere]))
+        async with asyncio.timeout(20):
+            with pytest.raises(httpx.RemoteProtocolError):
+                await read_to_the_end(chunks)
+    await eventually(lambda: counting_storage.open_connections == 0)
 
 
 async def test_a_user_who_is_removed_is_out_at_once_though_remembered(service: Service, file: Path) -> None:

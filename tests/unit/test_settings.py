@@ -79,3 +79,30 @@ def test_a_secret_in_the_file_is_not_in_the_message(file: Path) -> None:
     with pytest.raises(ConfigurationError) as error:
         load_settings({"RECALL_CONFIG": str(file)})
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o646, 0o666, 0o777])
+def test_a_file_that_every_user_may_write_is_refused(file: Path, mode: int) -> None:
+    file.write_text(USER)
+    file.chmod(mode)
+    with pytest.raises(ConfigurationError, match=rf"every user of the machine may write .*toml \(mode {mode:04o}\)"):
+        load_settings({"RECALL_CONFIG": str(file)})
+    for allowed in (0o600, 0o644, 0o664):
+        file.chmod(allowed)
+        assert load_settings({"RECALL_CONFIG": str(file)}).users
+
+
+def test_a_file_that_every_user_may_replace_is_refused(file: Path, tmp_path: Path) -> None:
+    file.write_text(USER)
+    link = tmp_path / "elsewhere" / "recall.toml"
+    link.parent.mkdir()
+    link.symlink_to(file)
+    tmp_path.chmod(0o777)
+    for path in (file, link):
+        with pytest.raises(ConfigurationError, match=rf"may write {tmp_path} \(mode 0777\)"):
+            load_settings({"RECALL_CONFIG": str(path)})
+    tmp_path.chmod(0o1777)
+    assert load_settings({"RECALL_CONFIG": str(file)}).users
+    link.parent.chmod(0o777)
+    with pytest.raises(ConfigurationError, match=rf"may write {link.parent} \(mode 0777\)"):
+        load_settings({"RECALL_CONFIG": str(link)})
