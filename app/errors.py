@@ -244,6 +244,10 @@ class MediaStorageFailed(RecallError):
         self.reason = reason
 
 
+class OtherMediaObject(MediaStorageFailed):
+    """A media storage answers with another object than the one that the name stands for, so that one is missing."""
+
+
 class MediaStorageTimeout(RecallError):
     """A media storage takes too long: 504, code 4. `reason` is for the log."""
 

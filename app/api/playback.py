@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.api.audit import audit_entry
 from app.api.requests import path_segment, query_parameters, repository, scope_of, services
-from app.errors import MediaNotFound, MediaStorageRefused
+from app.errors import MediaNotFound, MediaStorageRefused, OtherMediaObject
 from app.media.answers import open_media
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.response import MediaResponse, unless_client_leaves
@@ -55,7 +55,11 @@ async def play(request: Request) -> Response:
     opening = open_media(
         services(request).storages, request.method, location, request.headers, name, may_be_html=may_be_html
     )
-    stream = await unless_client_leaves(request.receive, opening)
+    try:
+        stream = await unless_client_leaves(request.receive, opening)
+    except OtherMediaObject as error:
+        log.warning("media file %s of recording %s is missing: %s", name, recording["id"], error.reason)
+        raise MediaNotFound(name) from error
     try:
         headers = {**stream.headers, **HEADERS}
         headers.pop("content-type", None)

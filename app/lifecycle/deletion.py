@@ -197,7 +197,10 @@ class Deletion:
                 await self._storages.delete(resolve_location(codec.decode(entry.descriptor), self._configured))
         except (LocationNotAllowed, RecallError) as error:
             log.warning(
-                "media object %s of recording %s is not deleted: %s", entry.media_uuid, entry.recording_id, error
+                "media object %s of recording %s is not deleted: %s",
+                entry.media_uuid,
+                entry.recording_id,
+                getattr(error, "reason", None) or error,
             )
             return False
         return True

@@ -3,9 +3,10 @@
 import asyncio
 import functools
 import logging
+import random
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,8 +20,8 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The longest answer that is read as a whole, and the longest head of an answer, in bytes.
-_LONGEST_ANSWER = 64 * 1024
+# The longest answer that is read as a whole (a list of versions), and the longest head of an answer, in bytes.
+_LONGEST_ANSWER = 1024 * 1024
 _LONGEST_HEAD = 64 * 1024
 
 # How long a connection without a request is kept, in seconds.
@@ -29,6 +30,10 @@ _KEEP_SECONDS = 15.0
 # Methods that may be repeated when a kept connection breaks before the answer (RFC 9112 section 9.3.1).
 _REPEATABLE = frozenset({"GET", "HEAD", "PROPFIND"})
 
+# What a storage answers that is busy with others: conflict, locked, unavailable. And the pauses, in seconds.
+_BUSY = frozenset({409, 423, 503})
+_BUSY_PAUSES = (0.1, 0.3, 0.8, 1.5)
+
 _HEAD_END = b"\r\n\r\n"
 _HTTP = b"HTTP/1."
 # Lines of printable characters.
@@ -36,6 +41,14 @@ _REQUEST = re.compile(r"(?:[ -~]+(?:\r\n(?=[ -~])|$))+")
 
 # A URL that is made when there is a place for the request, since it may expire.
 Address = Callable[[], Awaitable[str]]
+
+
+class Answer(NamedTuple):
+    """A whole answer; `headers` ignore case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class HttpStream:
@@ -230,15 +243,21 @@ class HttpPool:
         await asyncio.gather(*gone)
 
     async def request(
-        self, method: str, address: Address, headers: Mapping[str, str], body: bytes = b""
-    ) -> tuple[int, bytes]:
-        """The status and the body of a short answer."""
+        self,
+        method: str,
+        address: Address,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        statuses_with_body: Collection[int] = (),
+    ) -> Answer:
+        """Returns a short answer. Its body is read only if the status is one of `statuses_with_body`."""
         stream = await self.open(method, address, headers, body)
+        content = b""
         try:
-            content = b""
             # It is so short that one time limit does for all of it.
             async with asyncio.timeout(self._stall_seconds):
-                while chunk := await stream.read():
+                while stream.status in statuses_with_body and (chunk := await stream.read()):
                     content += chunk
                     if len(content) > _LONGEST_ANSWER:
                         raise MediaStorageFailed(f"its answer to {method} is longer than {_LONGEST_ANSWER} bytes")
@@ -246,7 +265,27 @@ class HttpPool:
             raise MediaStorageTimeout(f"its answer to {method} took too long") from error
         finally:
             stream.close()
-        return stream.status, content
+        return Answer(stream.status, stream.headers, content)
+
+    async def request_patiently(
+        self,
+        method: str,
+        address: Address,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        statuses_with_body: Collection[int] = (),
+    ) -> Answer:
+        """Returns an answer as `request` does; repeats the request a few times while the storage is busy with others.
+
+        Some lock a whole folder while they delete one file of it.
+        """
+        for pause in _BUSY_PAUSES:
+            answer = await self.request(method, address, headers, body, statuses_with_body=statuses_with_body)
+            if answer.status not in _BUSY:
+                return answer
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        return await self.request(method, address, headers, body, statuses_with_body=statuses_with_body)
 
     async def open(self, method: str, address: Address, headers: Mapping[str, str], body: bytes = b"") -> HttpStream:
         """Returns the answer to a request as soon as its head has arrived.

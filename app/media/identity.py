@@ -1,7 +1,7 @@
 """Which names stand for the same media object: for the question whether a recording still needs it.
 
 Other URLs of a storage (`aliases`) and its view of letter case (`case_sensitive`) are only for this question. Requests
-go to the URL that was posted. See docs/decisions/0018-proof-before-deletion.md.
+go to the URL that was posted. See docs/decisions/0020-proof-before-deletion.md.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import unquote_plus
+from xml.etree.ElementTree import Element
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -13,14 +15,21 @@ from botocore.exceptions import BotoCoreError, ClientError
 from app.errors import MediaStorageBusy, MediaStorageFailed
 from app.media.http import Address, HttpPool
 from app.media.location import S3Location
+from app.media.markup import MalformedXml, children, local_name, parse_xml
 from app.media.s3_errors import NO_SUCH_KEY, error_code, explain, read_error
-from app.media.stream import MediaStream
+from app.media.stream import MediaStream, Removal
 from app.settings import S3Config
 
 log = logging.getLogger(__name__)
 
 # The clocks of storage and service may differ by minutes. A URL is signed when its request is sent.
 _PRESIGNED_SECONDS = 15 * 60
+
+# How many versions are asked for in one request.
+_VERSIONS = 100
+
+# The statuses of answers whose XML is read.
+_WITH_BODY = frozenset({200, *range(400, 600)})
 
 # The pause before a request is repeated that S3 refused with 503 SlowDown.
 _SLOW_DOWN_SECONDS = 1.0
@@ -62,21 +71,82 @@ class S3Storage:
         log.warning("media storage %s: %s", location.name, reason)
         raise MediaStorageFailed(reason)
 
-    async def delete(self, location: S3Location) -> None:
-        # Of an object that is not there S3 says 204 too; 404 is about its bucket.
-        status, _ = await self._http.request("DELETE", self._address("delete_object", location), {})
-        if status not in {200, 204}:
-            log.warning("media storage %s: it answered DELETE with %d", location.bucket, status)
-            raise MediaStorageFailed(f"it answered DELETE with {status}")
+    async def delete(self, location: S3Location) -> Removal:
+        if location.storage.delete_versions:
+            removal = await self._delete_versions(location)
+        else:
+            removal = await self._delete(location)
+        # Without the permission to list the bucket 403 is the answer about an object that is gone.
+        left = await self._http.request_patiently("HEAD", self._address("head_object", location), {})
+        if left.status in {200, 206}:
+            raise _failed(location, f"it still has the object {location.key!r} after its deletion")
+        return removal
 
-    def _address(self, operation: str, location: S3Location) -> Address:
+    async def is_versioned(self, bucket: str) -> bool:
+        """Returns whether a bucket keeps old versions. Raises as `open` does, and when it may not be asked."""
+        address = self._signed("get_bucket_versioning", {"Bucket": bucket}, bucket)
+        answer = await self._http.request("GET", address, {}, statuses_with_body=_WITH_BODY)
+        if answer.status != 200:
+            raise MediaStorageFailed(explain("GetBucketVersioning", answer.status, error_code(answer.body)))
+        try:
+            states = children(parse_xml(answer.body), "Status")
+        except MalformedXml as error:
+            raise MediaStorageFailed(f"its answer is not XML: {error}") from None
+        return any((state.text or "").strip() in {"Enabled", "Suspended"} for state in states)
+
+    async def _delete_versions(self, location: S3Location) -> Removal:
+        """Deletes every version and every delete marker of exactly this key."""
+        deleted: set[str] = set()
+        while versions := await self._versions(location):
+            if deleted.issuperset(versions):
+                raise _failed(location, f"it still has versions of {location.key!r} after their deletion")
+            for version in versions:
+                await self._delete(location, VersionId=version)
+            deleted.update(versions)
+        return "deleted" if deleted else "missing"
+
+    async def _versions(self, location: S3Location) -> list[str]:
+        """Returns the first version ids of a key, nothing when there are none."""
+        # Of all keys with this prefix the key itself comes first.
+        parameters = {"Bucket": location.bucket, "Prefix": location.key, "MaxKeys": _VERSIONS}
+        address = self._signed("list_object_versions", parameters, location.bucket)
+        answer = await self._http.request_patiently("GET", address, {}, statuses_with_body=_WITH_BODY)
+        if answer.status != 200:
+            reason = explain("ListObjectVersions", answer.status, error_code(answer.body))
+            raise _failed(location, f"{reason} (delete_versions needs the permission to list versions)")
+        try:
+            root = parse_xml(answer.body)
+        except MalformedXml as error:
+            raise _failed(location, f"its list of versions is not XML: {error}") from None
+        if local_name(root) != "ListVersionsResult":
+            raise _failed(location, "its list of versions is none")
+        is_encoded = _text(root, "EncodingType") == "url"
+        return [
+            _text(entry, "VersionId")
+            for entry in [*children(root, "Version"), *children(root, "DeleteMarker")]
+            if (unquote_plus(_text(entry, "Key")) if is_encoded else _text(entry, "Key")) == location.key
+        ]
+
+    async def _delete(self, location: S3Location, **parameters: str) -> Removal:
+        address = self._address("delete_object", location, **parameters)
+        answer = await self._http.request_patiently("DELETE", address, {}, statuses_with_body=_WITH_BODY)
+        if answer.status in {200, 204}:
+            return "deleted"
+        if answer.status == 404 and _proven_code(answer.body) in {NO_SUCH_KEY, "NoSuchVersion"}:
+            return "missing"
+        raise _failed(location, explain("DELETE", answer.status, error_code(answer.body)))
+
+    def _address(self, operation: str, location: S3Location, **parameters: str) -> Address:
+        return self._signed(operation, {"Bucket": location.bucket, "Key": location.key, **parameters}, location.bucket)
+
+    def _signed(self, operation: str, parameters: Mapping[str, Any], bucket: str) -> Address:
         async def url() -> str:
             try:
                 signed: str = await self._client.generate_presigned_url(
-                    operation, {"Bucket": location.bucket, "Key": location.key}, ExpiresIn=_PRESIGNED_SECONDS
+                    operation, dict(parameters), ExpiresIn=_PRESIGNED_SECONDS
                 )
             except (BotoCoreError, ClientError) as error:  # no credentials, for one
-                log.warning("media storage %s: its URLs cannot be signed: %s", location.bucket, error)
+                log.warning("media storage %s: its URLs cannot be signed: %s", bucket, error)
                 raise MediaStorageFailed(f"its URLs cannot be signed: {error}") from error
             return signed
 
@@ -85,6 +155,26 @@ class S3Storage:
 
 # One for all storages, because each session reads the API descriptions of botocore again, which takes 0.1 s.
 _session = cache(get_session)
+
+
+def _proven_code(body: bytes) -> str:
+    """Returns the code of an error that is well-formed, an empty text for any other: a page may quote a code."""
+    try:
+        root = parse_xml(body)
+    except MalformedXml:
+        return ""
+    return _text(root, "Code") if local_name(root) == "Error" else ""
+
+
+def _failed(location: S3Location, reason: str) -> MediaStorageFailed:
+    log.warning("media storage %s: %s", location.name, reason)
+    return MediaStorageFailed(reason)
+
+
+def _text(element: Element, name: str) -> str:
+    """Returns the text of the child of that name, which must stand there once: the text is never stripped."""
+    found = children(element, name)
+    return found[0].text or "" if len(found) == 1 else ""
 
 
 def s3_client(config: S3Config) -> Any:

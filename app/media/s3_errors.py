@@ -18,8 +18,8 @@ _ERROR_SECONDS = 5.0
 
 _REMEDIES = {
     "NoSuchBucket": "the bucket does not exist; check the buckets, the endpoint_url and the region of its entry",
-    "AccessDenied": "the access key needs s3:GetObject on the bucket's objects; if the object is missing this is the"
-    " answer to a key without s3:ListBucket",
+    "AccessDenied": "the access key needs s3:GetObject on the bucket's objects, and s3:DeleteObject to delete them; if"
+    " the object is missing this is the answer to a key without s3:ListBucket",
     "AllAccessDisabled": "access to the bucket is disabled",
     "InvalidAccessKeyId": "the access key is unknown; check the access_key_id of its entry",
     "SignatureDoesNotMatch": "the signature is wrong; check the secret_access_key and the region of its entry",

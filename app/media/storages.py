@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from app.media.http import HttpPool
 from app.media.location import Location, S3Location, WebDavLocation
 from app.media.s3 import S3Storage, s3_client
-from app.media.stream import MediaStream
+from app.media.stream import MediaStream, Removal
 from app.media.webdav import WebDavStorage
 from app.settings import S3Config, Settings, WebDavConfig
 
@@ -24,8 +24,8 @@ class Storage(Protocol[LocationT_contra]):
         """
         ...
 
-    async def delete(self, location: LocationT_contra) -> None:
-        """Deletes an object; returns when it is gone, also when it was before. Raises as `open` does."""
+    async def delete(self, location: LocationT_contra) -> Removal:
+        """Deletes an object; returns when the storage has shown that it is gone. Raises as `open` does."""
         ...
 
 
@@ -46,12 +46,11 @@ class MediaStorages:
             return await self._webdav[location.storage].open(method, location, headers)
         return await self._s3[location.storage].open(method, location, headers)
 
-    async def delete(self, location: Location) -> None:
+    async def delete(self, location: Location) -> Removal:
         """Deletes a media object, as `Storage.delete` does."""
         if isinstance(location, WebDavLocation):
-            await self._webdav[location.storage].delete(location)
-        else:
-            await self._s3[location.storage].delete(location)
+            return await self._webdav[location.storage].delete(location)
+        return await self._s3[location.storage].delete(location)
 
 
 @asynccontextmanager

@@ -1,7 +1,10 @@
 """What can be read of a media object: by an HTTP response, and by whatever else needs its bytes."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
+
+# What a deletion has found: an object that it deleted, or none.
+Removal = Literal["deleted", "missing"]
 
 
 class MediaStream(Protocol):

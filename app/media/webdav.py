@@ -1,22 +1,29 @@
 """Media objects on WebDAV servers."""
 
 import logging
-import re
 from base64 import b64encode
 from collections.abc import Mapping
 
-from app.errors import MediaStorageFailed
-from app.media.http import Address, HttpPool
+from app.errors import MediaStorageFailed, OtherMediaObject
+from app.media.http import Address, Answer, HttpPool
 from app.media.location import WebDavLocation
-from app.media.stream import MediaStream
+from app.media.markup import MalformedXml
+from app.media.proof import (
+    GONE,
+    ProvenFile,
+    Unproven,
+    file_of_get,
+    file_of_propfind,
+    names_another,
+    statuses_of_multistatus,
+)
+from app.media.stream import MediaStream, Removal
 from app.settings import WebDavConfig
 
 log = logging.getLogger(__name__)
 
-_GONE = frozenset({404, 410})
-_RESOURCE_TYPE = b'<?xml version="1.0"?><propfind xmlns="DAV:"><prop><resourcetype/></prop></propfind>'
-# The element, under whatever prefix: text and attributes have their "<" escaped.
-_COLLECTION = re.compile(rb"<(?:[\w.-]+:)?collection[\s/>]")
+_PROPERTIES = b'<?xml version="1.0"?><propfind xmlns="DAV:"><prop><resourcetype/><getetag/></prop></propfind>'
+_FIRST_BYTE = {"Range": "bytes=0-0"}
 
 
 class WebDavStorage:
@@ -25,42 +32,106 @@ class WebDavStorage:
     def __init__(self, config: WebDavConfig, http: HttpPool) -> None:
         self._http = http
         self._name = config.base_url
+        self._presence_url = config.presence_url
         self._headers: dict[str, str] = {}
         if config.username is not None:
             credentials = b64encode(f"{config.username}:{config.password or ''}".encode()).decode()
             self._headers["Authorization"] = f"Basic {credentials}"
 
     async def open(self, method: str, location: WebDavLocation, headers: Mapping[str, str]) -> MediaStream:
-        stream = await self._http.open(method, _address(location), {**headers, **self._headers})
+        stream = await self._http.open(method, _address(location.url), {**headers, **self._headers})
         if stream.status == 401:
             _log_unauthorized(self._name, stream)
+        if names_another(stream.headers, location):
+            stream.close()
+            raise OtherMediaObject("it answers with an object of another name (Apache: turn MultiViews off)")
         return stream
 
-    async def delete(self, location: WebDavLocation) -> None:
-        # A folder would be deleted with all that is in it, also without a slash at the end of its URL.
-        status, properties = await self._http.request(
-            "PROPFIND",
-            _address(location),
-            {**self._headers, "Depth": "0", "Content-Type": "application/xml"},
-            _RESOURCE_TYPE,
+    async def delete(self, location: WebDavLocation) -> Removal:
+        """Deletes a file once the storage has shown that the URL stands for exactly this file."""
+        try:
+            file = await self._prove(location)
+            if file is None:
+                return await self._believe_missing()
+            answer = await self._delete(location, file)
+            if answer.status == 412:  # it has changed meanwhile, or is another file now
+                file = await self._prove(location)
+                if file is None:
+                    return await self._believe_missing()
+                answer = await self._delete(location, file)
+            return await self._check_deleted(location, answer)
+        except Unproven as error:
+            log.warning("media storage %s: an object is not deleted: %s", self._name, error)
+            raise MediaStorageFailed(str(error)) from None
+
+    async def _prove(self, location: WebDavLocation) -> ProvenFile | None:
+        """Returns the file, None if there is none. Raises Unproven."""
+        answer = await self._request(
+            "PROPFIND", location.url, {"Depth": "0", "Content-Type": "application/xml"}, _PROPERTIES
         )
-        if status in _GONE:
-            return
-        # A server that does not know the method has no folders either.
-        if status not in {207, 405, 501} or _COLLECTION.search(properties):
-            log.warning("a media object is not deleted: PROPFIND was answered %d, or it is a folder", status)
-            raise MediaStorageFailed
-        status, _ = await self._http.request("DELETE", _address(location), self._headers)
-        if status not in {200, 202, 204, *_GONE}:
-            log.warning("the media storage answered DELETE with %d", status)
-            raise MediaStorageFailed
+        file = file_of_propfind(answer, location) if answer.status == 207 else None
+        if file is not None:
+            return file
+        # A server without PROPFIND, behind a proxy that forbids it, or without this object: the object itself tells.
+        answer = await self._get(location.url)
+        if answer.status in GONE:
+            return None
+        return file_of_get(answer, await self._get(f"{location.url}/"), location)
+
+    async def _delete(self, location: WebDavLocation, file: ProvenFile) -> Answer:
+        # In case the name stands for a folder by now: most servers refuse to delete one with a depth of 0.
+        condition = {"If-Match": file.etag} if file.etag else {}
+        return await self._request("DELETE", location.url, {"Depth": "0", **condition})
+
+    async def _check_deleted(self, location: WebDavLocation, answer: Answer) -> Removal:
+        """Raises Unproven unless the storage has said that it has deleted the file, and does not have it any more."""
+        if answer.status == 207:
+            _check_multistatus(answer.body)
+        elif answer.status not in {200, 202, 204, *GONE}:
+            raise Unproven(f"it answers DELETE with {answer.status}")
+        left = await self._get(location.url)
+        if left.status in GONE:
+            return await self._believe_missing() if answer.status in GONE else "deleted"
+        if left.status in {200, 206, 416} and not names_another(left.headers, location):
+            raise Unproven(f"it answers DELETE with {answer.status}, but still has the object")
+        if answer.status in {202, 207}:
+            raise Unproven(f"it answers DELETE with {answer.status}, and has not shown that the object is gone")
+        return await self._believe_missing() if answer.status in GONE else "deleted"
+
+    async def _believe_missing(self) -> Removal:
+        """Raises Unproven while the storage's `presence_url` is missing too."""
+        if self._presence_url is not None:
+            answer = await self._request("GET", self._presence_url, {})
+            if answer.status != 200:
+                raise Unproven(f"its presence_url is answered {answer.status}: is its folder mounted?")
+        return "missing"
+
+    async def _get(self, url: str) -> Answer:
+        answer = await self._request("GET", url, _FIRST_BYTE)
+        # An empty file has no first byte.
+        return await self._request("GET", url, {}) if answer.status == 416 else answer
+
+    async def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+        return await self._http.request_patiently(
+            method, _address(url), {**headers, **self._headers}, body, statuses_with_body={207}
+        )
 
 
-def _address(location: WebDavLocation) -> Address:
-    async def url() -> str:
-        return location.url
+def _check_multistatus(body: bytes) -> None:
+    """Raises Unproven unless every status in the body of a 207 is a success."""
+    try:
+        failed = [status for status in statuses_of_multistatus(body) if not 200 <= status < 300]
+    except MalformedXml as error:
+        raise Unproven(f"it answers DELETE with 207, whose body is not XML: {error}") from None
+    if failed:
+        raise Unproven(f"it answers DELETE with 207 and a status of {failed[0]}")
 
-    return url
+
+def _address(url: str) -> Address:
+    async def address() -> str:
+        return url
+
+    return address
 
 
 def _log_unauthorized(name: str, stream: MediaStream) -> None:

@@ -1,0 +1,164 @@
+"""What a WebDAV storage's answers prove about a name: which object it stands for, and that it is a file.
+
+The absence of a sign proves nothing: every function here wants a statement about exactly the name that was asked for.
+See docs/decisions/0020-proof-before-deletion.md.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+from xml.etree.ElementTree import Element
+
+from app.media.http import Answer
+from app.media.identity import spellings_of
+from app.media.location import WebDavLocation
+from app.media.markup import MalformedXml, parse_xml
+from app.recordings.identity import fold_name
+from app.settings import StorageConfig
+
+GONE = frozenset({404, 410})
+
+_DAV = "{DAV:}"
+_STRONG_ETAG = re.compile(r'"[!#-~]*"')
+_HTTP_STATUS = re.compile(r"HTTP/[0-9.]+\s+([0-9]{3})\b")
+_FIRST_BYTE = re.compile(r"bytes 0-0/[0-9]+")
+# What lists a folder, asks for a login or reports an error: no recording is of such a type.
+_DOCUMENT = re.compile(r"text/(?:html|xml|directory)|.*[/+](?:json|xml|x?html\+xml|unix-directory)", re.IGNORECASE)
+
+
+class Unproven(Exception):
+    """The storage has not shown that a name stands for exactly the object asked for; the text says why."""
+
+
+@dataclass(frozen=True)
+class ProvenFile:
+    """A file of exactly the name asked for; `etag` is its strong validator, if the storage gives one."""
+
+    etag: str | None = None
+
+
+class Names:
+    """The paths of one object: its own, those under the storage's aliases, and other cases where they do not matter."""
+
+    def __init__(self, location: WebDavLocation) -> None:
+        self._url = location.url
+        spellings, self._case_sensitive = spellings_of(location.url, StorageConfig(webdav=(location.storage,)))
+        self._paths = {self._path(url) for url in spellings}
+
+    def include(self, reference: str) -> bool:
+        """Returns whether a URL, absolute or not, is the object's. The host may be what a proxy makes of it."""
+        try:
+            url = urljoin(self._url, reference.strip())
+            parts = urlsplit(url)
+        except ValueError:
+            return False
+        return not parts.query and not parts.fragment and self._path(url) in self._paths
+
+    def _path(self, url: str) -> tuple[str, ...] | None:
+        try:
+            # Some servers double a slash between the parts that they are configured with.
+            segments = [unquote_to_bytes(segment).decode() for segment in urlsplit(url).path.split("/")]
+        except UnicodeDecodeError:
+            return None
+        named = [segment for segment in segments[:-1] if segment] + segments[-1:]
+        return tuple(named if self._case_sensitive else map(fold_name, named))
+
+
+def names_another(headers: Mapping[str, str], location: WebDavLocation) -> bool:
+    """Returns whether these headers say that the server has chosen an object of another name (mod_negotiation)."""
+    if "TCN" in headers or "negotiate" in headers.get("Vary", "").lower():
+        return True
+    other = headers.get("Content-Location")
+    return other is not None and not Names(location).include(other)
+
+
+def file_of_propfind(answer: Answer, location: WebDavLocation) -> ProvenFile | None:
+    """Returns what a 207 to PROPFIND with depth 0 says, None if it says that there is nothing. Raises Unproven."""
+    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Unproven("its answer to PROPFIND is compressed although it was asked not to")
+    if names_another(answer.headers, location):
+        raise Unproven("the answer to PROPFIND is about another object")
+    try:
+        root = parse_xml(answer.body)
+    except MalformedXml as error:
+        raise Unproven(f"its answer to PROPFIND is not XML: {error}") from None
+    responses = root.findall(f"{_DAV}response") if root.tag == f"{_DAV}multistatus" else []
+    if len(responses) != 1:
+        raise Unproven(f"its answer to PROPFIND is about {len(responses)} objects")
+    (response,) = responses
+    hrefs = [href.text or "" for href in response.findall(f"{_DAV}href")]
+    if len(hrefs) != 1 or not Names(location).include(hrefs[0]):
+        raise Unproven("the answer to PROPFIND names another object")
+    if _status(response) in GONE:
+        return None
+    return _file_of_properties(response)
+
+
+def _file_of_properties(response: Element) -> ProvenFile:
+    found: dict[str, list[Element]] = {}
+    for propstat in response.findall(f"{_DAV}propstat"):
+        if _status(propstat) == 200:
+            for element in propstat.findall(f"{_DAV}prop/*"):
+                found.setdefault(str(element.tag), []).append(element)
+    types = found.get(f"{_DAV}resourcetype", [])
+    if not types:
+        raise Unproven("its answer to PROPFIND does not say whether the object is a file")
+    if any(len(element) or (element.text or "").strip() for element in types):
+        raise Unproven("the object is a folder")
+    return ProvenFile(strong_etag("".join(element.text or "" for element in found.get(f"{_DAV}getetag", []))))
+
+
+def file_of_get(answer: Answer, with_slash: Answer, location: WebDavLocation) -> ProvenFile:
+    """Returns what the answers to GET of the first byte say: one for the URL, one for the URL with a slash at its end.
+
+    A folder may have a listing under one of them, and a server that answers every path has one page for both. A file
+    has a validator, is no document, and does not exist with a slash; or its bytes, ranges and strong validator stay
+    the same, for servers that ignore the slash. Raises Unproven.
+    """
+    if names_another(answer.headers, location):
+        raise Unproven("the answer to GET is about another object")
+    if answer.status not in {200, 206}:
+        raise Unproven(f"it answers GET with {answer.status}")
+    if _DOCUMENT.match(answer.headers.get("Content-Type", "")):
+        raise Unproven("it answers GET with a page or a list instead of a media file")
+    etag = strong_etag(answer.headers.get("ETag", ""))
+    if etag is None and "Last-Modified" not in answer.headers:
+        raise Unproven("its answer to GET has neither ETag nor Last-Modified, so it may be a list of a folder")
+    is_same_file = (
+        etag is not None
+        and with_slash.headers.get("ETag") == etag
+        and all(_is_first_byte(one) for one in (answer, with_slash))
+    )
+    if with_slash.status not in GONE and not is_same_file:
+        raise Unproven(f"it answers {with_slash.status} to GET with a slash at the end, so it may be a folder")
+    return ProvenFile(etag)
+
+
+def _is_first_byte(answer: Answer) -> bool:
+    return answer.status == 206 and bool(_FIRST_BYTE.fullmatch(answer.headers.get("Content-Range", "")))
+
+
+def statuses_of_multistatus(body: bytes) -> list[int]:
+    """Returns every status in the body of a 207, -1 for one that cannot be read. Raises MalformedXml."""
+    root = parse_xml(body)
+    if root.tag != f"{_DAV}multistatus":
+        raise MalformedXml("it is no multistatus")
+    return [_status_of(element) for element in root.iter(f"{_DAV}status")]
+
+
+def strong_etag(text: str) -> str | None:
+    """Returns a validator that serves for `If-Match`, None for a weak or malformed one."""
+    etag = text.strip()
+    return etag if _STRONG_ETAG.fullmatch(etag) else None
+
+
+def _status(element: Element) -> int:
+    """Returns the status that a response or propstat has as its own child, -1 without exactly one."""
+    found = element.findall(f"{_DAV}status")
+    return _status_of(found[0]) if len(found) == 1 else -1
+
+
+def _status_of(element: Element) -> int:
+    match = _HTTP_STATUS.match((element.text or "").strip())
+    return int(match[1]) if match else -1
