@@ -21,7 +21,7 @@ from app.api.responses import envelope
 from app.recordings.identity import Resource
 from app.recordings.render import render
 from app.search.criteria import parse_search
-from app.search.paging import page_links
+from app.search.paging import page_links, unpacked
 
 
 class _Names(NamedTuple):
@@ -57,18 +57,16 @@ async def protect(request: Request) -> Response:
 async def search_page(request: Request, *, for_ops: bool) -> Response:
     """A page of recordings with links to the pages before and after it."""
     scope = scope_of(request)
-    parameters = query_parameters(request)
-    criteria, page = parse_search(parameters)
+    parameters = unpacked(query_parameters(request))
+    criteria, wanted = parse_search(parameters)
     async with services(request).searches.place(owner_of(request)):
-        found = await repository(request).search(scope, criteria, page)
+        page = await repository(request).search(scope, criteria, wanted)
     url = api_url(request)
     content: dict[str, object] = {
-        _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in found.recordings]
+        _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in page.hits]
     }
     here = f"{url}{request.scope['path'].removeprefix(API)}"
-    for name, query in page_links(parameters, page, found.recordings, more=found.more):
-        content[name] = f"{here}?{query}"
-    return envelope(content)
+    return envelope(content | dict(page_links(here, parameters, wanted, page)))
 
 
 async def read_one(request: Request, *, for_ops: bool) -> Response:

@@ -23,6 +23,9 @@ _NOT_GIVEN = object()
 
 API = "/api/v2"
 
+# Programs of Windows begin a text with it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 MAX_DEPTH = 100
 # Far below where Python refuses to read a whole number.
 MAX_NUMBER_LENGTH = 1_000
@@ -177,7 +180,7 @@ async def _body(request: Request, limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             raise BodyTooLarge(limit)
-    return bytes(body)
+    return bytes(body).removeprefix(_BYTE_ORDER_MARK)
 
 
 def _check_bounds(body: Any) -> None:

@@ -37,7 +37,7 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         name="recordings",
         path=f"{API}/recordings",
-        aliases=(f"{API}/recordings/recordings",),
+        aliases=(f"{API}/recordings/", f"{API}/recordings/recordings", f"{API}/recordings/recordings/"),
         authentication="basic",
         resource="recordings",
         get=_SEARCH,
@@ -61,7 +61,11 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         name="screen-recordings",
         path=f"{API}/screen-recordings",
-        aliases=(f"{API}/screen-recordings/screen-recordings",),
+        aliases=(
+            f"{API}/screen-recordings/",
+            f"{API}/screen-recordings/screen-recordings",
+            f"{API}/screen-recordings/screen-recordings/",
+        ),
         authentication="basic",
         resource="screen-recordings",
         get=_SEARCH,
@@ -84,16 +88,10 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         name="ops-recordings",
         path=f"{_OPS}/recordings",
+        aliases=(f"{_OPS}/recordings/",),
         authentication="basic",
         resource="recordings",
         get=_OPS_SEARCH,
-        post=_OPS_POST,
-    ),
-    Endpoint(
-        name="ops-recordings-slash",
-        path=f"{_OPS}/recordings/",
-        authentication="basic",
-        resource="recordings",
         post=_OPS_POST,
     ),
     Endpoint(
@@ -107,16 +105,10 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         name="ops-screen-recordings",
         path=f"{_OPS}/screen-recordings",
+        aliases=(f"{_OPS}/screen-recordings/",),
         authentication="basic",
         resource="screen-recordings",
         get=_OPS_SEARCH,
-        post=_OPS_POST,
-    ),
-    Endpoint(
-        name="ops-screen-recordings-slash",
-        path=f"{_OPS}/screen-recordings/",
-        authentication="basic",
-        resource="screen-recordings",
         post=_OPS_POST,
     ),
     Endpoint(

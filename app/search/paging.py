@@ -3,10 +3,11 @@
 docs/contract.md section 5 and docs/decisions/0005-pages.md.
 """
 
+import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -24,6 +25,13 @@ MAX_OFFSET = 10_000
 ORDER = ({"startTime": "desc"}, {"id": "asc"})
 _REVERSED_ORDER = ({"startTime": "asc"}, {"id": "desc"})
 
+# nginx reads request lines of up to 8 KiB by default.
+_MAX_LINK_LENGTH = 7_999
+# A packed cursor begins with a character that base64 does not have. What it unpacks to is bounded, because a client
+# may make its own.
+_PACKED = "."
+_MAX_UNPACKED_BYTES = 64 * 1024
+
 T = TypeVar("T")
 
 
@@ -38,18 +46,27 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     recording_id: str
 
     def encode(self) -> str:
-        return urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip("=")
+        return _to_base64(msgspec.msgpack.encode(self))
 
     @classmethod
     def decode(cls, text: str) -> "Cursor":
         """Raises InvalidParameter for any text that `encode` did not make."""
         try:
-            cursor = msgspec.json.decode(urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
+            cursor = msgspec.msgpack.decode(_from_base64(text), type=cls)
         except ValueError:  # also binascii.Error, UnicodeError and every error of msgspec
             cursor = None
         if cursor is None or cursor.encode() != text or not EARLIEST <= cursor.start_time <= LATEST:
-            raise InvalidParameter("cursor", "it must come from the nextUri or prevUri of a page")
+            raise _foreign_cursor()
         return cursor
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """The hits of a page in the order of results, and whether others stand before and after them."""
+
+    hits: list[T]
+    more_before: bool
+    more_after: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class PageRequest:
     def body(self) -> dict[str, Any]:
         """Returns the part of a search's body that selects the page and one hit more.
 
-        The additional hit tells whether others follow.
+        The additional hit tells whether others follow, or stand before a page that is read backwards.
         """
         body: dict[str, Any] = {"sort": _REVERSED_ORDER if self.is_backwards else ORDER, "size": self.limit + 1}
         if self.cursor is None:
@@ -77,12 +94,12 @@ class PageRequest:
             body["search_after"] = [self.cursor.start_time, self.cursor.recording_id]
         return body
 
-    def in_order(self, hits: Sequence[T]) -> tuple[list[T], bool]:
-        """Returns the hits of this page in the order of results, and whether others follow."""
-        page = list(hits[: self.limit])
+    def page_of(self, hits: Sequence[T]) -> Page[T]:
+        """Returns the page that a search for `body` has found."""
+        page, more = list(hits[: self.limit]), len(hits) > self.limit
         if self.is_backwards:
-            return page[::-1], bool(page)
-        return page, len(hits) > self.limit
+            return Page(page[::-1], more_before=more, more_after=bool(page))
+        return Page(page, more_before=self.offset > 0, more_after=more)
 
 
 def parse_page(values: Mapping[str, str]) -> PageRequest:
@@ -99,32 +116,78 @@ def parse_page(values: Mapping[str, str]) -> PageRequest:
     return PageRequest(offset, limit, cursor)
 
 
-def page_links(
-    parameters: Sequence[tuple[str, str]], page: PageRequest, recordings: Sequence[Recording], *, more: bool
-) -> Iterator[tuple[str, str]]:
-    """Yields `prevUri` and `nextUri`, as far as there are such pages, each with its query string.
+def unpacked(parameters: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """Returns the parameters of a search, also those that `page_links` has packed; raises InvalidParameter."""
+    packed = next((value for name, value in parameters if name == "cursor" and value.startswith(_PACKED)), None)
+    if packed is None:
+        return parameters
+    try:
+        inflating = zlib.decompressobj()
+        data = inflating.decompress(_from_base64(packed.removeprefix(_PACKED)), _MAX_UNPACKED_BYTES)
+        inner = msgspec.msgpack.decode(data, type=list[tuple[str, str]])
+    except (ValueError, zlib.error):
+        raise _foreign_cursor() from None
+    if not inflating.eof:
+        raise _foreign_cursor()
+    return [*inner, *(pair for pair in parameters if pair != ("cursor", packed))]
 
-    A link keeps every parameter of the request except the place.
+
+def page_links(
+    here: str, parameters: Sequence[tuple[str, str]], request: PageRequest, page: Page[Recording]
+) -> Iterator[tuple[str, str]]:
+    """Yields `prevUri` and `nextUri`, as far as there are such pages; `here` is the URL of the search without query.
+
+    A link keeps every parameter of the request except the place. When it would become too long for a proxy, it holds
+    them packed in its cursor.
     """
-    if page.offset > 0:
-        offset = max(page.offset - page.limit, 0)
-        if recordings:
-            cursor: Cursor | None = _cursor("before", recordings[0])
-        else:  # An empty page has no place but the requested one.
-            cursor = msgspec.structs.replace(page.cursor, direction="before") if page.cursor else None
-        yield "prevUri", _query_string(parameters, offset, cursor if offset else None)
-    if more:
-        yield "nextUri", _query_string(parameters, page.offset + len(recordings), _cursor("after", recordings[-1]))
+    if page.more_before:
+        yield "prevUri", _link(here, parameters, max(request.offset - request.limit, 0), _before(request, page))
+    if page.more_after:
+        yield "nextUri", _link(here, parameters, request.offset + len(page.hits), _cursor("after", page.hits[-1]))
+
+
+def _before(request: PageRequest, page: Page[Recording]) -> Cursor | None:
+    """Returns the place before which the previous page ends, None for the offset alone.
+
+    The first page is full even if it repeats some of this one, as with an offset.
+    """
+    repeated = request.limit - request.offset if 0 < request.offset < request.limit else 0
+    if page.hits and not repeated:
+        return _cursor("before", page.hits[0])
+    # An empty page has no place but the requested one.
+    last = _cursor("before", page.hits[:repeated][-1]) if page.hits else request.cursor
+    # No id stands between an id and the same with a NUL behind it, so the recording itself is before that place.
+    return last and Cursor("before", last.start_time, last.recording_id + "\0")
 
 
 def _cursor(direction: Literal["after", "before"], recording: Recording) -> Cursor:
     return Cursor(direction, parse_instant(recording["startTime"]), recording["id"])
 
 
-def _query_string(parameters: Sequence[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:
+def _link(here: str, parameters: Sequence[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:
     kept = [(name, value) for name, value in parameters if name not in {"offset", "cursor"}]
-    place = [("offset", str(offset))] + ([("cursor", cursor.encode())] if cursor else [])
-    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in [*kept, *place])
+    place = [("cursor", cursor.encode())] if cursor else []
+    link = f"{here}?{_query_string([*kept, ('offset', str(offset)), *place])}"
+    if len(link) > _MAX_LINK_LENGTH:
+        packed = _PACKED + _to_base64(zlib.compress(msgspec.msgpack.encode([*kept, *place]), 9))
+        link = f"{here}?{_query_string([('offset', str(offset)), ('cursor', packed)])}"
+    return link
+
+
+def _query_string(parameters: Sequence[tuple[str, str]]) -> str:
+    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters)
+
+
+def _to_base64(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _from_base64(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _foreign_cursor() -> InvalidParameter:
+    return InvalidParameter("cursor", "it must come from the nextUri or prevUri of a page")
 
 
 def _integer(values: Mapping[str, str], name: str, default: int) -> int:

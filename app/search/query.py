@@ -7,7 +7,7 @@ from app.search.paging import PageRequest
 
 
 def search_body(scope: Scope, criteria: Criteria, page: PageRequest) -> Query:
-    """Returns the body of a search for a page and one hit more; `PageRequest.in_order` reads the hits."""
+    """Returns the body of a search for a page and one hit more; `PageRequest.page_of` reads the hits."""
     return {"query": query(scope, criteria), **page.body(), "track_total_hits": False}
 
 

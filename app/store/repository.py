@@ -21,7 +21,7 @@ from app.recordings.model import Recording
 from app.retry import Backoff
 from app.search.criteria import Criteria
 from app.search.fields import call_uuids
-from app.search.paging import ORDER, PageRequest
+from app.search.paging import ORDER, Page, PageRequest
 from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.client import store_errors
@@ -52,14 +52,6 @@ class StoredRecording:
     recording: Recording
     protection: ProtectionChange | None
     version: Version
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A page of recordings in their stored form, and whether more follow it."""
-
-    recordings: list[Recording]
-    more: bool
 
 
 @dataclass(frozen=True)
@@ -127,14 +119,13 @@ class RecordingRepository:
             hit = await self._reader.get(self._index, _id)
         return _stored(hit) if hit else None
 
-    async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> SearchResult:
+    async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> Page[Recording]:
         """Returns a page of recordings, newest start time first, then by id.
 
         Raises SearchTooLarge when the query has more clauses than Elasticsearch allows.
         """
         response = await self._search(search_body(scope, criteria, page))
-        hits, more = page.in_order(response["hits"]["hits"])
-        return SearchResult([from_source(hit["_source"]) for hit in hits], more)
+        return page.page_of([from_source(hit["_source"]) for hit in response["hits"]["hits"]])
 
     async def count(self, scope: Scope, criteria: Criteria) -> MatchCounts:
         """Counts the recordings that match, as of the last acknowledged write."""

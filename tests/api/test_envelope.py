@@ -33,7 +33,7 @@ def service(module_service: Service) -> Service:
         "/api/v2",
         "/api/v1/recordings",
         "/api/v2/recording",
-        "/api/v2/recordings/",
+        "/api/v2/recordings//",
         "/api/v2/recordings/a/b",
         "/api/v2/recordings/a/",
         "/API/v2/recordings",
@@ -68,8 +68,8 @@ async def test_an_unknown_path_is_404_with_code_6(service: Service, path: str) -
         ("PATCH", "/api/v2/recordings/a", {"GET", "HEAD"}),
         ("PUT", OPS_PATH, {"GET", "HEAD", "POST"}),
         ("PROPFIND", OPS_PATH, {"GET", "HEAD", "POST"}),
-        ("GET", f"{OPS_PATH}/", {"POST"}),
-        ("HEAD", f"{OPS_PATH}/", {"POST"}),
+        ("PUT", f"{OPS_PATH}/", {"GET", "HEAD", "POST"}),
+        ("DELETE", f"{OPS_PATH}/", {"GET", "HEAD", "POST"}),
         ("PUT", f"{OPS_PATH}/a", {"GET", "HEAD"}),
         ("GET", f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings", {"POST"}),
         ("GET", f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings/", {"POST"}),
@@ -257,7 +257,7 @@ def with_extra(value: str) -> str:
         b'// {}\n{"id": "x"}',
         b"id=x",
         b"\x00",
-        pytest.param(b'\xef\xbb\xbf{"id": "x"}', id="byte-order-mark"),
+        pytest.param(b'\xef\xbb\xbf\xef\xbb\xbf{"id": "x"}', id="two-byte-order-marks"),
         pytest.param(b'{"id": "\xff"}', id="not-utf-8"),
         pytest.param(b'{"\xc3": "x"}', id="not-utf-8-in-a-name"),
         pytest.param(b'{"id": "\xc0\xaf"}', id="overlong-utf-8"),
@@ -301,6 +301,20 @@ async def test_a_body_that_is_no_json_object_or_cannot_be_kept_is_code_2(
     ops: httpx.AsyncClient, body: bytes | str
 ) -> None:
     assert_error(await ops.post(OPS_PATH, content=body, headers=JSON), 400, 2, "Parameter 'body' is invalid: ")
+
+
+async def test_a_byte_order_mark_before_the_body_is_no_part_of_it(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    """Programs of Windows write one."""
+    mark = b"\xef\xbb\xbf"
+    headers = {"Content-Type": "application/json"}
+    body = mark + json.dumps(a_recording("marked")).encode()
+    assert (await ops.post(OPS_PATH, content=body, headers=headers)).status_code == 201
+    body = mark + b'{"operationName": "applyNonDelete"}'
+    assert (await admin.post("/api/v2/recordings/marked", content=body, headers=headers)).status_code == 200
+    missing = await admin.post("/api/v2/recordings/marked", content=mark, headers=headers)
+    assert_error(missing, 400, 1, "Parameter 'operationName' is missing")
 
 
 async def test_of_two_attributes_with_one_name_the_later_counts(ops: httpx.AsyncClient) -> None:

@@ -1,11 +1,14 @@
 """Pages and the links between them (docs/contract.md section 5)."""
 
 import random
+import zlib
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
+import msgspec
 import pytest
 from elasticsearch import AsyncElasticsearch
 
@@ -208,3 +211,156 @@ async def test_an_empty_page_far_behind_still_leads_back(admin: httpx.AsyncClien
 async def test_a_wrong_place_is_refused_with_its_name(admin: httpx.AsyncClient, name: str, value: str) -> None:
     response = await admin.get(PATH, params={"startTime": 0, name: value})
     assert_error(response, 400, 2, f"Parameter '{name}' is invalid: ")
+
+
+async def test_a_walk_back_skips_nothing_while_others_arrive(
+    admin: httpx.AsyncClient, ten: list[str], elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    """Newer ones arrive before each step, so what stood before the page no longer stands where its offset says."""
+    page = await admin.get(PATH, params={"startTime": 0, "limit": 3})
+    while next_uri := page.json().get("nextUri"):
+        page = await admin.get(next_uri)
+    seen = ids(page)
+    for step in range(20):
+        if step < 5:
+            await store_many(elasticsearch, settings, [recording_at(f"new{step}", 100 + step)])
+        if "prevUri" not in page.json():
+            break
+        page = await admin.get(page.json()["prevUri"])
+        seen = ids(page) + seen
+    assert "prevUri" not in page.json()
+    arrived = [recording_id for recording_id in seen if recording_id.startswith("new")]
+    assert [recording_id for recording_id in seen if not recording_id.startswith("new")] == ten
+    assert arrived == [f"new{step}" for step in reversed(range(5))]
+
+
+@pytest.mark.parametrize("offset", [1, 2, 5, 9])
+async def test_a_step_back_to_the_first_page_skips_nothing_while_others_arrive(
+    admin: httpx.AsyncClient,
+    ten: list[str],
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    offset: int,
+) -> None:
+    page = await admin.get(PATH, params={"startTime": 0, "offset": offset, "limit": 10})
+    assert ids(page) == ten[offset:]
+    await store_many(elasticsearch, settings, [recording_at(f"new{i:02}", -100 + 1000 * (12 - i)) for i in range(12)])
+    page = await admin.get(page.json()["prevUri"])
+    assert ids(page) == ten
+    page = await admin.get(page.json()["prevUri"])
+    assert ids(page) == [f"new{i:02}" for i in range(2, 12)]
+    page = await admin.get(page.json()["prevUri"])
+    assert ids(page) == ["new00", "new01"]
+    assert "prevUri" not in page.json()
+
+
+async def test_an_empty_page_leads_back_to_the_recording_before_it(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    """As when all that followed was deleted meanwhile."""
+    page = await admin.get(PATH, params={"startTime": 0, "limit": 5})
+    after_five = parameters(page.json()["nextUri"])
+    nothing_older: dict[str, str | int] = {
+        "startTime": "2023-12-31T23:59:55.500Z",
+        "limit": 2,
+        "offset": 5,
+        "cursor": after_five["cursor"][0],
+    }
+    empty = await admin.get(PATH, params=nothing_older)
+    assert ids(empty) == []
+    assert ids(await admin.get(empty.json()["prevUri"])) == ten[3:5]
+
+
+# As the client encodes it; the last one is text that hardly shrinks.
+STUFFING = {
+    "letters": "x",
+    "accents": quote("\u00e9"),
+    "words": "z" * 95 + "+",
+    "dots": "z...",
+    "emoji": quote("\U0001f600"),
+    "left as they are": "(',;:)",
+    "random": "".join(random.Random(3).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=4_950)),
+}
+
+
+@pytest.mark.parametrize("kind", STUFFING)
+async def test_links_are_shorter_than_8000_bytes_if_the_request_was(
+    admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, kind: str
+) -> None:
+    """Also with the longest ids, and with characters that a link encodes and the client did not."""
+    expected = ["\u0001" * (399 - i) + "i" for i in range(5)]
+    recordings = [recording_at(recording_id, -3) for recording_id in expected]
+    for recording in recordings:
+        recording["eventHistory"][0]["data"] = {"key": "value"}
+    await store_many(elasticsearch, settings, recordings)
+
+    target = f"{PATH}?limit=2&userName=Dima+&userData=value+"
+    room = 7_999 - len(f"{admin.base_url}{target}")
+    unit = STUFFING[kind]
+    names = unit[: room // 2] if kind == "random" else unit * (room // 2 // len(unit))
+    data = names[: room - room // 2]
+    uri = f"{admin.base_url}{target.replace('Dima+', f'Dima+{names}')}{data}"
+    seen: list[str] = []
+    assert len(uri) > 7_900
+    for link in ("nextUri", "nextUri", "prevUri", "prevUri"):
+        assert len(uri) < 8_000
+        page = await admin.get("/", extensions={"target": uri.removeprefix(str(admin.base_url)).encode()})
+        seen += ids(page)
+        uri = page.json()[link]
+    assert seen == [*expected[:4], expected[4], *expected[2:4]]
+
+
+def packed(parameters: Any) -> str:
+    """What the service makes of parameters that are too long for a link."""
+    return "." + urlsafe_b64encode(zlib.compress(msgspec.msgpack.encode(parameters))).decode().rstrip("=")
+
+
+async def test_a_packed_cursor_is_what_it_holds(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    inner = [("startTime", "0"), ("limit", "4"), ("userName", "Dima")]
+    page = await admin.get(PATH, params={"cursor": packed(inner), "offset": 2})
+    assert ids(page) == ten[2:6]
+    assert_error(await admin.get(PATH, params={"cursor": packed(inner), "limit": 5}), 400, 2, "more than once")
+    assert_error(await admin.get(PATH, params={"cursor": packed([("unknown", "1")])}), 400, 2, "'unknown'")
+    assert_error(await admin.get(PATH, params={"cursor": packed([])}), 400, 1, "at least one of")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        ".",
+        ".x",
+        ".é",
+        packed([("startTime", "0")])[:-4],
+        packed({"startTime": "0"}),
+        packed([("startTime", 0)]),
+        packed([("startTime", "0"), ("cursor", packed([("limit", "1")]))]),
+        packed([("userData", "x" * 10_000_000)]),
+        "." + "A" * 5_000,
+    ],
+)
+async def test_a_packed_cursor_that_the_service_did_not_make_is_refused(admin: httpx.AsyncClient, cursor: str) -> None:
+    assert_error(await admin.get(PATH, params={"cursor": cursor}), 400, 2, "Parameter 'cursor' is invalid: ")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        PATH,
+        f"{PATH}/recordings",
+        "/api/v2/screen-recordings",
+        OPS_PATH,
+        OPS_PATH.replace("recordings", "screen-recordings"),
+    ],
+)
+async def test_a_collection_with_a_trailing_slash_is_the_same_as_without(
+    service: Service, ten: list[str], path: str
+) -> None:
+    client = service.client("ops" if "/ops/" in path else "admin")
+    with_slash, without = [
+        (await client.get(place, params={"startTime": 0, "limit": 4, "offset": 2})).json()
+        for place in (f"{path}/", path)
+    ]
+    for link in {"prevUri", "nextUri"} & without.keys():
+        assert f"{path}/?" in with_slash[link]
+        assert (await client.get(with_slash[link])).status_code == 200
+        assert with_slash.pop(link).replace("/?", "?") == without.pop(link)
+    assert with_slash == without
+    assert with_slash["statusCode"] == 0
