@@ -37,13 +37,12 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[None] | None = None
         self._paused = False
         self._idle = False
-        self._end: ConnectionBroken | None = None  # why, if not cleanly
+        self._end: Exception | None = None  # why, if not cleanly
         self._ended_cleanly = False
         self._lost = False
         self._when_lost: list[Callable[[], None]] = []
         self.sent_unasked = b""
         self._tls: ssl.SSLObject | None = None
-        self._handshake: asyncio.Future[None] = self._loop.create_future()
         if tls is not None:
             self._encrypted_in, self._encrypted_out = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._tls = tls.wrap_bio(self._encrypted_in, self._encrypted_out, server_hostname=host)
@@ -54,14 +53,16 @@ class Connection(asyncio.Protocol):
     @property
     def is_reusable(self) -> bool:
         """Whether a request may be sent: the connection stands, and nothing has arrived that is not read."""
-        return not self._lost and self._end is None and not self._ended_cleanly and not self._has_arrived()
+        return not self._is_over() and not self._transport.is_closing() and not self._has_arrived()
 
     def send(self, data: bytes) -> None:
         """Sends a request; the answer tells whether that succeeded."""
         self._idle = False
+        if self._is_over():
+            return
         if self._tls is None:
             self._transport.write(data)
-        elif self._end is None:
+        else:
             self._tls.write(data)
             self._flush()
 
@@ -71,15 +72,7 @@ class Connection(asyncio.Protocol):
         Raises ConnectionBroken when the connection is cut, TimeoutError when nothing arrives within `timeout` seconds.
         """
         if not self._received and not self._is_over():
-            self._waiting = self._loop.create_future()
-            timer = self._loop.call_later(timeout, self._time_out, self._waiting) if timeout is not None else None
-            self._resume()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-                if timer is not None:
-                    timer.cancel()
+            await self._wait(timeout)
         if self._received:
             return self._received.popleft()
         if self._end is not None:
@@ -105,8 +98,10 @@ class Connection(asyncio.Protocol):
 
     async def shake_hands(self) -> None:
         """Returns when TLS has begun, if the connection has it. Raises ssl.SSLError or ConnectionBroken."""
-        if self._tls is not None:
-            await self._handshake
+        while self._tls is not None and not self._is_secured:
+            if self._end is not None:
+                raise self._end
+            await self._wait(None)
 
     # --- For the event loop ---------------------------------------------------------------------------------
 
@@ -135,8 +130,6 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
         self._fail(f"the storage ended the connection{f': {error}' if error else ''}")
-        if self._tls is not None:
-            self._end_handshake(self._end)
         self._wake()
         for call in self._when_lost:
             call()
@@ -149,18 +142,12 @@ class Connection(asyncio.Protocol):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            self._end_handshake(error)
+            self._end = self._end or error
+            self._wake()
         else:
             self._is_secured = True
-            self._end_handshake(None)
+            self._wake()
         self._flush()
-
-    def _end_handshake(self, error: Exception | None) -> None:
-        if not self._handshake.done():
-            if error is None:
-                self._handshake.set_result(None)
-            else:
-                self._handshake.set_exception(error)
 
     def _decrypt(self, tls: ssl.SSLObject) -> None:
         records = []
@@ -176,11 +163,25 @@ class Connection(asyncio.Protocol):
         if records:
             self._deliver(b"".join(records))
         if self._is_over():
+            # What a storage sends behind the end would only pile up here.
+            self._transport.abort()
             self._wake()
 
     def _flush(self) -> None:
-        if data := self._encrypted_out.read():
+        if (data := self._encrypted_out.read()) and not self._transport.is_closing():
             self._transport.write(data)
+
+    async def _wait(self, timeout: float | None) -> None:  # noqa: ASYNC109
+        """Reads from the network until something has happened. Raises TimeoutError."""
+        self._waiting = self._loop.create_future()
+        timer = self._loop.call_later(timeout, self._time_out, self._waiting) if timeout is not None else None
+        self._resume()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
 
     def _deliver(self, data: bytes) -> None:
         if self._idle:

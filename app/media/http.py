@@ -20,15 +20,17 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The longest answer that is read as a whole (a list of versions), and the longest head of an answer, in bytes.
+# The longest answer that is read as a whole (a list of versions), in bytes.
 _LONGEST_ANSWER = 1024 * 1024
+# The longest head of an answer with the interim ones before it, and the longest rest of a body in chunks, in bytes.
 _LONGEST_HEAD = 64 * 1024
 
 # How long a connection without a request is kept, in seconds.
 _KEEP_SECONDS = 15.0
 
-# Methods that may be repeated when a kept connection breaks before the answer (RFC 9112 section 9.3.1).
-_REPEATABLE = frozenset({"GET", "HEAD", "PROPFIND"})
+# Methods that may use a kept connection, and are repeated on a new one when that breaks before the answer. DELETE is
+# not among them: an unrequested success would be taken for its answer.
+_ON_KEPT = frozenset({"GET", "HEAD", "PROPFIND"})
 
 # What a storage answers that is busy with others: conflict, locked, unavailable. And the pauses, in seconds.
 _BUSY = frozenset({409, 423, 503})
@@ -36,8 +38,9 @@ _BUSY_PAUSES = (0.1, 0.3, 0.8, 1.5)
 
 _HEAD_END = b"\r\n\r\n"
 _HTTP = b"HTTP/1."
-# Lines of printable characters.
-_REQUEST = re.compile(r"(?:[ -~]+(?:\r\n(?=[ -~])|$))+")
+# Printable characters of ASCII, and for the target of a request no space.
+_PRINTABLE = re.compile(r"[ -~]*")
+_TARGET = re.compile(r"[!-~]+")
 
 # A URL that is made when there is a place for the request, since it may expire.
 Address = Callable[[], Awaitable[str]]
@@ -138,7 +141,7 @@ _Framing = int | Literal["chunked", "until the end"]
 
 
 class _Events:
-    """What the parser tells."""
+    """What the parser tells of one answer. It goes on behind the end of the answer; nothing of that counts."""
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
@@ -149,7 +152,8 @@ class _Events:
         self.headers.append((name.lower(), value.strip()))
 
     def on_body(self, data: bytes) -> None:
-        self.body.append(data)
+        if not self.is_complete:
+            self.body.append(data)
 
     def on_message_complete(self) -> None:
         self.is_complete = True
@@ -168,7 +172,7 @@ class _Head:
         except httptools.HttpParserError as error:
             raise ConnectionBroken(f"the storage does not answer in HTTP: {error}") from None
         self.status: int = self.parser.get_status_code()
-        self.headers = Headers(raw=self.events.headers)
+        self.headers = Headers(raw=[*self.events.headers])  # without trailers
         self.surplus = surplus
         # Only a success: an error may be what a load balancer sends on a connection without a request.
         self.may_be_kept = self.status < 300 and self.parser.should_keep_alive()
@@ -179,9 +183,8 @@ class _Head:
             # Servers that send a body nevertheless exist.
             self.may_be_kept = False
             return 0
-        coding = self.headers.get("transfer-encoding")
-        if coding is not None:
-            if coding.lower() != "chunked":
+        if codings := self.headers.getlist("transfer-encoding"):
+            if [coding.lower() for coding in codings] != ["chunked"]:
                 raise ConnectionBroken("the storage's Transfer-Encoding is not chunked")
             return "chunked"
         length = self.headers.get("content-length")
@@ -194,6 +197,7 @@ class _Chunks:
     def __init__(self, head: _Head) -> None:
         self._parser = head.parser
         self._events = head.events
+        self._without_body = 0
 
     @property
     def is_complete(self) -> bool:
@@ -210,6 +214,9 @@ class _Chunks:
                 raise ConnectionBroken(f"a chunk of the storage is malformed: {error}") from None
         body = b"".join(self._events.body)
         self._events.body.clear()
+        self._without_body = 0 if body else self._without_body + len(data)
+        if self._without_body > _LONGEST_HEAD:
+            raise ConnectionBroken(f"{_LONGEST_HEAD} bytes of chunk extensions or trailers hold no body")
         return body
 
 
@@ -305,7 +312,7 @@ class HttpPool:
             reason = str(error) or f"it has not answered within {self._first_byte_seconds:g} seconds"
             log.warning("media storage %s: %s", self._name, reason)
             raise MediaStorageTimeout(reason) from error
-        except (ConnectionBroken, OSError) as error:  # of TLS, too
+        except (ConnectionBroken, OSError, UnicodeError) as error:  # of TLS and of host names, too
             reason = reason_of(error)
             log.warning("media storage %s: %s", self._name, reason)
             raise MediaStorageFailed(reason) from error
@@ -315,18 +322,16 @@ class HttpPool:
         connection = None
         try:
             origin, request = _request(method, await address(), headers, body)
-            connection = self._take_kept(origin)
-            is_kept = connection is not None
-            while True:
-                if connection is None:
-                    connection = await self._connect(origin)
-                connection.send(request)
-                head = await _read_head(connection)
+            head = None
+            if method in _ON_KEPT and (connection := self._take_kept(origin)):
+                head = await _exchange(connection, request)
                 # Without an answer the storage had closed the connection; 408 it may have sent before the request.
-                if not is_kept or method not in _REPEATABLE or (head is not None and head.status != 408):
-                    break
-                connection.abort()
-                connection, is_kept = None, False
+                if head is None or head.status == 408:
+                    connection.abort()
+                    connection, head = None, None
+            if connection is None:
+                connection = await self._connect(origin)
+                head = await _exchange(connection, request)
             if head is None:
                 raise ConnectionBroken(
                     "it has closed the connection without an answer; is the scheme of its URL right?"
@@ -430,15 +435,20 @@ def _request(method: str, url: str, headers: Mapping[str, str], body: bytes) -> 
     }
     if body:
         lines["Content-Length"] = str(len(body))
-    text = "\r\n".join([f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items())])
-    if not _REQUEST.fullmatch(text):
+    fields = [f"{name}: {value}" for name, value in lines.items()]
+    if not _TARGET.fullmatch(target) or not all(map(_PRINTABLE.fullmatch, fields)):
         raise ConnectionBroken("the request would hold a line break or a character outside ASCII")
+    text = "\r\n".join([f"{method} {target} HTTP/1.1", *fields])
     return _Origin(host, port, is_tls), text.encode("ascii") + _HEAD_END + body
 
 
-async def _read_head(connection: Connection) -> _Head | None:
-    """The head of the answer, None if the connection ends before its first byte. Raises ConnectionBroken."""
-    received = b""
+async def _exchange(connection: Connection, request: bytes) -> _Head | None:
+    """Sends a request. The head of the answer, None if the connection ends before its first byte.
+
+    Raises ConnectionBroken.
+    """
+    connection.send(request)
+    received, interim = b"", 0
     while True:
         try:
             data = await connection.receive()
@@ -458,5 +468,6 @@ async def _read_head(connection: Connection) -> _Head | None:
             head = _Head(lines + _HEAD_END, received)
             if head.status >= 200:
                 return head
-        if len(received) > _LONGEST_HEAD:
+            interim += len(lines)
+        if interim + len(received) > _LONGEST_HEAD:
             raise ConnectionBroken(f"the head of its answer is longer than {_LONGEST_HEAD} bytes")

@@ -71,13 +71,17 @@ async def unless_client_leaves(receive: Receive, opening: Coroutine[Any, Any, Me
             raise ClientDisconnect
     except BaseException:
         task.cancel()
-        await asyncio.wait((task,))
-        if not task.cancelled() and task.exception() is None:
-            task.result().close()
+        task.add_done_callback(_close_opened)
         raise
     finally:
         leaves.cancel()
     return task.result()
+
+
+def _close_opened(task: asyncio.Task[MediaStream]) -> None:
+    """Closes a stream that was opened in the moment in which its task was cancelled."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 async def _client_leaves(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from app.errors import MediaStorageBusy, MediaStorageFailed, MediaStorageTimeout
 from app.media.conditions import bounds_of, is_strong
@@ -36,6 +37,7 @@ class ResumingStream:
         self._etag = etag
         self._pauses = iter(_PAUSES)
         self._is_closed = False
+        self._resuming: asyncio.Task[Any] | None = None
 
     async def read(self) -> bytes:
         """As `MediaStream.read`."""
@@ -52,9 +54,23 @@ class ResumingStream:
         """As `MediaStream.close`."""
         self._is_closed = True
         self._stream.close()
+        if self._resuming is not None:
+            self._resuming.cancel()
 
     async def _resume(self, failure: MediaStorageFailed) -> None:
         """Replaces the stream by one of the rest, or raises the failure."""
+        self._resuming = task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._replace_stream(failure)
+        except asyncio.CancelledError:
+            if not self._is_closed or task.uncancel():
+                raise
+            raise failure from None  # `close` has cancelled it
+        finally:
+            self._resuming = None
+
+    async def _replace_stream(self, failure: MediaStorageFailed) -> None:
         for pause in self._pauses:
             if self._is_closed:
                 break

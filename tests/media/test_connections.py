@@ -201,11 +201,11 @@ def test_a_connection_serves_one_request_after_the_other(run: Run) -> None:
     run(script, test)
 
 
-def test_an_interim_answer_is_skipped(run: Run) -> None:
+def test_an_interim_answer_and_an_offer_to_upgrade_are_skipped(run: Run) -> None:
     def script(peer: Peer) -> None:
         while request := peer.request():
             peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
-            peer.answer(own_bytes(path_of(request)))
+            peer.answer(own_bytes(path_of(request)), "Upgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\n")
 
     async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
         assert await get(pool, storage, "A") == (200, own_bytes("A"))
@@ -219,7 +219,15 @@ def test_an_interim_answer_is_skipped(run: Run) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5_000,
         b"HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 3\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
         b"220 ready\r\n\r\n",
@@ -312,6 +320,69 @@ def test_a_body_in_chunks_arrives_whole(run: Run) -> None:
     run(script, test)
 
 
+@pytest.mark.parametrize("behind", [foreign_answer(), b"HTTP/1.1 408 X\r\n\r\n", b"x", b"\r\n"])
+def test_bytes_behind_a_body_in_chunks_do_not_belong_to_it(run: Run, behind: bytes) -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + behind)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        for count in range(1, 3):
+            assert await get(pool, storage, "A") == (200, b"abc")
+            assert len(storage.peers) == count
+
+    run(script, test)
+
+
+def test_trailers_are_no_headers(run: Run) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nETag: "x"\r\n\r\n')
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        stream = await pool.open("GET", at(storage, "A"), {})
+        assert await read_all(stream) == b"abc"
+        assert "etag" not in stream.headers
+
+    run(script, test)
+
+
+@pytest.mark.parametrize("endless", [b"a: b\r\n", b"x" * 1000], ids=["trailers", "trailer"])
+@pytest.mark.parametrize("before", [b"0\r\n", b"5;"], ids=["behind the body", "extension"])
+def test_a_body_in_chunks_that_goes_on_without_bytes_is_an_error(run: Run, before: bytes, endless: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n" + before)
+        while not peer.gone.is_set():
+            peer.send(endless)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        with pytest.raises(MediaStorageFailed):
+            await get(pool, storage, "A")
+        await until(storage.peers[0].gone.is_set)
+
+    run(script, test)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        *(("header", wrong) for wrong in ("a\r\nb: c", "a\nb", "a\rb", "\0", "ä", "\x7f")),
+        *(("path", wrong) for wrong in ("a b", "\0", "ä", "\x7f")),  # of a URL, line breaks are removed
+    ],
+)
+def test_a_request_that_would_not_be_one_is_not_sent(run: Run, part: str, wrong: str) -> None:
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        async def address() -> str:
+            return f"{storage.url}/{wrong if part == 'path' else 'A'}"
+
+        with pytest.raises(MediaStorageFailed):
+            await pool.open("GET", address, {"If-Range": wrong if part == "header" else "x"})
+        assert not storage.peers
+
+    run(endless, test)
+
+
 # --- The end of a stream ------------------------------------------------------------------------------------
 
 
@@ -335,6 +406,25 @@ def test_a_closed_stream_frees_the_storage_immediately(run: Run) -> None:
             assert time.monotonic() - closed < 2  # TLS that closes politely takes 30 s
 
     run(endless, test)
+
+
+@pytest.mark.parametrize("run", ["tls-asyncio", "tls-uvloop"], indirect=True)
+def test_a_storage_that_goes_on_behind_the_end_of_tls_is_left(run: Run) -> None:
+    """What it sends would pile up while the player pauses."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+        peer.end()
+        while not peer.gone.is_set():
+            peer.send_below_tls(b"x" * 65536)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        stream = await pool.open("GET", at(storage, "A"), {})
+        await until(storage.peers[0].gone.is_set)
+        assert await read_all(stream) == b"abc"
+
+    run(script, test)
 
 
 def test_a_request_that_is_cancelled_before_its_answer_frees_the_storage_immediately(run: Run) -> None:
@@ -407,8 +497,8 @@ def test_a_storage_that_stalls_is_a_timeout(run: Run) -> None:
 
 
 @pytest.mark.parametrize("end", ["end", "reset", "408"])
-@pytest.mark.parametrize(("method", "repeated"), [("GET", True), ("HEAD", True), ("PROPFIND", True), ("DELETE", False)])
-def test_a_kept_connection_that_breaks_before_the_answer(run: Run, method: str, repeated: bool, end: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PROPFIND", "DELETE"])
+def test_a_kept_connection_that_breaks_before_the_answer(run: Run, method: str, end: str) -> None:
     def script(peer: Peer) -> None:
         count = 0
         while request := peer.request():
@@ -423,17 +513,26 @@ def test_a_kept_connection_that_breaks_before_the_answer(run: Run, method: str, 
 
     async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
         assert await get(pool, storage, "A") == (200, own_bytes("A"))
-        if repeated:
-            body = b"<xml/>" if method == "PROPFIND" else b""
-            answer = await pool.request(method, at(storage, "B"), {}, body, statuses_with_body={200})
-            assert answer.status == 200
-            assert len(storage.peers) == 2
-        elif end == "408":
-            assert (await pool.request(method, at(storage, "B"), {}))[0] == 408
-        else:
-            with pytest.raises(MediaStorageFailed):
-                await pool.request(method, at(storage, "B"), {})
-            assert len(storage.peers) == 1
+        body = b"<xml/>" if method == "PROPFIND" else b""
+        answer = await pool.request(method, at(storage, "B"), {}, body, statuses_with_body={200})
+        assert answer.status == 200
+        assert len(storage.peers) == 2
+
+    run(script, test)
+
+
+def test_a_deletion_gets_a_new_connection(run: Run) -> None:
+    """A success on a kept connection, sent before the storage has the request, would be taken for its answer."""
+
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            status = "404 Not Found" if request[0].startswith("DELETE") else "200 OK"
+            peer.answer(own_bytes(path_of(request)), status=status)
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        assert await get(pool, storage, "A") == (200, own_bytes("A"))
+        assert (await pool.request("DELETE", at(storage, "A"), {})).status == 404
+        assert len(storage.peers) == 2
 
     run(script, test)
 
@@ -501,6 +600,31 @@ def test_a_body_that_cannot_go_on_exactly_is_an_error(run: Run, storage: dict[st
         assert len(scripted.peers) <= 5
 
     run(breaking(**storage), test)
+
+
+def test_a_player_that_leaves_while_a_body_is_resumed_frees_the_storage_immediately(run: Run) -> None:
+    first = breaking()
+
+    def script(peer: Peer) -> None:
+        if peer.number == 0:
+            first(peer)
+        else:
+            peer.request()
+            peer.wait_until_client_leaves()
+
+    async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
+        async def reopen(more: Any) -> MediaStream:
+            return await pool.open("GET", at(storage, "A"), more)
+
+        stream = resuming(await reopen({}), reopen)
+        reading = asyncio.create_task(read_all(stream))
+        await until(lambda: len(storage.peers) == 2)
+        stream.close()
+        await until(storage.peers[1].gone.is_set)
+        with pytest.raises(MediaStorageFailed):
+            await reading
+
+    run(script, test, storage_streams=1, storage_first_byte_seconds=60)
 
 
 # --- S3 -----------------------------------------------------------------------------------------------------

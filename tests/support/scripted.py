@@ -70,10 +70,21 @@ class Peer:
         with contextlib.suppress(OSError):
             if isinstance(self._connection, ssl.SSLSocket):
                 # Only our half: a client that has left does not answer.
+                limit = self._connection.gettimeout()
                 self._connection.settimeout(0.2)
-                self._connection.unwrap()
+                try:
+                    self._connection.unwrap()
+                finally:
+                    self._connection.settimeout(limit)
             else:
                 self._connection.shutdown(socket.SHUT_WR)
+
+    def send_below_tls(self, data: bytes) -> None:
+        """Sends bytes that are no TLS, after `end`."""
+        try:
+            socket.socket.sendall(self._connection, data)  # below `SSLSocket.sendall`
+        except OSError:
+            self.gone.set()
 
     def end_below_tls(self) -> None:
         """The end of TCP, of which TLS knows nothing."""
