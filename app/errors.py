@@ -225,6 +225,17 @@ class ShareInUse(RecallError):
         self.http_status = 503 if share == "service" else 429
 
 
+class MediaBeingDeleted(RecallError):
+    """A deletion that began before may delete a media object of the recording: 503, code 4. Asking again is safe."""
+
+    http_status, code = 503, 4
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A media object of the recording is being deleted at the moment - please try again.", {"Retry-After": "2"}
+        )
+
+
 class MediaStorageRefused(RecallError):
     """A media file outside the configured storage: 502, code 4."""
 

@@ -15,6 +15,7 @@ from app.media.storages import MediaStorages, open_storages
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.shares import Limits, Shares
+from app.store.claims import MediaClaims
 from app.store.client import connect
 from app.store.journal import DeletionJournal
 from app.store.repository import RecordingRepository
@@ -56,7 +57,14 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             authenticator=Authenticator(settings.users),
             repositories=repositories,
             protection=protection,
-            deletion=Deletion(repositories, protection, DeletionJournal(client, settings), storages, settings.storage),
+            deletion=Deletion(
+                repositories,
+                protection,
+                DeletionJournal(client, settings),
+                MediaClaims(client, settings),
+                storages,
+                settings.storage,
+            ),
             storages=storages,
             metrics=metrics,
             audit=audit,

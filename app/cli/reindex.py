@@ -10,14 +10,17 @@ from app.cli.framework import Command
 from app.cli.options import ABOUT_SETTINGS
 from app.migration.sources import Source
 from app.settings import Settings
-from app.store.indices import RESOURCES
+from app.store.indices import MIGRATED_RESOURCES
 
 
 @click.command(
     "reindex", cls=Command, short_help="Move to a new index: other shards, changed mapping.", epilog=ABOUT_SETTINGS
 )
 @click.option(
-    "--resource", type=click.Choice(RESOURCES), default=RESOURCES[0], help=f"What to move (default: {RESOURCES[0]})."
+    "--resource",
+    type=click.Choice(MIGRATED_RESOURCES),
+    default="recordings",
+    help="What to move (default: recordings).",
 )
 @migrating.options
 def command(resource: str, **arguments: Any) -> None:

@@ -1,24 +1,29 @@
 """Deletion of recordings and of their media objects (docs/contract.md section 7).
 
 Every media object is entered in the journal before its recording is deleted, so a process that dies leaves none behind.
-An object is deleted only when no recording refers to it any more. See docs/decisions/0009-deletion.md.
+An object is deleted only when no recording refers to it any more. See docs/decisions/0009-deletion.md and
+docs/decisions/0021-claims.md.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import codec
 from app.auth.scope import Scope
-from app.errors import ElasticsearchUnavailable, RecallError, RecordingProtected
+from app.errors import ElasticsearchUnavailable, MediaStorageTimeout, RecallError, RecordingProtected
 from app.lifecycle.protection import Protection, is_protected
-from app.media.identity import same_object_keys
+from app.media.http import REQUEST_WATCH
+from app.media.identity import claim_keys, same_object_keys
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_url, media_uuid
 from app.settings import StorageConfig
+from app.store.batching import Batcher
+from app.store.claims import Claim, ClaimHeld, MediaClaims
 from app.store.journal import DeletionJournal, MediaDeletion, now_milliseconds
 from app.store.repository import RecordingRepository, StoredRecording, Update, conflict_backoff
 
@@ -27,7 +32,17 @@ log = logging.getLogger(__name__)
 # The process that deletes a recording has this long to delete its media, before a sweep tries. In milliseconds.
 _GRACE = 60_000
 
-_CONCURRENT_OBJECTS = 8
+_CONCURRENT_OBJECTS = 16
+
+# A storage call ends at most so many seconds after its claim was marked: far less than CLAIM_SECONDS, after which
+# another process takes the claim for abandoned.
+_CALL_SECONDS = 60.0
+
+# How often a deletion claims an object again whose claim was cancelled by a POST.
+_CLAIM_ATTEMPTS = 5
+
+# Statuses after which a DELETE may still take effect: it was accepted, or a gateway has no answer.
+_UNFINISHED = frozenset({202, 502, 504})
 
 
 @dataclass(frozen=True)
@@ -62,20 +77,23 @@ class Deletion:
     Every method raises ElasticsearchUnavailable when Elasticsearch is away or overloaded.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         repositories: Mapping[Resource, RecordingRepository],
         protection: Protection,
         journal: DeletionJournal,
+        claims: MediaClaims,
         storages: MediaStorages,
         configured: StorageConfig,
     ) -> None:
         self._repositories = repositories
         self._protection = protection
         self._journal = journal
+        self._claims = claims
         self._storages = storages
         self._configured = configured
         self._slots = asyncio.Semaphore(_CONCURRENT_OBJECTS)
+        self._questions: Batcher[frozenset[str], bool] = Batcher(self._ask)
 
     async def delete(
         self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool
@@ -136,6 +154,7 @@ class Deletion:
         `advance` gets the number of objects of each batch that was tried.
         """
         swept = SweepResult()
+        await self._claims.expire()
         async for batch in self._journal.claim(now_milliseconds() if only_due else None):
             orphans = [entry for entry in batch if not await self._revived(entry)]
             failed = await self._delete_objects(orphans, swept)
@@ -160,50 +179,109 @@ class Deletion:
         _, update = await self._repositories[entry.resource].update_document(entry.document_id, rewrite)
         return update is not None
 
-    async def _needed(self, entries: Sequence[MediaDeletion]) -> set[str]:
-        """Returns the ids of the entries to whose objects a recording of any resource refers, under any spelling."""
-        keys = {entry.entry_id: same_object_keys(codec.decode(entry.descriptor), self._configured) for entry in entries}
-        referenced: set[str] = set()
-        for repository in self._repositories.values():
-            referenced |= await repository.references(set().union(*keys.values()))
-        return {entry_id for entry_id, some in keys.items() if some & referenced}
+    async def _ask(self, questions: list[frozenset[str]]) -> list[bool | Exception]:
+        """Returns, for the digests of each object, whether a recording of any resource refers to it now."""
+        keys = frozenset[str]().union(*questions)
+        found = await asyncio.gather(*(repository.references(keys) for repository in self._repositories.values()))
+        referenced = set[str]().union(*found)
+        return [not referenced.isdisjoint(question) for question in questions]
 
     async def _delete_objects(
         self, entries: Sequence[MediaDeletion], swept: SweepResult | None = None
     ) -> dict[str, FailedMedia]:
         """Deletes the objects that no recording refers to; returns those that stay in the journal, by entry id."""
-        if not entries:
-            return {}
-        try:
-            needed = await self._needed(entries)
-        except ElasticsearchUnavailable:
-            # The recording is deleted already; a later sweep deletes the objects.
-            return {entry.entry_id: _failed(entry) for entry in entries}
-        unneeded = [entry for entry in entries if entry.entry_id not in needed]
-        results = await asyncio.gather(*(self._delete_object(entry) for entry in unneeded))
-        failed = {entry.entry_id: _failed(entry) for entry, done in zip(unneeded, results, strict=True) if not done}
+        results = await asyncio.gather(*map(self._delete_object, entries))
+        failed = {
+            entry.entry_id: _failed(entry) for entry, done in zip(entries, results, strict=True) if done == "failed"
+        }
         if swept is not None:
-            swept.deleted += len(unneeded) - len(failed)
-            swept.needed += len(entries) - len(unneeded)
+            swept.deleted += results.count("deleted")
+            swept.needed += results.count("needed")
         try:
             await self._journal.remove([entry for entry in entries if entry.entry_id not in failed])
         except ElasticsearchUnavailable:
             log.warning("the journal of deletions still names media objects that are gone; a sweep will see that")
         return failed
 
-    async def _delete_object(self, entry: MediaDeletion) -> bool:
+    async def _delete_object(self, entry: MediaDeletion) -> Literal["deleted", "needed", "failed"]:
         try:
             async with self._slots:
-                await self._storages.delete(resolve_location(codec.decode(entry.descriptor), self._configured))
-        except (LocationNotAllowed, RecallError) as error:
+                for _ in range(_CLAIM_ATTEMPTS):
+                    outcome = await self._delete_claimed(codec.decode(entry.descriptor))
+                    if outcome is not None:
+                        return outcome
+        except (LocationNotAllowed, ClaimHeld, RecallError, TimeoutError) as error:
             log.warning(
                 "media object %s of recording %s is not deleted: %s",
                 entry.media_uuid,
                 entry.recording_id,
-                getattr(error, "reason", None) or error,
+                getattr(error, "reason", None) or error or type(error).__name__,
             )
-            return False
-        return True
+        return "failed"
+
+    async def _delete_claimed(self, descriptor: dict[str, Any]) -> Literal["deleted", "needed"] | None:
+        """Claims an object, asks whether a recording needs it, and deletes it if none does.
+
+        Returns None if a recording that refers to it was stored meanwhile and cancelled the claim.
+        """
+        claim = await self._claims.acquire(claim_keys(descriptor, self._configured))
+        call = _StorageCall()
+        try:
+            # Asked after the claim is there: a recording that this misses sees the claim (`MediaClaims.refuse`).
+            if await self._questions.submit(frozenset(same_object_keys(descriptor, self._configured))):
+                return "needed"
+            location = resolve_location(descriptor, self._configured)
+            call.restart()
+            if not await self._claims.begin(claim):
+                return None
+            watch = REQUEST_WATCH.set(call)
+            try:
+                async with asyncio.timeout(_CALL_SECONDS):
+                    await self._storages.delete(location)
+            finally:
+                REQUEST_WATCH.reset(watch)
+            call.is_unanswered = False  # the storage has shown that the object is gone, even after a 202
+            return "deleted"
+        finally:
+            await self._release(claim, unanswered=call.is_unanswered)
+
+    async def _release(self, claim: Claim, *, unanswered: bool) -> None:
+        try:
+            await self._claims.release(claim, unanswered=unanswered)
+        except ElasticsearchUnavailable:
+            log.warning("the claim of a media object stays until it expires")
+
+
+class _StorageCall:
+    """Watches the requests of one deletion: none may be sent with a claim that another process may have taken over.
+
+    `is_unanswered` tells whether the storage may still carry out a DELETE.
+    """
+
+    def __init__(self) -> None:
+        self.is_unanswered = False
+        self._is_delete = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Counts the time from now. Call it before the claim is marked."""
+        self._begun = _clocks()
+
+    def sending(self, method: str) -> None:
+        """Raises MediaStorageTimeout if too much time has passed, for example because the process was paused."""
+        if any(abs(now - then) > _CALL_SECONDS for now, then in zip(_clocks(), self._begun, strict=True)):
+            raise MediaStorageTimeout("the claim is too old, so the storage is not called")
+        self._is_delete = method == "DELETE"
+        self.is_unanswered = self.is_unanswered or self._is_delete
+
+    def answered(self, status: int) -> None:
+        if self._is_delete:
+            self.is_unanswered = status in _UNFINISHED
+
+
+def _clocks() -> tuple[float, float]:
+    """Returns two clocks: one may stand still while a machine sleeps, the other may be set by an operator."""
+    return time.monotonic(), time.time()
 
 
 def _entries(resource: Resource, stored: StoredRecording) -> list[MediaDeletion]:

@@ -37,10 +37,17 @@ class Protection:
         self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def change(self, scope: Scope, recording_id: str, *, protect: bool) -> None:
-        """Protects a recording and its screen recordings, or ends their protection. Raises RecordingNotFound."""
+        """Protects a recording and its screen recordings, or ends their protection.
+
+        Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
+        delete one of their media objects; the protection stands all the same, and repeating the call is safe.
+        """
+        group: list[StoredRecording] = []
 
         async def decide(stored: StoredRecording) -> Update | None:
+            nonlocal group
             screens = await self._screen_recordings.associated(stored)
+            group = [stored, *screens]
             unfinished = stored.protection.pending if stored.protection else ()
             if not unfinished and all(is_protected(other.recording) == protect for other in [stored, *screens]):
                 return None
@@ -50,6 +57,8 @@ class Protection:
         stored, update = await self._recordings.update(scope, recording_id, decide)
         if stored is not None and update is not None and update.protection is not None:
             await self._complete(stored.document_id, update.protection, protect=protect)
+        if protect:
+            await self._recordings.keep_media(protected.recording for protected in group)
 
     async def complete(self, stored: StoredRecording) -> None:
         """Completes the protection change of a recording, if some screen recordings have yet to follow it."""

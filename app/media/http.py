@@ -7,7 +7,8 @@ import random
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Literal, NamedTuple
+from contextvars import ContextVar
+from typing import Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import httptools
@@ -220,6 +221,22 @@ class _Chunks:
         return body
 
 
+class RequestWatch(Protocol):
+    """Sees each request of a task to a storage. What it raises ends the request."""
+
+    def sending(self, method: str) -> None:
+        """Called immediately before a request is given to the operating system, without an `await` in between."""
+        ...
+
+    def answered(self, status: int) -> None:
+        """Called when the head of the answer has arrived."""
+        ...
+
+
+# The watch of the current task. A deletion sets it, so that no storage is called with a claim that is too old.
+REQUEST_WATCH: ContextVar[RequestWatch | None] = ContextVar("REQUEST_WATCH", default=None)
+
+
 class HttpPool:
     """Requests to one configured storage: connections bounded in number, with time limits but none on the whole.
 
@@ -324,14 +341,14 @@ class HttpPool:
             origin, request = _request(method, await address(), headers, body)
             head = None
             if method in _ON_KEPT and (connection := self._take_kept(origin)):
-                head = await _exchange(connection, request)
+                head = await _watched_exchange(connection, method, request)
                 # Without an answer the storage had closed the connection; 408 it may have sent before the request.
                 if head is None or head.status == 408:
                     connection.abort()
                     connection, head = None, None
             if connection is None:
                 connection = await self._connect(origin)
-                head = await _exchange(connection, request)
+                head = await _watched_exchange(connection, method, request)
             if head is None:
                 raise ConnectionBroken(
                     "it has closed the connection without an answer; is the scheme of its URL right?"
@@ -440,6 +457,17 @@ def _request(method: str, url: str, headers: Mapping[str, str], body: bytes) -> 
         raise ConnectionBroken("the request would hold a line break or a character outside ASCII")
     text = "\r\n".join([f"{method} {target} HTTP/1.1", *fields])
     return _Origin(host, port, is_tls), text.encode("ascii") + _HEAD_END + body
+
+
+async def _watched_exchange(connection: Connection, method: str, request: bytes) -> _Head | None:
+    """As `_exchange`, and tells the watch of the task, if there is one. Raises what the watch raises."""
+    watch = REQUEST_WATCH.get()
+    if watch is not None:
+        watch.sending(method)
+    head = await _exchange(connection, request)
+    if watch is not None and head is not None:
+        watch.answered(head.status)
+    return head
 
 
 async def _exchange(connection: Connection, request: bytes) -> _Head | None:

@@ -32,6 +32,17 @@ def same_object_keys(descriptor: Mapping[str, Any], configured: StorageConfig) -
     return keys
 
 
+def claim_keys(descriptor: Mapping[str, Any], configured: StorageConfig) -> set[str]:
+    """Returns the folded digests of an object, one for each name of its storage.
+
+    A recording that refers to the object under any spelling has one of them.
+    """
+    if descriptor["storage"] == "awsS3":
+        return {media_object_keys(descriptor)[1]}
+    spellings, _ = spellings_of(media_url(descriptor), configured)
+    return {media_object_keys({"storage": "webDAV", "path": url})[1] for url in spellings}
+
+
 def spellings_of(url: str, configured: StorageConfig) -> tuple[list[str], bool]:
     """Returns a URL and the same path under all other names of its storages; and whether letter case matters there."""
     try:

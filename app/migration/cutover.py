@@ -23,7 +23,7 @@ from app.migration.plan import (
 from app.migration.point_in_time import PlainIndex, PointInTime
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.indices import RESOURCES, alias
+from app.store.indices import MIGRATED_RESOURCES, alias
 from app.store.lease import LeaseError
 from app.store.retrying import with_retries
 
@@ -70,7 +70,7 @@ async def recover_abandoned_migrations(client: AsyncElasticsearch, settings: Set
 
     Raises ElasticsearchUnavailable.
     """
-    for resource in RESOURCES:
+    for resource in MIGRATED_RESOURCES:
         async with store_errors(settings.elasticsearch_timeout):
             plan = (await migration_state(client, settings, resource)).plan
             abandoned = plan is not None and await _may_be_blocked(client, plan)

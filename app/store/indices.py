@@ -22,9 +22,13 @@ _MAPPING_FILES = {
     "recordings": "recordings.json",
     "screen-recordings": "recordings.json",
     "media-deletions": "media-deletions.json",
+    "media-claims": "media-claims.json",
 }
 
 RESOURCES = tuple(_MAPPING_FILES)
+
+# Claims live for seconds, and a rollback would bring old ones back, so that index is never replaced.
+MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource != "media-claims")
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from app import codec
 from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable, RecordingNotFound, RecordingTooLarge, SearchTooLarge
 from app.recordings.dates import parse_instant
-from app.recordings.identity import Resource
+from app.recordings.identity import Resource, media_object_keys
 from app.recordings.merge import merge
 from app.recordings.model import Recording
 from app.retry import Backoff
@@ -24,6 +24,7 @@ from app.search.fields import call_uuids
 from app.search.paging import ORDER, Page, PageRequest
 from app.search.query import query, search_body
 from app.settings import Settings
+from app.store.claims import MediaClaims
 from app.store.client import store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
@@ -96,6 +97,7 @@ class RecordingRepository:
         )
         # A write that waits for a refresh keeps its connection, so half of the connections are left for other requests.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
+        self._claims = MediaClaims(client, settings)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def check(self) -> None:
@@ -175,7 +177,8 @@ class RecordingRepository:
         """Creates the recording, or merges what was posted into it; returns whether it was created.
 
         A client may post for any region, so this takes no scope. On return the recording is stored, and searchable too
-        with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed MAX_DOCUMENT_BYTES.
+        with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed MAX_DOCUMENT_BYTES, and
+        MediaBeingDeleted as `keep_media` does; then the recording is stored, but its media may be lost.
         """
         _id = document_id(contact_center, posted["region"], posted["id"])
 
@@ -186,7 +189,7 @@ class RecordingRepository:
 
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(_id, wait_for_refresh=wait_for_refresh):
-            before, _ = await self.update_document(
+            before, update = await self.update_document(
                 _id,
                 merged,
                 # Most recordings are new. A write that may take a minute is not the one to find Elasticsearch away.
@@ -195,7 +198,20 @@ class RecordingRepository:
                 max_bytes=MAX_DOCUMENT_BYTES,
                 wait_for_refresh=wait_for_refresh,
             )
+        assert update is not None
+        await self.keep_media([update.recording])
         return before is None
+
+    async def keep_media(self, recordings: Iterable[Recording]) -> None:
+        """Returns when no deletion that began before can delete a media object of these stored recordings any more.
+
+        Raises MediaBeingDeleted while one may be deleting such an object.
+        """
+        await self._claims.refuse(
+            media_object_keys(media["mediaDescriptor"])[1]
+            for recording in recordings
+            for media in recording["mediaFiles"]
+        )
 
     async def update(
         self, scope: Scope, recording_id: str, change: Callable[[StoredRecording], Awaitable[Update | None]]
