@@ -5,24 +5,40 @@ import fcntl
 import json
 import logging
 import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from prometheus_client import CollectorRegistry, Counter
 
+from app.auth import policy
+from app.auth.recent import put_newest
 from app.recordings.identity import Resource
 from app.settings import ConfigurationError
 
-# "protection" is an attempt that was refused before it said whether it was to apply or to unapply.
-Operation = Literal["play", "delete", "purge", "apply", "unapply", "protection"]
+# "protection" is an attempt that was refused before it said whether it was to apply or to unapply. "request" is
+# one that was refused before its path was looked at.
+Operation = Literal["play", "delete", "purge", "apply", "unapply", "protection", "request"]
 Outcome = Literal["success", "refused", "failed"]
 
 log = logging.getLogger("recall.audit")
 
 # Longer than any id. A refused client may send anything, and must not fill the disk with it.
 _LONGEST_TEXT = 500
+_LONGEST_UNVERIFIED_TEXT = 100
+
+# Lines of callers who are not authenticated: so many immediately, and so many a second. An address stands for its
+# network of 64 bits, if it is one of IPv6, because a client may have all of that.
+_OF_AN_ADDRESS = (60, 1.0)
+_OF_ALL_ADDRESSES = (1_000, 20.0)
+_MAX_TRACKED = 10_000
 
 
 class Entry(msgspec.Struct, kw_only=True, rename="camel"):
@@ -37,13 +53,15 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     user: str | None  # unverified if the request is refused with 401
     contact_center: str | None
     address: str | None  # of the client
-    operation: Operation
-    resource: Resource
+    operation: Operation | policy.Operation  # the latter if it leaves a line only when it is refused
+    resource: Resource | None
     recording_id: str
     outcome: Outcome = "failed"
     http_status: int | None = None  # absent if the client got no answer
     status_code: int | None = None
     seconds: float | UnsetType = UNSET
+    suppressed: int | UnsetType = UNSET  # lines of the address, before this one, that the bound left out
+    path: str | UnsetType = UNSET  # if the operation is "request"
     # Only plays have these.
     media: str | UnsetType = UNSET  # the last segment of the path
     media_id: str | UnsetType = UNSET
@@ -57,7 +75,13 @@ class AuditLog:
     Raises ConfigurationError when the file cannot be opened.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, registry: CollectorRegistry | None = None) -> None:
+        self._bound = _Bound()
+        self._suppressed = Counter(
+            "recall_audit_lines_suppressed",
+            "Audit lines of callers who were not authenticated that were left out, because there were too many.",
+            registry=registry,
+        )
         self._path = Path(path) if path is not None else None
         self._descriptor: int | None = None
         if self._path is not None:
@@ -71,7 +95,18 @@ class AuditLog:
 
         A line that cannot be written to the file goes to the service's log, because its operation has happened.
         """
-        line = _line(entry)
+        self._append_or_log(_line(entry, _LONGEST_TEXT))
+
+    def write_unverified(self, entry: Entry) -> None:
+        """As `write`, for a caller who is not authenticated: only so many lines an address, with short texts."""
+        suppressed = self._bound.take(entry.address or "")
+        if suppressed is None:
+            self._suppressed.inc()
+            return
+        entry.suppressed = suppressed or UNSET
+        self._append_or_log(_line(entry, _LONGEST_UNVERIFIED_TEXT))
+
+    def _append_or_log(self, line: str) -> None:
         if self._path is None:
             log.info("%s", line)
             return
@@ -129,7 +164,53 @@ def _ends_a_line(descriptor: int) -> bool:
         return True
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: Entry, longest_text: int) -> str:
     """Returns the line as JSON in ASCII, so that no value can end a line or control a terminal."""
     attributes = msgspec.to_builtins(entry)
-    return json.dumps({name: v[:_LONGEST_TEXT] if isinstance(v, str) else v for name, v in attributes.items()})
+    return json.dumps({name: v[:longest_text] if isinstance(v, str) else v for name, v in attributes.items()})
+
+
+@dataclass
+class _Bucket:
+    """What is left of an allowance of lines, at some time, and how many were left out since the last one."""
+
+    lines: float
+    at: float
+    suppressed: int = 0
+
+    def refill(self, now: float, most: float, per_second: float) -> None:
+        self.lines = min(most, self.lines + (now - self.at) * per_second)
+        self.at = now
+
+
+class _Bound:
+    """Bounds the lines of callers who are not authenticated. `clock` is in seconds, monotonic."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._all = _Bucket(_OF_ALL_ADDRESSES[0], clock())
+        self._addresses: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, address: str) -> int | None:
+        """Returns how many lines of the address were left out since its last one; None to leave this one out, too."""
+        now = self._clock()
+        network = _network(address)
+        bucket = self._addresses.get(network) or _Bucket(_OF_AN_ADDRESS[0], now)
+        put_newest(self._addresses, network, bucket, max_entries=_MAX_TRACKED)
+        bucket.refill(now, *_OF_AN_ADDRESS)
+        self._all.refill(now, *_OF_ALL_ADDRESSES)
+        if bucket.lines < 1 or self._all.lines < 1:
+            bucket.suppressed += 1
+            return None
+        bucket.lines -= 1
+        self._all.lines -= 1
+        suppressed, bucket.suppressed = bucket.suppressed, 0
+        return suppressed
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ip_address(address)
+    except ValueError:  # of a socket without addresses
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address

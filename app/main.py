@@ -29,7 +29,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     settings = settings or load_settings()
     metrics = CollectorRegistry()
     Info("recall_build", "The version of Recall that runs.", registry=metrics).info({"version": version("recall")})
-    audit = AuditLog(settings.audit_log)
+    audit = AuditLog(settings.audit_log, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -8,11 +8,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.requests import resource_of, services
+from app.api.requests import services
 from app.api.responses import Envelope
 from app.audit import Entry, Operation
+from app.auth import policy
 from app.errors import InternalError, RecallError
 from app.media.response import MediaResponse
+
+# The codes of docs/contract.md section 1 that say who may do what: permission, role, login.
+_REFUSALS = frozenset({3, 5, 20})
 
 
 def audit_entry(request: Request) -> Entry:
@@ -21,23 +25,48 @@ def audit_entry(request: Request) -> Entry:
     return entry
 
 
+def write_refused_request(request: Request, user: str | None, error: RecallError) -> None:
+    """Writes the line of a request that is refused before its path is looked at. `user` is the name that it claims."""
+    entry = Entry(
+        user=user,
+        contact_center=None,
+        address=_address(request),
+        operation="request",
+        resource=None,
+        recording_id="",
+        outcome="refused",
+        http_status=error.http_status,
+        status_code=error.code,
+        path=request.scope["path"],
+    )
+    services(request).audit.write_unverified(entry)
+
+
 class AuditedRequest:
     """A request and its line, which is written whatever becomes of the request.
 
     For an envelope the line is written before the client has any byte. For a stream it is written when the last byte
     goes out, or when the stream breaks off. `user` is the name that the caller claims. A handler can add attributes
-    through `audit_entry`.
+    through `audit_entry`. With `only_refusals` there is a line only for a caller who may not do what it asks for.
     """
 
-    def __init__(self, request: Request, operation: Operation, user: str | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        operation: Operation | policy.Operation,
+        user: str | None,
+        *,
+        only_refusals: bool = False,
+    ) -> None:
         self._request = request
+        self._only_refusals = only_refusals
         self._begun = time.monotonic()
         self.entry = Entry(
             user=user,
             contact_center=_segment(request, "contact_center"),
-            address=request.client.host if request.client else None,
+            address=_address(request),
             operation=operation,
-            resource=resource_of(request),
+            resource=request.state.endpoint.resource,
             recording_id=_segment(request, "id") or "",
         )
         if media := _segment(request, "name"):
@@ -49,8 +78,11 @@ class AuditedRequest:
         try:
             response = await answer
         except BaseException as error:
-            self._raised(error)
+            if not self._only_refusals or (isinstance(error, RecallError) and error.code in _REFUSALS):
+                self._raised(error)
             raise
+        if self._only_refusals:
+            return response
         if isinstance(response, Envelope):
             self.write(response.status_code, response.code)
             return response
@@ -73,7 +105,10 @@ class AuditedRequest:
         user = getattr(self._request.state, "user", None)
         if entry.contact_center is None and user is not None:
             entry.contact_center = user.contact_center
-        services(self._request).audit.write(entry)
+        if user is None:
+            services(self._request).audit.write_unverified(entry)
+        else:
+            services(self._request).audit.write(entry)
 
 
 class AuditedStream:
@@ -117,6 +152,10 @@ class AuditedStream:
             await response(scope, watched_receive, watched_send)
         finally:
             write(completed=False)
+
+
+def _address(request: Request) -> str | None:
+    return request.client.host if request.client else None
 
 
 def _segment(request: Request, name: str) -> str | None:

@@ -35,10 +35,12 @@ class Dispatcher:
         await response(scope, receive, send)
 
     async def _audited(self, request: Request, method: Method) -> ASGIApp:
-        if method.audit is None:
+        if self._backend is None:
             return await self._authorized(request, method)
-        name = self._backend.claimed_name(request) if self._backend else None
-        return await AuditedRequest(request, method.audit, name).run(self._authorized(request, method))
+        operation = method.audit or method.operations[0]
+        name = self._backend.claimed_name(request)
+        audited = AuditedRequest(request, operation, name, only_refusals=method.audit is None)
+        return await audited.run(self._authorized(request, method))
 
     async def _authorized(self, request: Request, method: Method) -> Response:
         """Returns the handler's response to a caller who may ask for it.

@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.audit import write_refused_request
+from app.api.authentication import BACKENDS
 from app.api.responses import error_envelope
 from app.errors import ForeignOrigin
 
@@ -51,7 +54,10 @@ class Origins:
         elif scope["method"] in _SAFE_METHODS or self._is_ours(scope, headers, origin):
             await self._app(scope, receive, send)
         else:
-            await error_envelope(ForeignOrigin())(scope, receive, send)
+            error, request = ForeignOrigin(), Request(scope)
+            # A browser has added the login of a user who knows nothing of this request.
+            write_refused_request(request, BACKENDS["basic"].claimed_name(request), error)
+            await error_envelope(error)(scope, receive, send)
 
     def _is_ours(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
         # Browsers set this header themselves; "none" is a person's own doing, such as a bookmark.

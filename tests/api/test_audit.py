@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import app.audit
 from app.api.audit import audit_entry
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Endpoint, Method
@@ -235,14 +236,108 @@ async def test_an_error_of_ours_is_a_line_too(played: Played, monkeypatch: pytes
     played.only_line(outcome="failed", httpStatus=500, statusCode=4)
 
 
-async def test_reads_searches_and_posts_leave_none(played: Played) -> None:
-    for user in ("admin", "agent", "ops", None):
-        client = played.service.client(user)
-        for path in (f"/api/v2/recordings/{ID_IN_PATH}", "/api/v2/recordings?startTime=0", OPS_PATH, "/health/live"):
-            await client.get(path)
-        await client.post(OPS_PATH, json={})
-    await played.admin.put(played.path)
+async def test_reads_searches_and_posts_leave_none_unless_they_are_refused(played: Played) -> None:
+    admin, ops = played.admin, played.service.client("ops")
+    for path in (f"/api/v2/recordings/{ID_IN_PATH}", "/api/v2/recordings?startTime=0", "/api/v2/recordings?x=y"):
+        await admin.get(path)
+    for path in (OPS_PATH, f"{OPS_PATH}?startTime=0", f"{OPS_PATH}/missing"):
+        await ops.get(path)
+    await ops.post(OPS_PATH, json={})
+    await played.service.client().get("/health/live")
+    await played.service.client().get("/api/v2/nowhere")
+    await admin.put(played.path)
     assert played.lines() == []
+
+
+REFUSED = (
+    ("GET", "/api/v2/recordings?startTime=0", "agent", ("search", "recordings", "")),
+    ("GET", f"/api/v2/recordings/{ID_IN_PATH}", "agent", ("read", "recordings", ID)),
+    ("HEAD", f"/api/v2/recordings/{ID_IN_PATH}", "agent", ("read", "recordings", ID)),
+    ("GET", "/api/v2/screen-recordings/s", "agent", ("read", "screen-recordings", "s")),
+    ("GET", f"{OPS_PATH}?startTime=0", "admin", ("ops-search", "recordings", "")),
+    ("GET", f"{OPS_PATH}/{ID_IN_PATH}", "admin", ("ops-read", "recordings", ID)),
+    ("POST", OPS_PATH, "admin", ("ops-post", "recordings", "")),
+    ("DELETE", f"{OPS_PATH}/{ID_IN_PATH}", "admin", ("delete", "recordings", ID)),
+    ("POST", f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings", "admin", ("ops-post", "recordings", "")),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "user", "about"), REFUSED)
+async def test_a_refusal_is_a_line_on_every_path(
+    played: Played, method: str, path: str, user: str, about: tuple[str, str, str]
+) -> None:
+    names_one = "contact-centers" in path
+    what = {"address": "127.0.0.1", **dict(zip(("operation", "resource", "recordingId"), about, strict=True))}
+    guess = {"Authorization": "Basic " + b64encode(b"admin:hunter2").decode()}
+    expected: list[dict[str, Any]] = []
+    for client, headers, claimed, status, code in (
+        (played.service.client(user), {}, user, 403, 5),
+        (played.service.client(), {}, None, 401, 20),
+        (played.service.client(), guess, "admin", 401, 20),
+    ):
+        assert (await client.request(method, path, headers=headers)).status_code == status
+        knows = names_one or status == 403
+        expected.append(
+            {
+                "user": claimed,
+                "contactCenter": CONTACT_CENTER if knows else None,
+                **what,
+                "outcome": "refused",
+                "httpStatus": status,
+                "statusCode": code,
+            }
+        )
+    lines = played.lines()
+    assert [{name: line[name] for name in expected[0]} for line in lines] == expected
+    assert "hunter2" not in played.file.read_text()
+
+
+async def test_a_request_from_a_foreign_origin_is_a_line(played: Played) -> None:
+    headers = {"Origin": "https://evil.example"}
+    response = await played.service.client("ops").delete(f"{OPS_PATH}/held?subresources=*", headers=headers)
+    assert response.status_code == 403
+    (line,) = played.lines()
+    del line["time"]
+    assert line == {
+        "user": "ops",
+        "contactCenter": None,
+        "address": "127.0.0.1",
+        "operation": "request",
+        "resource": None,
+        "recordingId": "",
+        "outcome": "refused",
+        "httpStatus": 403,
+        "statusCode": 3,
+        "path": f"{OPS_PATH}/held",
+    }
+
+
+async def test_refused_logins_cannot_fill_the_disk(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.audit._OF_AN_ADDRESS", (5, 0.0))
+    client = played.service.client()
+    for _ in range(20):
+        assert (await client.get(f"/api/v2/recordings/{'x' * 5_000}/play/{'y' * 5_000}")).status_code == 401
+    assert len(played.lines()) == 5
+    assert played.file.stat().st_size < 5 * 800
+    assert "recall_audit_lines_suppressed_total 15.0" in (await client.get("/metrics")).text
+    assert (await played.service.client("agent").get("/api/v2/recordings?startTime=0")).status_code == 403
+    assert played.lines()[-1]["user"] == "agent"  # whoever is authenticated is never left out
+
+
+def test_a_bound_of_lines_for_each_network_and_for_all() -> None:
+    now = 0.0
+    bound = app.audit._Bound(lambda: now)
+    taken = [bound.take("192.0.2.1") for _ in range(100)]
+    assert taken == [0] * 60 + [None] * 40
+    assert bound.take("192.0.2.2") == 0
+    now = 1.0
+    assert [bound.take("192.0.2.1") for _ in range(2)] == [40, None]
+    now = 3.0
+    assert [bound.take("192.0.2.1") for _ in range(2)] == [1, 0]
+    # One client may have a whole network of 64 bits.
+    assert sum(bound.take(f"2001:db8::{n}") is not None for n in range(1, 100)) == 60
+    assert sum(bound.take(f"10.{n // 200}.0.{n % 200}") is not None for n in range(2_000)) < 1_000
+    assert len(bound._addresses) <= 10_000
 
 
 async def test_many_plays_at_once_leave_one_line_each(played: Played) -> None:
