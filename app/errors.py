@@ -117,11 +117,17 @@ class NotAuthenticated(RecallError):
 
     http_status, code = 401, 20
 
-    def __init__(self, retry_after: int | None = None) -> None:
-        headers = {"WWW-Authenticate": 'Basic realm="Recall", charset="UTF-8"'}
-        if retry_after is not None:
-            headers["Retry-After"] = str(retry_after)
-        super().__init__("Not authenticated.", headers)
+    def __init__(self) -> None:
+        super().__init__("Not authenticated.", {"WWW-Authenticate": 'Basic realm="Recall", charset="UTF-8"'})
+
+
+class TooManyAttempts(RecallError):
+    """Too many attempts to authenticate are waiting, so this one was not verified: 429, code 20."""
+
+    http_status, code = 429, 20
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("Too many attempts - please try again.", {"Retry-After": str(retry_after)})
 
 
 class InsufficientRole(RecallError):

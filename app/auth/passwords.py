@@ -1,4 +1,4 @@
-"""Verifies passwords of the configured users, and remembers for a while which were right."""
+"""Verifies passwords of the configured users, and remembers for a while which were right and which were wrong."""
 
 import asyncio
 import hmac
@@ -20,17 +20,19 @@ from app.settings import User
 # How long a verified password is remembered after its last use, in seconds: argon2 takes tens of milliseconds.
 _REMEMBER_SECONDS = 60.0
 _MAX_REMEMBERED = 10_000
+# How long a wrong password is remembered after its last use, as long as the throttle counts its attempt.
+_REMEMBER_WRONG_SECONDS = 600.0
 
 # More concurrent verifications would only take the processor from everything else.
 _CONCURRENT_VERIFICATIONS = 2
 
 
 @dataclass(frozen=True)
-class _Verified:
-    """Credentials that were right; they let the user in as long as the user still has that hash."""
+class _Known:
+    """Credentials that were right, or wrong, for a user with this hash; None stands for no such user."""
 
     until: float
-    password_hash: str
+    password_hash: str | None
 
 
 class Authenticator:
@@ -44,7 +46,9 @@ class Authenticator:
         self._throttle = Throttle(clock)
         self._hasher = PasswordHasher()
         self._key = secrets.token_bytes(32)
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._right: OrderedDict[bytes, _Known] = OrderedDict()
+        self._wrong: OrderedDict[bytes, _Known] = OrderedDict()
+        self._repetition: asyncio.Task[bool] | None = None
         self._in_flight: dict[tuple[bytes, str], asyncio.Task[str]] = {}
         self._verifications = asyncio.Semaphore(_CONCURRENT_VERIFICATIONS)
         self._replaced = asyncio.Event()
@@ -66,7 +70,8 @@ class Authenticator:
     async def authenticate(self, authorization: str | None, address: str) -> User:
         """Returns the user of an Authorization header; raises NotAuthenticated, with the same message for each fault.
 
-        `address` is the client's: failures are counted per user and address.
+        `address` is the client's: failures are counted per user and address. Raises TooManyAttempts, whether or not
+        the credentials are right, when too many wait.
         """
         credentials = parse_basic(authorization)
         if credentials is None:
@@ -74,19 +79,35 @@ class Authenticator:
         name = credentials.name
         # A keyed digest, so that no password lies in memory in clear, and none can be found by comparing.
         digest = hmac.digest(self._key, f"{name}:{credentials.password}".encode(), "sha256")
-        verified = self._verified.get(digest)
-        if verified is not None and verified.until > self._clock() and self._has_hash(name, verified.password_hash):
-            # A client that is known need not queue with those that guess.
-            self._remember(digest, verified.password_hash)
+        current_hash = self._hash_of(name)
+        # A client that is known need not queue with those that guess.
+        if self._is_known(self._right, digest, current_hash):
+            self._remember(self._right, digest, current_hash)
             return self._users[name]
-        if not self._has_hash(name, await self._verified_hash(credentials, digest, address)):
+        if self._is_known(self._wrong, digest, current_hash):
+            self._remember(self._wrong, digest, current_hash)
+            await self._refuse_again(credentials)
+        if await self._verified_hash(credentials, digest, address) != self._hash_of(name):
             raise NotAuthenticated
         return self._users[name]
 
-    def _has_hash(self, name: str, password_hash: str) -> bool:
-        """Returns whether what was verified against this hash still lets the user in."""
+    def _hash_of(self, name: str) -> str | None:
+        """Returns the user's hash, None for a user who does not exist."""
         user = self._users.get(name)
-        return user is not None and user.password_hash == password_hash
+        return user.password_hash if user else None
+
+    async def _refuse_again(self, credentials: Credentials) -> None:
+        """Raises NotAuthenticated for credentials that are known to be wrong, without a place in the queue.
+
+        A client with an old password keeps sending it, and must not make others at its address wait. One such
+        request at a time is verified again, so that the time of the answer tells little of what others have tried.
+        """
+        if self._repetition is None or self._repetition.done():
+            password_hash = self._hash_of(credentials.name) or self._hash_of_no_user
+            verification = asyncio.to_thread(self._matches, password_hash, credentials.password)
+            self._repetition = asyncio.create_task(verification)
+            await asyncio.shield(self._repetition)
+        raise NotAuthenticated
 
     async def _verified_hash(self, credentials: Credentials, digest: bytes, address: str) -> str:
         """Returns the hash that the password has; one verification serves all the concurrent requests of a client."""
@@ -94,20 +115,24 @@ class Authenticator:
         task = self._in_flight.get(key)
         if task is None:
             self._throttle.take_place(address)
-            task = asyncio.create_task(self._verify(credentials, address))
+            task = asyncio.create_task(self._verify(credentials, digest, address))
             self._in_flight[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
         return await asyncio.shield(task)
 
-    async def _verify(self, credentials: Credentials, address: str) -> str:
-        """Returns the hash that the password has; raises NotAuthenticated."""
+    async def _verify(self, credentials: Credentials, digest: bytes, address: str) -> str:
+        """Returns the hash that the password has; raises NotAuthenticated or TooManyAttempts."""
         name = credentials.name
         await self._throttle.before_attempt(name, address)
         async with self._verifications:
-            user = self._users.get(name)
-            password_hash = user.password_hash if user else self._hash_of_no_user
-            matches = await asyncio.to_thread(self._matches, password_hash, credentials.password)
-        if user is None or not matches:
+            while True:
+                current_hash = self._hash_of(name)
+                password_hash = current_hash or self._hash_of_no_user
+                matches = await asyncio.to_thread(self._matches, password_hash, credentials.password)
+                if current_hash == self._hash_of(name):  # otherwise the users were replaced meanwhile
+                    break
+        if current_hash is None or not matches:
+            self._remember(self._wrong, digest, current_hash)
             raise NotAuthenticated
         self._throttle.succeeded(name, address)
         return password_hash
@@ -117,11 +142,15 @@ class Authenticator:
         del self._in_flight[key]
         self._throttle.free_place(address)
         if not task.cancelled() and task.exception() is None:
-            self._remember(digest, task.result())
+            self._remember(self._right, digest, task.result())
 
-    def _remember(self, digest: bytes, password_hash: str) -> None:
-        verified = _Verified(self._clock() + _REMEMBER_SECONDS, password_hash)
-        put_newest(self._verified, digest, verified, max_entries=_MAX_REMEMBERED)
+    def _is_known(self, memory: OrderedDict[bytes, _Known], digest: bytes, current_hash: str | None) -> bool:
+        known = memory.get(digest)
+        return known is not None and known.until > self._clock() and known.password_hash == current_hash
+
+    def _remember(self, memory: OrderedDict[bytes, _Known], digest: bytes, password_hash: str | None) -> None:
+        seconds = _REMEMBER_SECONDS if memory is self._right else _REMEMBER_WRONG_SECONDS
+        put_newest(memory, digest, _Known(self._clock() + seconds, password_hash), max_entries=_MAX_REMEMBERED)
 
     def _matches(self, password_hash: str, password: str) -> bool:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.auth.recent import put_newest
-from app.errors import NotAuthenticated
+from app.errors import TooManyAttempts
 
 # The first wrong attempts of a user at an address cost nothing, the next ones a growing pause, in seconds.
 _FREE_ATTEMPTS = 5
@@ -37,9 +37,9 @@ class Throttle:
         self._waiting: Counter[str] = Counter()
 
     def take_place(self, address: str) -> None:
-        """Takes one of the places in the queue of an address; raises NotAuthenticated when all are taken."""
+        """Takes one of the places in the queue of an address; raises TooManyAttempts when all are taken."""
         if self._waiting[address] >= MAX_WAITING_AT_ONE_ADDRESS:
-            raise NotAuthenticated(retry_after=1)
+            raise TooManyAttempts(retry_after=1)
         self._waiting[address] += 1
 
     def free_place(self, address: str) -> None:
@@ -51,7 +51,7 @@ class Throttle:
     async def before_attempt(self, name: str, address: str) -> None:
         """Counts an attempt and, after several failures, waits until it is its turn.
 
-        Raises NotAuthenticated when too many wait. The attempt counts before its outcome is known; otherwise a
+        Raises TooManyAttempts when too many wait. The attempt counts before its outcome is known; otherwise a
         thousand concurrent ones would all count as the first.
         """
         attempts = self._count(name, address)
@@ -61,7 +61,7 @@ class Throttle:
         now = self._clock()
         wait = max(attempts.next - now, 0.0)
         if wait > _LONGEST_PAUSE:
-            raise NotAuthenticated(retry_after=round(wait) + 1)
+            raise TooManyAttempts(retry_after=round(wait) + 1)
         attempts.next = now + wait + min(_FIRST_PAUSE * 2.0 ** min(over, 10), _LONGEST_PAUSE)
         await asyncio.sleep(wait)
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import argon2
 import httpx
+import msgspec
 import pytest
 
 import app.auth.throttle
 from app.auth.passwords import Authenticator
-from app.errors import NotAuthenticated
+from app.errors import NotAuthenticated, RecallError, TooManyAttempts
 from app.settings import User
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording
 from tests.support.service import USERS, Service, StartService, assert_error, basic
+from tests.support.waiting import eventually
 
 hash_password = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
 
@@ -317,8 +319,8 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return hashes
 
 
-async def fail(authenticator: Authenticator, name: str, address: str, attempt: int = 0) -> NotAuthenticated:
-    with pytest.raises(NotAuthenticated) as caught:
+async def fail(authenticator: Authenticator, name: str, address: str, attempt: int = 0) -> RecallError:
+    with pytest.raises((NotAuthenticated, TooManyAttempts)) as caught:
         await authenticator.authenticate(basic(name, f"wrong-{attempt}"), address)
     return caught.value
 
@@ -355,8 +357,9 @@ async def test_a_thousand_guesses_at_once_are_hardly_better_than_a_few(
     authenticator = Authenticator(USERS, frozen_clock)
     refusals = await asyncio.gather(*(fail(authenticator, "admin", "10.0.0.1", i) for i in range(1_000)))
     assert len(verified) <= 20
-    assert {refusal.message for refusal in refusals} == {"Not authenticated."}
+    assert {refusal.message for refusal in refusals} == {"Not authenticated.", "Too many attempts - please try again."}
     told_to_wait = [refusal for refusal in refusals if "Retry-After" in (refusal.headers or {})]
+    assert {type(refusal) for refusal in told_to_wait} == {TooManyAttempts}
     assert len(told_to_wait) >= 980
 
 
@@ -430,6 +433,79 @@ async def test_a_right_password_is_remembered_for_a_short_while_and_a_wrong_one_
     assert len(verified) == 5
 
 
+async def test_one_wrong_password_again_and_again_makes_no_other_wait(clock: Clock) -> None:
+    """A forgotten client sends an old password every few seconds for hours, from the address of the right user."""
+    authenticator = Authenticator(USERS, clock)
+    for _ in range(2_000):
+        begun = clock.now
+        assert isinstance(await fail(authenticator, "admin", "10.0.0.1"), NotAuthenticated)
+        assert clock.now == begun
+        clock.now += 4
+    begun = clock.now
+    await succeed(authenticator, "admin", "10.0.0.1")
+    assert clock.now == begun
+    await fail(authenticator, "admin", "10.0.0.1", 1)
+    assert clock.now == begun
+
+
+async def test_one_wrong_password_many_times_at_once_takes_no_place(clock: Clock, verified: list[str]) -> None:
+    authenticator = Authenticator(USERS, clock)
+    await fail(authenticator, "admin", "10.0.0.1")
+    refusals, _ = await asyncio.gather(
+        asyncio.gather(*(fail(authenticator, "admin", "10.0.0.1") for _ in range(500))),
+        succeed(authenticator, "admin", "10.0.0.1"),
+    )
+    assert {type(refusal) for refusal in refusals} == {NotAuthenticated}
+    assert len(verified) <= 10
+
+
+async def test_a_password_that_was_wrong_is_right_as_soon_as_the_user_has_it(clock: Clock) -> None:
+    authenticator = Authenticator(USERS, clock)
+    for name in ("admin", "new"):
+        await fail(authenticator, name, "10.0.0.1")
+    changed = {user.name: user for user in USERS}
+    for name in ("admin", "new"):
+        changed[name] = msgspec.structs.replace(changed["admin"], name=name, password_hash=hash_password("wrong-0"))
+    authenticator.replace_users(tuple(changed.values()))
+    for name in ("admin", "new"):
+        assert (await authenticator.authenticate(basic(name, "wrong-0"), "10.0.0.1")).name == name
+
+
+async def test_a_right_password_is_never_answered_401(frozen_clock: Clock) -> None:
+    """While many guesses wait, it is told to come back."""
+    authenticator = Authenticator(USERS, frozen_clock)
+    guesses = [asyncio.create_task(fail(authenticator, "admin", "10.0.0.1", attempt)) for attempt in range(100)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyAttempts) as caught:
+        await authenticator.authenticate(basic("admin", "admin-password"), "10.0.0.1")
+    assert int((caught.value.headers or {})["Retry-After"]) >= 1
+    await asyncio.gather(*guesses)
+
+
+async def test_too_many_attempts_are_429_with_the_time_to_wait(start_service: StartService) -> None:
+    service = await start_service()
+    client = service.client()
+
+    async def guess(attempt: int) -> httpx.Response:
+        headers = {"authorization": basic("admin", f"wrong-{attempt}")}
+        return await client.get("/api/v2/recordings/any", headers=headers)
+
+    guesses = [asyncio.create_task(guess(attempt)) for attempt in range(20)]
+    try:
+
+        def refused() -> list[httpx.Response]:
+            return [task.result() for task in guesses if task.done() and task.result().status_code == 429]
+
+        await eventually(lambda: bool(refused()))
+        assert_error(refused()[0], 429, 20, "Too many attempts - please try again.")
+        assert int(refused()[0].headers["Retry-After"]) >= 1
+        assert "WWW-Authenticate" not in refused()[0].headers
+    finally:
+        for task in guesses:
+            task.cancel()
+        await asyncio.gather(*guesses, return_exceptions=True)
+
+
 async def test_a_client_that_keeps_failing_waits_for_its_answers(start_service: StartService) -> None:
     service = await start_service()
     client = service.client()
@@ -446,6 +522,6 @@ async def test_guesses_of_ever_new_names_at_one_address_do_not_queue_without_end
     guesses = await asyncio.gather(
         *(authenticator.authenticate(basic(f"guess{n}", "x"), "attacker") for n in range(500)), return_exceptions=True
     )
-    assert all(isinstance(guess, NotAuthenticated) for guess in guesses)
+    assert all(isinstance(guess, NotAuthenticated | TooManyAttempts) for guess in guesses)
     assert len(verified) == app.auth.throttle.MAX_WAITING_AT_ONE_ADDRESS
     assert (await authenticator.authenticate(basic("ops", "ops-password"), "elsewhere")).name == "ops"

@@ -13,7 +13,7 @@ import pytest
 import app.auth.throttle
 import app.auth.users_file
 from app.auth.passwords import Authenticator
-from app.errors import NotAuthenticated
+from app.errors import NotAuthenticated, TooManyAttempts
 from app.settings import StorageConfig, User, WebDavConfig
 from tests.support.faults import CountingStorage
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_media_file, a_recording
@@ -283,7 +283,7 @@ async def test_failed_attempts_count_on(monkeypatch: pytest.MonkeyPatch) -> None
         authenticator._throttle._count("admin", "10.0.0.1")
     authenticator._throttle._attempts["admin", "10.0.0.1"].next = authenticator._clock() + 1_000
     authenticator.replace_users((OPS, ADMIN))
-    with pytest.raises(NotAuthenticated) as refused:
+    with pytest.raises(TooManyAttempts) as refused:
         await authenticator.authenticate(basic("admin", "guess"), "10.0.0.1")
     assert refused.value.headers is not None
     assert "Retry-After" in refused.value.headers
