@@ -24,6 +24,8 @@ from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CEN
 from tests.support.service import Service, StartService, assert_error
 from tests.support.storages import S3, WebDav, s3_storage, webdav_storage
 
+pytestmark = pytest.mark.emptied_indices
+
 Remembered = Callable[[], Awaitable[int]]
 
 ALL = {"subresources": "*"}

@@ -14,6 +14,8 @@ from tests.support.sizes import MEDIA_RANGES
 from tests.support.storages import WebDav, s3_storage, webdav_storage
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.emptied_indices
+
 SIZE = 300_000
 CONTENT = random.Random(4).randbytes(SIZE)
 

@@ -13,7 +13,7 @@ from app.settings import Settings, User
 from app.store.client import connect
 from tests.support import storages
 from tests.support.faults import CountingStorage, FaultServer, Trap
-from tests.support.service import PATIENT, USERS, Service, StartService, own_settings
+from tests.support.service import PATIENT, USERS, Service, StartService, empty_indices, own_settings
 from tests.support.storages import S3, WebDav
 
 
@@ -27,7 +27,27 @@ def elasticsearch_url() -> Iterator[str]:
 
 
 @pytest.fixture
-async def settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """A configuration with indices of the test's own, or with its module's where `emptied_indices` is marked."""
+    emptied = request.node.get_closest_marker("emptied_indices")
+    settings: Settings = request.getfixturevalue("emptied_settings" if emptied else "new_settings")
+    return settings
+
+
+@pytest.fixture
+async def new_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    async with own_settings(elasticsearch_url) as settings:
+        yield settings
+
+
+@pytest.fixture
+async def emptied_settings(module_settings: Settings) -> AsyncIterator[Settings]:
+    yield module_settings
+    await empty_indices(module_settings)
+
+
+@pytest.fixture(scope="module")
+async def module_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
     async with own_settings(elasticsearch_url) as settings:
         yield settings
 

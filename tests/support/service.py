@@ -55,6 +55,7 @@ STORAGES = StorageConfig(
             "us-east-1",
             "key",
             "secret",
+            exact_keys=True,
         ),
     ),
 )
@@ -116,6 +117,18 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
         indices = list((await client.indices.get(index=f"{settings.index_prefix}-*")).body)
         if indices:
             await client.indices.delete(index=indices)
+
+
+async def empty_indices(settings: Settings) -> None:
+    """Deletes every document, which takes a tenth of the time of new indices. (The node has no delete by query.)"""
+    indices = f"{settings.index_prefix}-*"
+    async with connect(settings) as connected:
+        client = connected.options(request_timeout=60)
+        await client.indices.refresh(index=indices)
+        while hits := (await client.search(index=indices, size=10_000, source=False))["hits"]["hits"]:
+            operations = [{"delete": {"_index": hit["_index"], "_id": hit["_id"]}} for hit in hits]
+            response = await client.bulk(operations=operations, refresh=True)
+            assert not response["errors"], response
 
 
 def basic(name: str, password: str, encoding: str = "utf-8") -> str:
