@@ -16,6 +16,7 @@ from app.api.routes import router_routes
 from app.audit import AuditLog
 from app.auth.users_file import users_from_file
 from app.lifecycle.maintenance import PeriodicTask, maintenance, needed_indices
+from app.media.missing import MissingMedia
 from app.migration.cutover import recover_abandoned_migrations
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
@@ -59,8 +60,10 @@ def create_app(settings: Settings | None = None) -> Starlette:
 
 
 def _periodic_tasks(services: Services) -> list[PeriodicTask]:
+    # No operator watches it, so it forgets no object of a storage that has shown none for a while.
+    sweep = services.deletion.judging(MissingMedia())
     return [
         PeriodicTask("protection", services.protection.repair),
-        PeriodicTask("media-deletion", partial(services.deletion.sweep, only_due=True)),
+        PeriodicTask("media-deletion", partial(sweep.sweep, only_due=True)),
         PeriodicTask("migration", partial(recover_abandoned_migrations, services.client, services.settings)),
     ]

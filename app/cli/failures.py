@@ -43,3 +43,16 @@ def configured(
         sys.exit(elasticsearch_failed.format(url=settings.elasticsearch_url, reason=error.__cause__ or error))
     except KeyboardInterrupt:
         sys.exit(interrupted)
+
+
+def first_objects_missing(storage: str) -> str:
+    """Returns what a command says that stops because a storage may not have mounted its share."""
+    return (
+        f"the first media objects of {storage} are all missing, so nothing more is deleted; "
+        "if its share is mounted, --missing-media-ok goes on"
+    )
+
+
+def some_objects_missing(count: int) -> str:
+    """Returns what a command says at its end about missing objects that it did not believe to be gone."""
+    return f"media objects not deleted because they are missing: {count}; if all shares are mounted, --missing-media-ok"

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
-from app.cli.failures import configured
+from app.cli.failures import configured, first_objects_missing, some_objects_missing
 from app.cli.framework import Command, Option, exclusive, once
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, CONTACT_CENTER, POSITIVE, Age
@@ -24,7 +24,7 @@ from app.errors import RecallError
 from app.lifecycle.purge import Counts, Purge, Task
 from app.progress import progress
 from app.recordings.dates import format_instant
-from app.search.criteria import CRITERIA, ENDED_BEFORE, Condition, Criteria, parse_search
+from app.search.criteria import CRITERIA, ENDED_BEFORE, STARTED_BEFORE, Condition, Criteria, parse_search
 from app.services import open_services
 from app.settings import Settings
 from app.store.journal import now_milliseconds
@@ -97,7 +97,7 @@ def _criteria(function: F) -> F:
     metavar="AGE",
     required=True,
     type=AGE,
-    help="Recordings that stopped this long ago: hours, days or weeks, such as 36h, 90d or 52w.",
+    help="Recordings that started and stopped this long ago: hours, days or weeks, such as 36h, 90d or 52w.",
     section=_WHAT,
 )
 @once("--contact-center", metavar="ID", type=CONTACT_CENTER, help="Only those of this contact center.", section=_WHAT)
@@ -113,6 +113,11 @@ def _criteria(function: F) -> F:
 )
 @_criteria
 @click.option("--with-media", is_flag=True, help="Delete their media objects too.")
+@click.option(
+    "--missing-media-ok",
+    is_flag=True,
+    help="Go on if the first media objects of a storage are all missing, and count them as deleted.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be deleted; delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @once("--rate", metavar="N", type=POSITIVE, help="Recordings per second at most.")
@@ -139,6 +144,7 @@ def command(
     all_contact_centers: bool,
     screen_recordings: bool,
     with_media: bool,
+    missing_media_ok: bool,
     dry_run: bool,
     yes: bool,
     rate: int | None,
@@ -157,7 +163,7 @@ def command(
     now = now_milliseconds()
     given = {name: value for name, value in parameters.items() if value is not None}
     try:
-        criteria = _stopped_before(now - older_than.milliseconds, given)
+        criteria = _older_than(now - older_than.milliseconds, given)
     except RecallError as error:
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.WARNING) as settings, closing(AuditLog(settings.audit_log)) as audit:
@@ -166,6 +172,7 @@ def command(
             scope=Scope(contact_center, settings.region),
             criteria=criteria,
             with_media=with_media,
+            missing_media_ok=missing_media_ok,
             rate=rate,
             patience=patience,
         )
@@ -177,6 +184,7 @@ def command(
             "stoppedBefore": format_instant(min(c.value for c in criteria if c.criterion is ENDED_BEFORE)),
             "criteria": given,
             "withMedia": with_media,
+            "missingMediaOk": missing_media_ok,
             "dryRun": dry_run,
             "rate": rate,
         }
@@ -184,13 +192,14 @@ def command(
         run.run(_patient(settings), task, audit)
 
 
-def _stopped_before(instant: int, given: dict[str, str]) -> Criteria:
-    """Returns the given criteria, further limited to recordings that stopped before an instant.
+def _older_than(instant: int, given: dict[str, str]) -> Criteria:
+    """Returns the given criteria, further limited to recordings that started and stopped before an instant.
 
+    Recorders have sent a stop time of 1970 for yesterday's call.
     Raises InvalidParameter when the criteria are too much together.
     """
     criteria = parse_search([*given.items()])[0] if given else ()
-    return (*criteria, Condition(ENDED_BEFORE, instant))
+    return (*criteria, Condition(STARTED_BEFORE, instant), Condition(ENDED_BEFORE, instant))
 
 
 def _patient(settings: Settings) -> Settings:
@@ -261,9 +270,13 @@ class _Run:
                 f"failed {counts.failed}, media objects not deleted {counts.media_failed}, "
                 f"in {time.monotonic() - begun:.1f} s"
             )
+            if purge.missing.doubted:
+                click.echo(some_objects_missing(purge.missing.doubted))
             if counts.media_failed:
                 click.echo("scripts/sweep_media.py tries again to delete the media objects, and so does the service")
-        if purge.is_stopped:
+        if purge.missing.suspect is not None:
+            self._report.error = first_objects_missing(purge.missing.suspect)
+        elif purge.is_stopped:
             self._report.error = _INTERRUPTED
         else:
             self._report.completed = True

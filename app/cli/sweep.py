@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from app import codec
 from app.audit import AuditLog
-from app.cli.failures import configured
+from app.cli.failures import configured, first_objects_missing, some_objects_missing
 from app.cli.framework import Command
 from app.cli.options import ABOUT_SETTINGS
 from app.lifecycle.deletion import SweepResult
+from app.media.missing import MissingMedia
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.services import open_services
@@ -26,7 +27,12 @@ from app.store.journal import DeletionJournal, MediaDeletion
     "sweep", cls=Command, short_help="Delete media objects that deletions left behind.", epilog=ABOUT_SETTINGS
 )
 @click.option("--dry-run", is_flag=True, help="List the media objects as lines of JSON and delete nothing.")
-def command(dry_run: bool) -> None:
+@click.option(
+    "--missing-media-ok",
+    is_flag=True,
+    help="Go on if the first media objects of a storage are all missing, and count them as deleted.",
+)
+def command(*, dry_run: bool, missing_media_ok: bool) -> None:
     """Delete the media objects that deletions of recordings left behind.
 
     The service also tries them again by itself, but later.
@@ -35,18 +41,25 @@ def command(dry_run: bool) -> None:
         if dry_run:
             click.echo(f"{asyncio.run(_show(settings))} media objects are to be deleted", err=True)
             return
-        swept = asyncio.run(_sweep(settings))
+        missing = MissingMedia(believes_all=missing_media_ok)
+        swept = asyncio.run(_sweep(settings, missing))
     click.echo(f"deleted {swept.deleted}, still needed {swept.needed}, failed {swept.failed}")
+    if missing.suspect is not None:
+        sys.exit(first_objects_missing(missing.suspect))
+    if missing.doubted:
+        click.echo(some_objects_missing(missing.doubted), err=True)
     if swept.failed:
         sys.exit(1)
 
 
-async def _sweep(settings: Settings) -> SweepResult:
+async def _sweep(settings: Settings, missing: MissingMedia) -> SweepResult:
     # The audit log is for recordings; media objects alone have no lines in it.
     async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
         total = await DeletionJournal(services.client, settings).count()
         with progress(total, "sweeping", "media objects") as advance:
-            return await services.deletion.sweep(only_due=False, advance=advance)
+            return await services.deletion.judging(missing).sweep(
+                only_due=False, advance=advance, is_over=lambda: missing.suspect is not None
+            )
 
 
 async def _show(settings: Settings) -> int:

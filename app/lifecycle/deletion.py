@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from app.lifecycle.protection import Protection, is_protected
 from app.media.http import REQUEST_WATCH
 from app.media.identity import claim_keys, same_object_keys
 from app.media.location import LocationNotAllowed, resolve_location
+from app.media.missing import MissingMedia
 from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_url, media_uuid
 from app.settings import StorageConfig
@@ -95,6 +97,12 @@ class Deletion:
         self._slots = asyncio.Semaphore(_CONCURRENT_OBJECTS)
         self._questions: Batcher[frozenset[str], bool] = Batcher(self._ask)
 
+    def judging(self, missing: MissingMedia) -> "Deletion":
+        """Returns the same with another judgement of missing objects: those it doubts stay in the journal as failed."""
+        judging = copy(self)
+        judging._storages = self._storages.judging(missing)  # noqa: SLF001  # of this class
+        return judging
+
     async def delete(
         self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool
     ) -> tuple[FailedMedia, ...]:
@@ -148,10 +156,17 @@ class Deletion:
             )
         return [outcomes[stored.document_id] for stored in recordings]
 
-    async def sweep(self, *, only_due: bool, advance: Callable[[int], object] = lambda _: None) -> SweepResult:
+    async def sweep(
+        self,
+        *,
+        only_due: bool,
+        advance: Callable[[int], object] = lambda _: None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> SweepResult:
         """Deletes the media objects that deletions left behind, with `only_due` only those whose next attempt is due.
 
-        `advance` gets the number of objects of each batch that was tried.
+        `advance` gets the number of objects of each batch that was tried. The sweep ends after the batch in which
+        `is_over` becomes true.
         """
         swept = SweepResult()
         await self._claims.expire()
@@ -162,6 +177,8 @@ class Deletion:
             swept.needed += len(batch) - len(orphans)
             await self._journal.remove([entry for entry in batch if entry not in orphans])
             advance(len(batch))
+            if is_over():
+                break
         return swept
 
     async def _revived(self, entry: MediaDeletion) -> bool:

@@ -14,6 +14,7 @@ from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable
 from app.lifecycle.deletion import Deletion
+from app.media.missing import MissingMedia
 from app.recordings.identity import Resource
 from app.retry import Backoff
 from app.search.criteria import Criteria
@@ -22,6 +23,7 @@ from app.store.repository import MatchCounts, RecordingRepository, StoredRecordi
 # How many recordings are read, and deleted concurrently. With media fewer, because each may take a storage some time.
 _BATCH = 500
 _BATCH_WITH_MEDIA = 100
+_FIRST_BATCH = 10
 
 # How often recordings that other processes change meanwhile are read again.
 _ATTEMPTS = 20
@@ -38,7 +40,8 @@ T = TypeVar("T")
 class Task:
     """What to delete, and how.
 
-    `rate` is in recordings per second at most. `patience` is how many seconds to keep trying while Elasticsearch does
+    Missing media objects of a storage that has shown none stop it, unless `missing_media_ok`. `rate` is in recordings
+    per second at most. `patience` is how many seconds to keep trying while Elasticsearch does
     not answer.
     """
 
@@ -46,6 +49,7 @@ class Task:
     scope: Scope
     criteria: Criteria
     with_media: bool
+    missing_media_ok: bool
     rate: int | None
     patience: float
 
@@ -65,12 +69,16 @@ class Counts(msgspec.Struct, rename="camel"):
 
 
 class Purge:
-    """One walk from the oldest matching recording to the newest, until `stop`. `counts` is kept up to date."""
+    """One walk from the oldest matching recording to the newest, until `stop`, or until `missing` suspects a storage.
+
+    `counts` is kept up to date.
+    """
 
     def __init__(self, repository: RecordingRepository, deletion: Deletion, audit: AuditLog, task: Task) -> None:
         """`repository` is that of the task's resource."""
         self._repository = repository
-        self._deletion = deletion
+        self.missing = MissingMedia(believes_all=task.missing_media_ok)
+        self._deletion = deletion.judging(self.missing)
         self._audit = audit
         self._task = task
         self._stop = asyncio.Event()
@@ -97,16 +105,21 @@ class Purge:
         InternalError when it cannot do what it should.
         """
         after: StoredRecording | None = None
+        # The media objects of the first few tell whether a storage has its share.
+        size = min(self._batch, _FIRST_BATCH) if self._task.with_media else self._batch
         while not self._stop.is_set():
             begun = time.monotonic()
             batch = await self._patiently(
-                partial(self._repository.scan, self._task.scope, self._task.criteria, size=self._batch, after=after)
+                partial(self._repository.scan, self._task.scope, self._task.criteria, size=size, after=after)
             )
             if not batch:
                 return
             after = batch[-1]
             await self._delete(batch)
             advance(len(batch))
+            size = self._batch
+            if self.missing.suspect is not None:
+                self.stop()
             if self._task.rate:
                 await self._pause(begun + len(batch) / self._task.rate - time.monotonic())
 

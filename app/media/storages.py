@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from app.media.http import HttpPool
 from app.media.location import Location, S3Location, WebDavLocation
+from app.media.missing import MissingMedia, Sightings
 from app.media.s3 import S3Storage, s3_client
 from app.media.stream import MediaStream, Removal
 from app.media.webdav import WebDavStorage
@@ -36,20 +37,36 @@ class MediaStorages:
         self,
         webdav: Mapping[WebDavConfig, Storage[WebDavLocation]],
         s3: Mapping[S3Config, Storage[S3Location]],
+        sightings: Sightings,
+        missing: MissingMedia,
     ) -> None:
         self._webdav = webdav
         self._s3 = s3
+        self._sightings = sightings
+        self._missing = missing
+
+    def judging(self, missing: MissingMedia) -> "MediaStorages":
+        """Returns the same storages with another judgement of objects that are missing when they are deleted."""
+        return MediaStorages(self._webdav, self._s3, self._sightings, missing)
 
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         """Opens a media object, as `Storage.open` does."""
         if isinstance(location, WebDavLocation):
-            return await self._webdav[location.storage].open(method, location, headers)
+            stream = await self._webdav[location.storage].open(method, location, headers)
+            if stream.status in {200, 206} and ("ETag" in stream.headers or "Last-Modified" in stream.headers):
+                self._sightings.add(location.storage)
+            return stream
         return await self._s3[location.storage].open(method, location, headers)
 
     async def delete(self, location: Location) -> Removal:
-        """Deletes a media object, as `Storage.delete` does."""
+        """Deletes a media object, as `Storage.delete` does. Raises MediaStorageFailed for a doubtful one, too."""
         if isinstance(location, WebDavLocation):
-            return await self._webdav[location.storage].delete(location)
+            removal = await self._webdav[location.storage].delete(location)
+            if removal == "deleted":
+                self._sightings.add(location.storage)
+            else:
+                self._missing.check(location, self._sightings)
+            return removal
         return await self._s3[location.storage].delete(location)
 
 
@@ -67,4 +84,4 @@ async def open_storages(settings: Settings) -> AsyncIterator[MediaStorages]:
             name = s3_config.endpoint_url or "AWS S3"
             http = await stack.enter_async_context(HttpPool(name, s3_config.ca_file, settings))
             s3[s3_config] = S3Storage(client, http)
-        yield MediaStorages(webdav, s3)
+        yield MediaStorages(webdav, s3, Sightings(), MissingMedia(believes_all=True))

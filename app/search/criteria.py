@@ -87,6 +87,15 @@ USER_DATA_VALUE = Criterion(
     example="CASE-2013-*",
 )
 
+# No parameter of the API: a purge adds it.
+STARTED_BEFORE = Criterion(
+    "startedBefore",
+    parse=instant_before,
+    clause=less_than(START_TIME),
+    help="that started before this time",
+    example="2013-05-17",
+)
+
 CRITERIA: tuple[Criterion[Any], ...] = (CALLER, DIALED, STARTED_AFTER, ENDED_BEFORE, USER_NAME, USER_DATA_VALUE)
 
 _NAMES = tuple(criterion.name for criterion in CRITERIA)
