@@ -17,6 +17,7 @@ from app.audit import AuditLog
 from app.auth.users_file import users_from_file
 from app.lifecycle.maintenance import PeriodicTask, maintenance, needed_indices
 from app.media.missing import MissingMedia
+from app.media.versioning import versioned_buckets_reported
 from app.migration.cutover import recover_abandoned_migrations
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
@@ -40,6 +41,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 async with (
                     needed_indices(services.client, settings),
                     maintenance(_periodic_tasks(services), metrics),
+                    versioned_buckets_reported(services.storages, metrics),
                     users_from_file(settings.config, services.authenticator, metrics),
                 ):
                     yield

@@ -176,7 +176,7 @@ def command(
             rate=rate,
             patience=patience,
         )
-        report_parameters = {
+        report_parameters: dict[str, Any] = {
             "resource": task.resource,
             "contactCenter": contact_center,
             "region": settings.region,
@@ -184,10 +184,11 @@ def command(
             "stoppedBefore": format_instant(min(c.value for c in criteria if c.criterion is ENDED_BEFORE)),
             "criteria": given,
             "withMedia": with_media,
-            "missingMediaOk": missing_media_ok,
             "dryRun": dry_run,
             "rate": rate,
         }
+        if missing_media_ok:
+            report_parameters["missingMediaOk"] = True
         run = _Run(Report(parameters=report_parameters, started=format_instant(now)), report, ask=not yes)
         run.run(_patient(settings), task, audit)
 

@@ -6,6 +6,7 @@ would forget them. See docs/decisions/0020-proof-before-deletion.md.
 
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 from app.errors import MediaStorageFailed
 from app.media.location import WebDavLocation
@@ -15,11 +16,11 @@ from app.settings import WebDavConfig
 _MEMORY_SECONDS = 60.0
 
 # How many objects may be missing before a run stops, if the storage has shown none.
-_FIRST_OBJECTS = 10
+_FIRST_OBJECTS = 5
 
 
 class Sightings:
-    """When each WebDAV storage has last shown an object, by deleting or sending it."""
+    """When each WebDAV storage has last shown an object: that it is there, or its bytes."""
 
     def __init__(self) -> None:
         self._seen: dict[WebDavConfig, float] = {}
@@ -35,28 +36,38 @@ class Sightings:
 
 
 class MissingMedia:
-    """Decides for one run whether an object that is missing is gone; `believes_all` is the operator's own word."""
+    """Decides for one run whether an object that is missing is gone; `believes_all` is the operator's own word.
+
+    Recent sightings of other objects of the storage are a sign that its share is mounted. So is the object's folder,
+    but not for many objects in a row.
+    """
 
     def __init__(self, *, believes_all: bool = False) -> None:
+        self.doubted = 0
         self._believes_all = believes_all
-        self._doubted: Counter[WebDavConfig] = Counter()
+        self._sightings = Sightings()
+        self._in_a_row: Counter[WebDavConfig] = Counter()
 
     @property
     def suspect(self) -> str | None:
         """The storage whose first objects are all missing, None if there is none."""
-        return next((one.base_url for one, count in self._doubted.items() if count >= _FIRST_OBJECTS), None)
+        for storage, count in self._in_a_row.items():
+            if count >= _FIRST_OBJECTS and not self._sightings.is_recent(storage):
+                return storage.base_url
+        return None
 
-    @property
-    def doubted(self) -> int:
-        """The number of missing objects that were not believed to be gone."""
-        return self._doubted.total()
-
-    def check(self, location: WebDavLocation, sightings: Sightings) -> None:
+    async def check(
+        self, location: WebDavLocation, sightings: Sightings, has_folder: Callable[[], Awaitable[bool]]
+    ) -> None:
         """Raises MediaStorageFailed if a missing object may be on a share that is not mounted."""
         storage = location.storage
+        self._sightings = sightings
         # A storage with a presence_url has answered it by now.
         if self._believes_all or storage.presence_url is not None or sightings.is_recent(storage):
-            self._doubted.pop(storage, None)
+            self._in_a_row.pop(storage, None)
             return
-        self._doubted[storage] += 1
+        self._in_a_row[storage] += 1
+        if self._in_a_row[storage] < _FIRST_OBJECTS and await has_folder():
+            return
+        self.doubted += 1
         raise MediaStorageFailed("it is missing, and its storage has not shown that its share is mounted")

@@ -75,10 +75,36 @@ def names_another(headers: Mapping[str, str], location: WebDavLocation) -> bool:
 
 def file_of_propfind(answer: Answer, location: WebDavLocation) -> ProvenFile | None:
     """Returns what a 207 to PROPFIND with depth 0 says, None if it says that there is nothing. Raises Unproven."""
+    response = _only_response(answer)
+    if names_another(answer.headers, location) or not Names(location).include(_href(response)):
+        raise Unproven("the answer to PROPFIND is about another object")
+    if _status(response) in GONE:
+        return None
+    found = _properties(response)
+    types = found.get(f"{_DAV}resourcetype", [])
+    if not types:
+        raise Unproven("its answer to PROPFIND does not say whether the object is a file")
+    if any(len(element) or (element.text or "").strip() for element in types):
+        raise Unproven("the object is a folder")
+    return ProvenFile(strong_etag("".join(element.text or "" for element in found.get(f"{_DAV}getetag", []))))
+
+
+def shows_folder(answer: Answer, location: WebDavLocation) -> bool:
+    """Returns whether a 207 to PROPFIND with depth 0 says that this name stands for a folder."""
+    try:
+        response = _only_response(answer)
+        name = _href(response)
+    except Unproven:
+        return False
+    types = _properties(response).get(f"{_DAV}resourcetype", [])
+    is_folder = any(element.find(f"{_DAV}collection") is not None for element in types)
+    return is_folder and Names(location).include(name.rstrip("/"))
+
+
+def _only_response(answer: Answer) -> Element:
+    """Returns the one response of a 207. Raises Unproven."""
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Unproven("its answer to PROPFIND is compressed although it was asked not to")
-    if names_another(answer.headers, location):
-        raise Unproven("the answer to PROPFIND is about another object")
     try:
         root = parse_xml(answer.body)
     except MalformedXml as error:
@@ -86,27 +112,25 @@ def file_of_propfind(answer: Answer, location: WebDavLocation) -> ProvenFile | N
     responses = root.findall(f"{_DAV}response") if root.tag == f"{_DAV}multistatus" else []
     if len(responses) != 1:
         raise Unproven(f"its answer to PROPFIND is about {len(responses)} objects")
-    (response,) = responses
-    hrefs = [href.text or "" for href in response.findall(f"{_DAV}href")]
-    if len(hrefs) != 1 or not Names(location).include(hrefs[0]):
-        raise Unproven("the answer to PROPFIND names another object")
-    if _status(response) in GONE:
-        return None
-    return _file_of_properties(response)
+    return responses[0]
 
 
-def _file_of_properties(response: Element) -> ProvenFile:
+def _href(response: Element) -> str:
+    """Returns the name in a response. Raises Unproven."""
+    hrefs = response.findall(f"{_DAV}href")
+    if len(hrefs) != 1 or not (hrefs[0].text or "").strip():
+        raise Unproven("its answer to PROPFIND does not name one object")
+    return (hrefs[0].text or "").strip()
+
+
+def _properties(response: Element) -> dict[str, list[Element]]:
+    """Returns the properties that a response has with status 200, by their names."""
     found: dict[str, list[Element]] = {}
     for propstat in response.findall(f"{_DAV}propstat"):
         if _status(propstat) == 200:
             for element in propstat.findall(f"{_DAV}prop/*"):
                 found.setdefault(str(element.tag), []).append(element)
-    types = found.get(f"{_DAV}resourcetype", [])
-    if not types:
-        raise Unproven("its answer to PROPFIND does not say whether the object is a file")
-    if any(len(element) or (element.text or "").strip() for element in types):
-        raise Unproven("the object is a folder")
-    return ProvenFile(strong_etag("".join(element.text or "" for element in found.get(f"{_DAV}getetag", []))))
+    return found
 
 
 def file_of_get(answer: Answer, with_slash: Answer, location: WebDavLocation) -> ProvenFile:

@@ -1,11 +1,12 @@
 """All configured media storages, under one interface."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 from app.media.http import HttpPool
-from app.media.location import Location, S3Location, WebDavLocation
+from app.media.location import Location, WebDavLocation
 from app.media.missing import MissingMedia, Sightings
 from app.media.s3 import S3Storage, s3_client
 from app.media.stream import MediaStream, Removal
@@ -35,8 +36,8 @@ class MediaStorages:
 
     def __init__(
         self,
-        webdav: Mapping[WebDavConfig, Storage[WebDavLocation]],
-        s3: Mapping[S3Config, Storage[S3Location]],
+        webdav: Mapping[WebDavConfig, WebDavStorage],
+        s3: Mapping[S3Config, S3Storage],
         sightings: Sightings,
         missing: MissingMedia,
     ) -> None:
@@ -49,23 +50,29 @@ class MediaStorages:
         """Returns the same storages with another judgement of objects that are missing when they are deleted."""
         return MediaStorages(self._webdav, self._s3, self._sightings, missing)
 
+    @property
+    def s3(self) -> Collection[S3Config]:
+        """The configured S3 storages."""
+        return self._s3.keys()
+
+    async def is_versioned(self, bucket: str) -> bool:
+        """Returns whether a configured bucket keeps old versions. Raises as `Storage.open` does."""
+        config = next(config for config in self._s3 if bucket in config.buckets)
+        return await self._s3[config].is_versioned(bucket)
+
     async def open(self, method: str, location: Location, headers: Mapping[str, str]) -> MediaStream:
         """Opens a media object, as `Storage.open` does."""
         if isinstance(location, WebDavLocation):
-            stream = await self._webdav[location.storage].open(method, location, headers)
-            if stream.status in {200, 206} and ("ETag" in stream.headers or "Last-Modified" in stream.headers):
-                self._sightings.add(location.storage)
-            return stream
+            return await self._webdav[location.storage].open(method, location, headers)
         return await self._s3[location.storage].open(method, location, headers)
 
     async def delete(self, location: Location) -> Removal:
         """Deletes a media object, as `Storage.delete` does. Raises MediaStorageFailed for a doubtful one, too."""
         if isinstance(location, WebDavLocation):
-            removal = await self._webdav[location.storage].delete(location)
-            if removal == "deleted":
-                self._sightings.add(location.storage)
-            else:
-                self._missing.check(location, self._sightings)
+            storage = self._webdav[location.storage]
+            removal = await storage.delete(location)
+            if removal == "missing":
+                await self._missing.check(location, self._sightings, partial(storage.has_folder, location))
             return removal
         return await self._s3[location.storage].delete(location)
 
@@ -74,14 +81,15 @@ class MediaStorages:
 async def open_storages(settings: Settings) -> AsyncIterator[MediaStorages]:
     """Opens no connection yet."""
     async with AsyncExitStack() as stack:
+        sightings = Sightings()
         webdav: dict[WebDavConfig, WebDavStorage] = {}
         s3: dict[S3Config, S3Storage] = {}
         for webdav_config in settings.storage.webdav:
             http = await stack.enter_async_context(HttpPool(webdav_config.base_url, webdav_config.ca_file, settings))
-            webdav[webdav_config] = WebDavStorage(webdav_config, http)
+            webdav[webdav_config] = WebDavStorage(webdav_config, http, sightings)
         for s3_config in settings.storage.s3:
             client = await stack.enter_async_context(s3_client(s3_config))
             name = s3_config.endpoint_url or "AWS S3"
             http = await stack.enter_async_context(HttpPool(name, s3_config.ca_file, settings))
             s3[s3_config] = S3Storage(client, http)
-        yield MediaStorages(webdav, s3, Sightings(), MissingMedia(believes_all=True))
+        yield MediaStorages(webdav, s3, sightings, MissingMedia(believes_all=True))

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from app.errors import MediaStorageFailed, OtherMediaObject
 from app.media.http import Address, Answer, HttpPool
-from app.media.location import WebDavLocation
+from app.media.location import WebDavLocation, parse_base
 from app.media.markup import MalformedXml
+from app.media.missing import Sightings
 from app.media.proof import (
     GONE,
     ProvenFile,
@@ -15,9 +16,11 @@ from app.media.proof import (
     file_of_get,
     file_of_propfind,
     names_another,
+    shows_folder,
     statuses_of_multistatus,
 )
 from app.media.stream import MediaStream, Removal
+from app.media_urls import parse_url
 from app.settings import WebDavConfig
 
 log = logging.getLogger(__name__)
@@ -29,8 +32,10 @@ _FIRST_BYTE = {"Range": "bytes=0-0"}
 class WebDavStorage:
     """A WebDAV server, with credentials of its own."""
 
-    def __init__(self, config: WebDavConfig, http: HttpPool) -> None:
+    def __init__(self, config: WebDavConfig, http: HttpPool, sightings: Sightings) -> None:
         self._http = http
+        self._config = config
+        self._sightings = sightings
         self._name = config.base_url
         self._presence_url = config.presence_url
         self._headers: dict[str, str] = {}
@@ -45,6 +50,8 @@ class WebDavStorage:
         if names_another(stream.headers, location):
             stream.close()
             raise OtherMediaObject("it answers with an object of another name (Apache: turn MultiViews off)")
+        if stream.status in {200, 206} and ("ETag" in stream.headers or "Last-Modified" in stream.headers):
+            self._sightings.add(self._config)
         return stream
 
     async def delete(self, location: WebDavLocation) -> Removal:
@@ -64,11 +71,25 @@ class WebDavStorage:
             log.warning("media storage %s: an object is not deleted: %s", self._name, error)
             raise MediaStorageFailed(str(error)) from None
 
+    async def has_folder(self, location: WebDavLocation) -> bool:
+        """Returns whether the storage shows the folder of an object, below the base URL: that may be a mount point."""
+        parent = WebDavLocation(location.storage, location.url.rpartition("/")[0])
+        _, base = parse_base(self._config.base_url)
+        _, segments = parse_url(parent.url)
+        if len(segments) <= len(base):
+            return False
+        answer = await self._propfind(f"{parent.url}/")
+        return answer.status == 207 and shows_folder(answer, parent)
+
     async def _prove(self, location: WebDavLocation) -> ProvenFile | None:
         """Returns the file, None if there is none. Raises Unproven."""
-        answer = await self._request(
-            "PROPFIND", location.url, {"Depth": "0", "Content-Type": "application/xml"}, _PROPERTIES
-        )
+        file = await self._find(location)
+        if file is not None:
+            self._sightings.add(self._config)
+        return file
+
+    async def _find(self, location: WebDavLocation) -> ProvenFile | None:
+        answer = await self._propfind(location.url)
         file = file_of_propfind(answer, location) if answer.status == 207 else None
         if file is not None:
             return file
@@ -105,6 +126,9 @@ class WebDavStorage:
             if answer.status != 200:
                 raise Unproven(f"its presence_url is answered {answer.status}: is its folder mounted?")
         return "missing"
+
+    async def _propfind(self, url: str) -> Answer:
+        return await self._request("PROPFIND", url, {"Depth": "0", "Content-Type": "application/xml"}, _PROPERTIES)
 
     async def _get(self, url: str) -> Answer:
         answer = await self._request("GET", url, _FIRST_BYTE)

@@ -195,6 +195,16 @@ async def test_exactly_the_unprotected_old_ones_go(store: Store, start_service: 
     store.reported(matched=1, protected=1, completed=True)
 
 
+async def test_a_recording_with_a_wrong_stop_time_is_as_old_as_its_start(store: Store) -> None:
+    yesterday = aged("yesterday", 1)
+    yesterday["mediaFiles"][0]["stopTime"] = "1970-01-01T00:00:00Z"
+    await store.post(aged("old"), yesterday)
+    status, _, _ = await store.purge(*OLD, "--yes")
+    assert status == 0
+    assert await store.left() == {"yesterday"}
+    store.reported(matched=1, deleted=1, completed=True)
+
+
 async def test_all_contact_centers_of_the_region(store: Store, start_service: StartService) -> None:
     elsewhere = (await start_service(region="elsewhere")).client("ops")
     await store.post(aged("a"), aged("young", 1))
