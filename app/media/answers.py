@@ -168,7 +168,7 @@ class _Opening:
             explicit = ByteRange(positions.start, positions.stop - 1)
             if explicit != wanted:
                 with suppress(_Contradiction):
-                    return await self._ask(explicit)
+                    return await self._ask(wanted, spelled=explicit)
         return await self.whole()
 
     async def whole(self) -> AcceptedStream:
@@ -193,9 +193,15 @@ class _Opening:
             whole.close()
             return whole
 
-    async def _ask(self, asked: ByteRange | None, *, may_be_transformed: bool = False) -> AcceptedStream:
-        """Opens a part or the whole with one request. Raises _Contradiction, or an error that is final."""
-        headers = {"Range": asked.header} if asked else {}
+    async def _ask(
+        self, asked: ByteRange | None, *, spelled: ByteRange | None = None, may_be_transformed: bool = False
+    ) -> AcceptedStream:
+        """Opens a part or the whole with one request. Raises _Contradiction, or an error that is final.
+
+        A range may be `spelled` in another way, which is the same in a file of the length that a storage has told. The
+        answer is compared with `asked` all the same, because the length may have been wrong.
+        """
+        headers = {"Range": (spelled or asked).header} if asked else {}
         if self._surprised:
             headers["Cache-Control"] = "no-transform"
         stream = await self._storages.open("GET", self._location, headers)
@@ -230,12 +236,10 @@ class _Opening:
             raise _Contradiction("it answers with several ranges")
         encoding = _content_encoding(stream)
         content_range = _value(stream, "Content-Range")
-        if stream.status == 206 and not is_head:
+        if stream.status == 206 and asked is not None:
             positions, total = _positions(content_range, asked)
             if stream.length is not None and stream.length != len(positions):
                 raise _Contradiction("its Content-Length contradicts its Content-Range", total)
-            if asked is None:
-                return AcceptedStream(stream, 200, len(positions), encoding)
             described = f"bytes {positions.start}-{positions.stop - 1}/{'*' if total is None else total}"
             return AcceptedStream(stream, 206, len(positions), {**encoding, "Content-Range": described})
         if stream.status != 200 and not (stream.status == 203 and may_be_transformed):

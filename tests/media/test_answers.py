@@ -1,0 +1,470 @@
+"""What of a storage's answers may reach a client (docs/contract.md section 6).
+
+The right bytes, an error before the first byte, or a cut connection; never anything else.
+"""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from itertools import product
+from typing import Any
+
+import pytest
+import uvloop
+from starlette.datastructures import Headers
+
+from app.media.answers import open_media
+from app.media.conditions import parse_content_range
+from app.media.location import S3Location, WebDavLocation
+from app.media.storages import MediaStorages, open_storages
+from app.settings import S3Config, Settings, StorageConfig, WebDavConfig
+from tests.support.answers import (
+    CONTENT_RANGES,
+    ENDS,
+    FRAMINGS,
+    RANGES,
+    Answer,
+    End,
+    MemoryConnection,
+    honest_answer,
+    play,
+    why_wrong,
+)
+from tests.support.faults import Connection, LocalServer, Request
+
+CONTENT = b"0123456789"
+CONFIG = WebDavConfig("http://127.0.0.1:9/recordings")
+LOCATION = WebDavLocation(CONFIG, "http://127.0.0.1:9/recordings/a.wav")
+WEBDAV = StorageConfig(webdav=(CONFIG,))
+S3 = S3Config(("calls",), "http://127.0.0.1:9", "us-east-1", "key", "secret")
+
+# A storage: what it answers to a method and headers.
+Storage = Callable[[str, Mapping[str, str]], Answer]
+
+
+@asynccontextmanager
+async def in_memory(
+    monkeypatch: pytest.MonkeyPatch, config: StorageConfig = WEBDAV
+) -> AsyncIterator[tuple[MediaStorages, list[Storage]]]:
+    """Storages whose connections are answered by the last one of the list."""
+    current: list[Storage] = []
+
+    async def connect(*_: Any) -> MemoryConnection:
+        return MemoryConnection(current[-1])
+
+    monkeypatch.setattr("app.media.http.connect", connect)
+    async with open_storages(Settings(storage=config)) as storages:
+        yield storages, current
+
+
+def honest(method: str, headers: Mapping[str, str]) -> Answer:
+    return honest_answer(CONTENT, headers.get("range"))
+
+
+def answers() -> Iterator[Answer]:
+    """Every combination of status, Content-Range, framing, length of the body, and end of the connection.
+
+    The body begins where the Content-Range says, or else at the beginning. What no client can detect is left out: a
+    whole answer in whose head all is right, with other bytes.
+    """
+    seen = set()
+    for status, content_range in product((200, 203, 206, 416), CONTENT_RANGES):
+        told = parse_content_range(content_range or "")
+        positions = told.positions if told and status == 206 else range(len(CONTENT))
+        labelled = CONTENT[positions.start : positions.stop]
+        for body in (labelled, labelled[:-1], labelled + b"x", b"", CONTENT[positions.start :]):
+            for framing, end in product(
+                ("length", "one more", "chunked", "until the end"), ("clean", "cut", "stalled")
+            ):
+                answer = Answer(status, content_range, body, framing, end)  # type: ignore[arg-type]
+                is_other_file = (answer.is_whole_message and body != CONTENT) or not CONTENT.startswith(body)
+                is_plausible = status in {200, 203} and is_other_file
+                is_contradictory = told is not None and len(body) != len(told.positions)
+                if is_plausible and not is_contradictory:
+                    continue
+                if answer not in seen:
+                    seen.add(answer)
+                    yield answer
+    for status in (204, 301, 304, 400, 401, 403, 404, 410, 412, 429, 500, 503):
+        for end in ENDS:
+            yield Answer(status, None, b"" if status in {204, 304} else b"no", end=end)
+
+
+FINAL = {301, 400, 401, 403, 404, 410}
+
+
+async def test_every_answer_to_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given always, and given once by a storage that is honest from then on: then the client gets what it asked for."""
+    logging.getLogger("app.media").setLevel(logging.CRITICAL)
+    tried = 0
+    async with in_memory(monkeypatch) as (storages, current):
+        for request_range, answer, always in product(RANGES, list(answers()), (True, False)):
+            given = 0
+
+            def storage(method: str, headers: Mapping[str, str]) -> Answer:
+                nonlocal given
+                given += 1
+                return answer if always or given == 1 else honest(method, headers)  # noqa: B023
+
+            current[:] = [storage]
+            headers = {"range": request_range} if request_range else {}
+            outcome = await play(storages, "GET", LOCATION, headers)
+            tried += 1
+            about = (request_range, answer, always, outcome)
+            assert given <= 6, about
+            assert (why := why_wrong(outcome, CONTENT, request_range)) is None, (why, *about)
+            if not always and answer.status not in FINAL and outcome.complete:
+                assert outcome.status in {200, 206, 416}, about
+                # A 200 tells how long the file is, also if it breaks off later.
+                if outcome.status == 416 and answer.status != 200:
+                    assert honest_answer(CONTENT, request_range).status == 416, about
+    assert tried > 10_000
+
+
+HEADS = [
+    Answer(200, None, CONTENT),
+    Answer(200, None, CONTENT, "until the end"),
+    Answer(200, "bytes 0-9/10", CONTENT),
+    *(Answer(status, None, b"no") for status in (204, 206, 304, 400, 403, 404, 405, 416, 500, 501)),
+]
+
+
+@pytest.mark.parametrize("answer", HEADS, ids=lambda answer: str(answer.status))
+@pytest.mark.parametrize(("request_range", "status"), [(None, 200), ("bytes=-0", 416), ("bytes=10-", 416)])
+async def test_a_storage_without_head(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer, request_range: str | None, status: int
+) -> None:
+    """HEAD is also how the length is found out that a range goes beyond. GET tells what HEAD does not."""
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda method, headers: answer if method == "HEAD" else honest(method, headers))
+        method = "GET" if request_range else "HEAD"
+        headers = {"range": request_range} if request_range else {}
+        outcome = await play(storages, method, LOCATION, headers)
+        if answer.framing == "until the end" and request_range:
+            status = 416
+        assert outcome.status == status
+        if request_range:
+            assert outcome.headers["Content-Range"] == "bytes */10"
+        elif answer.framing != "until the end":
+            assert outcome.headers["content-length"] == "10"
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("request_range", ["bytes=0-", "bytes=0-0", "bytes=-5", "bytes=1-"])
+@pytest.mark.parametrize("knows_ranges", [True, False])
+async def test_a_range_of_an_empty_file_is_unsatisfiable(
+    monkeypatch: pytest.MonkeyPatch, size: int, request_range: str, knows_ranges: bool
+) -> None:
+    content = b"x" * size
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda _, headers: honest_answer(content, headers.get("range") if knows_ranges else None))
+        outcome = await play(storages, "GET", LOCATION, {"range": request_range})
+    if size == 0 or request_range == "bytes=1-":
+        assert (outcome.status, outcome.headers["Content-Range"]) == (416, f"bytes */{size}")
+    else:
+        assert (outcome.status, outcome.body) == (206 if knows_ranges else 200, content)
+
+
+async def test_a_suffix_that_a_storage_does_not_know_is_asked_for_as_an_explicit_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A 416 to a suffix that is longer than the file, and a suffix that is served from the front, are both seen."""
+    ranges = []
+
+    def refuses(method: str, headers: Mapping[str, str]) -> Answer:
+        ranges.append(headers.get("range"))
+        is_long = headers.get("range") == "bytes=-20"
+        return Answer(416, "bytes */10", b"") if is_long else honest(method, headers)
+
+    def from_the_front(method: str, headers: Mapping[str, str]) -> Answer:
+        ranges.append(headers.get("range"))
+        return Answer(206, "bytes 0-2/10", b"012") if headers.get("range") == "bytes=-3" else honest(method, headers)
+
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(refuses)
+        outcome = await play(storages, "GET", LOCATION, {"range": "bytes=-20"})
+        assert (outcome.status, outcome.body) == (206, CONTENT)
+        assert ranges == ["bytes=-20", None, "bytes=0-9"]
+        ranges.clear()
+        current.append(from_the_front)
+        outcome = await play(storages, "GET", LOCATION, {"range": "bytes=-3"})
+        assert (outcome.status, outcome.body) == (206, CONTENT[7:])
+        assert ranges == ["bytes=-3", "bytes=7-9"]
+
+
+VALIDATORS = 'ETag: "a,b"\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n'
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"if-match": '"a,b"'}, 206),
+        ({"if-match": '"x"'}, 412),
+        ({"if-unmodified-since": "Sun Nov  6 08:49:36 1994"}, 412),
+        ({"if-unmodified-since": "Sun Nov  6 08:49:37 1994"}, 206),
+        ({"if-none-match": '"a,b"'}, 304),
+        ({"if-match": '"x"', "if-none-match": '"a,b"'}, 412),
+        ({"if-range": '"a,b"'}, 206),
+        ({"if-range": '"x"'}, 200),
+        ({"if-range": "Sunday, 06-Nov-94 08:49:37 GMT"}, 206),
+    ],
+)
+@pytest.mark.parametrize("request_range", ["bytes=2-4", "bytes=10-", "bytes=-0", None])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_conditions_come_before_ranges(
+    monkeypatch: pytest.MonkeyPatch, method: str, headers: dict[str, str], status: int, request_range: str | None
+) -> None:
+    if method == "HEAD" or request_range is None:
+        status = 200 if status == 206 else status
+    elif request_range != "bytes=2-4":
+        status = 416 if status == 206 else status
+    if request_range is not None:
+        headers = {**headers, "range": request_range}
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda _, asked: honest_answer(CONTENT, asked.get("range"), VALIDATORS))
+        outcome = await play(storages, method, LOCATION, Headers(headers))
+    assert (outcome.status, outcome.complete) == (status, True)
+    assert outcome.body == (b"" if method == "HEAD" or status >= 300 else CONTENT[2:5] if status == 206 else CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed_on"),
+    [
+        ("gzip", "gzip"),
+        ("aws-chunked", None),
+        ("gzip,aws-chunked", "gzip"),
+        ("AWS-Chunked, br ,gzip", "br, gzip"),
+        ("identity", None),
+        ("", None),
+    ],
+)
+async def test_the_encoding_of_the_object_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, sent: str, passed_on: str | None
+) -> None:
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda _, asked: honest_answer(CONTENT, asked.get("range"), f"Content-Encoding: {sent}\r\n"))
+        for headers in ({}, {"range": "bytes=2-4"}):
+            outcome = await play(storages, "GET", LOCATION, headers)
+            assert outcome.headers.get("content-encoding") == passed_on
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "Text/HTML; charset=utf-8", "application/xhtml+xml"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_page_where_a_sound_was_expected_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content_type: str, method: str
+) -> None:
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda _, asked: honest_answer(CONTENT, asked.get("range"), f"Content-Type: {content_type}\r\n"))
+        for headers in ({}, {"range": "bytes=2-4"}):
+            assert (await play(storages, method, LOCATION, headers)).status == 502
+    assert "is a login needed?" in caplog.text
+    assert CONFIG.base_url in caplog.text
+
+
+@pytest.mark.parametrize("request_range", [None, "bytes=2-4"])
+async def test_a_page_that_is_the_file_itself_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, request_range: str | None
+) -> None:
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda _, asked: honest_answer(CONTENT, asked.get("range"), "Content-Type: text/html\r\n"))
+        headers = {"range": request_range} if request_range else {}
+        stream = await open_media(storages, "GET", LOCATION, headers, "x.html", may_be_html=True)
+        assert stream.status in {200, 206}
+        stream.close()
+
+
+async def test_several_ranges_are_no_answer_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = "Content-Type: multipart/byteranges; boundary=x\r\n"
+    async with in_memory(monkeypatch) as (storages, current):
+        for content_range in (None, "bytes 2-4/10"):
+            answer = Answer(206, content_range, b"234", headers=several)
+            current.append(lambda method, asked: answer if "range" in asked else honest(method, asked))  # noqa: B023
+            outcome = await play(storages, "GET", LOCATION, {"range": "bytes=2-4"})
+            assert (outcome.status, outcome.body) == (200, CONTENT)
+
+
+async def test_a_header_that_is_repeated_differently_is_a_contradiction(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(206, "bytes 2-4/10", b"234", headers="Content-Range: bytes 5-7/10\r\n")
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda method, asked: answer if "range" in asked else honest(method, asked))
+        outcome = await play(storages, "GET", LOCATION, {"range": "bytes=2-4"})
+    assert (outcome.status, outcome.body) == (200, CONTENT)
+
+
+async def test_what_a_proxy_has_transformed_is_asked_for_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transformed answer (203) is a success nevertheless, if the storage has no other."""
+    asked: list[str | None] = []
+
+    def transforms(method: str, headers: Mapping[str, str]) -> Answer:
+        asked.append(headers.get("cache-control"))
+        return Answer(203 if asked[-1] is None or is_stubborn else 200, None, CONTENT)
+
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(transforms)
+        for is_stubborn in (False, True):  # noqa: B007
+            outcome = await play(storages, "GET", LOCATION, {})
+            assert (outcome.status, outcome.body) == (200, CONTENT)
+    assert asked == [None, "no-transform"] * 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 401, 403, 404, 410])
+async def test_a_refusal_is_final_and_is_one_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    given = 0
+
+    def storage(method: str, headers: Mapping[str, str]) -> Answer:
+        nonlocal given
+        given += 1
+        return Answer(status, None, b"a detail")
+
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(storage)
+        outcome = await play(storages, "GET", LOCATION, {"range": "bytes=2-4"})
+    assert (outcome.status, given) == (404 if status in {404, 410} else 502, 1)
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    if outcome.status == 502:
+        assert any(CONFIG.base_url in line and str(status) in line for line in lines)
+
+
+S3_ERRORS = {
+    # status, code: the client's status, and what the line says
+    (404, "NoSuchKey"): (404, None),
+    (404, "NoSuchBucket"): (502, "check the buckets"),
+    (404, "InvalidAccessKeyId"): (502, "check the access_key_id"),
+    (403, "InvalidAccessKeyId"): (502, "check the access_key_id"),
+    (403, "SignatureDoesNotMatch"): (502, "secret_access_key"),
+    (403, "AccessDenied"): (502, "s3:ListBucket"),
+    (403, "InvalidObjectState"): (502, "archived"),
+    (403, "RequestTimeTooSkewed"): (502, "clocks"),
+    (400, "AuthorizationHeaderMalformed"): (502, "region"),
+    (301, "PermanentRedirect"): (502, "region"),
+    (404, None): (502, "endpoint_url"),
+    (418, "Teapot"): (502, "418 Teapot"),
+}
+
+
+@pytest.mark.parametrize(("status", "code"), list(S3_ERRORS))
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_refusals_of_s3_name_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    status: int,
+    code: str | None,
+) -> None:
+    expected, words = S3_ERRORS[status, code]
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>" if code else "<html>not here</html>"
+    async with in_memory(monkeypatch, StorageConfig(s3=(S3,))) as (storages, current):
+        current.append(lambda *_: Answer(status, None, body.encode()))
+        outcome = await play(storages, method, S3Location(S3, "calls", "a.wav"), {"range": "bytes=2-4"})
+    assert outcome.status == expected
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) == (0 if words is None else 1)
+    if words is not None:
+        assert words in lines[0]
+        assert "bucket calls" in lines[0]
+
+
+async def test_a_header_outside_ascii_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with in_memory(monkeypatch) as (storages, current):
+        current.append(lambda _, asked: honest_answer(CONTENT, asked.get("range"), 'ETag: "é"\r\n'))
+        outcome = await play(storages, "GET", LOCATION, {})
+    assert (outcome.status, outcome.headers["etag"]) == (200, '"é"')
+
+
+# --- Over sockets ---------------------------------------------------------------------------------------------
+
+PLAYS = 10_000
+
+
+def content_of(number: int) -> bytes:
+    """Every object has other bytes at every place."""
+    return (b"%06d." % number) * (number % 40)
+
+
+class RandomStorage(LocalServer):
+    """Answers at random: honestly, with any contradiction, with surplus bytes, in pieces, or with 408 unasked."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self._rng = rng
+
+    async def answer(self, request: Request, connection: Connection) -> None:
+        rng, transport = self._rng, connection.transport
+        answer = self._answer(content_of(int(request.target.rpartition("/")[2])), request.headers.get("range"))
+        wire = answer.wire(request.method)
+        if answer.framing == "length" and rng.random() < 0.1:
+            wire += rng.choice([b"x", b"\r\n", b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            piece = rng.randrange(len(wire) + 1)
+            transport.write(wire[:piece])
+            wire = wire[piece:]
+            await asyncio.sleep(0)
+        transport.write(wire)
+        if answer.end == "cut":
+            connection.reset()
+        elif answer.end == "clean" and (answer.framing == "until the end" or rng.random() < 0.3):
+            transport.close()
+        elif answer.is_whole_message and rng.random() < 0.05:  # or it would be the missing end of the body
+            await asyncio.sleep(0.01)
+            transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+
+    def _answer(self, content: bytes, request_range: str | None) -> Answer:
+        rng = self._rng
+        right = honest_answer(content, request_range, 'ETag: "x"\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n')
+        if rng.random() < 0.3:
+            return right
+        told = right.content_range
+        if rng.random() < 0.5:
+            first, last, length = sorted(rng.choices(range(300), k=3))
+            told = rng.choice([None, f"bytes {first}-{last}/{length}", f"bytes {last}-{first}/{length}", "bytes 0-9"])
+        status = rng.choice([right.status, right.status, 200, 203, 206, 416, 404, 500])
+        parsed = parse_content_range(told or "")
+        start = parsed.positions.start if parsed and status == 206 else 0
+        stop = parsed.positions.stop if parsed and status == 206 else len(content)
+        body = content[start:stop]
+        if status in {206, 416, 500}:
+            body = rng.choice([body, body, body[:-1], body + b"x", b""])
+        framing = rng.choice([*FRAMINGS, "length"])
+        end: End = rng.choice(ENDS[:2]) if framing != "until the end" or status not in {200, 203} else "clean"
+        return Answer(status, told, body, framing, end, right.headers)
+
+
+def test_random_answers(caplog: pytest.LogCaptureFixture) -> None:
+    """No client gets bytes of another object, or a complete answer with wrong bytes. On uvloop, as in production."""
+    caplog.set_level(logging.CRITICAL)
+    rng = random.Random(12)
+    outcomes: Counter[str] = Counter()
+
+    async def play_all() -> None:
+        async with RandomStorage(rng) as server:
+            config = WebDavConfig(server.url)
+            settings = Settings(storage=StorageConfig(webdav=(config,)), storage_stall_seconds=0.3)
+            async with open_storages(settings) as storages:
+                numbers = iter(range(PLAYS))
+
+                async def play_some() -> None:
+                    for number in numbers:
+                        request_range = rng.choice(
+                            [*RANGES, f"bytes={number % 200}-", f"bytes={number % 90}-{number % 200}"]
+                        )
+                        location = WebDavLocation(config, f"{server.url}/{number}")
+                        headers = Headers({"range": request_range} if request_range else {})
+                        outcome = await play(storages, "GET", location, headers)
+                        why = why_wrong(outcome, content_of(number), request_range)
+                        assert why is None, (why, number, request_range, outcome)
+                        outcomes[f"{outcome.status}{'' if outcome.complete else ' cut'}"] += 1
+
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(40):
+                        group.create_task(play_some())
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play_all())
+    assert sum(outcomes.values()) == PLAYS
+    # All kinds were there.
+    assert min(outcomes[kind] for kind in ("200", "206", "416", "404", "502", "206 cut")) > 20, outcomes
