@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from app.settings import StorageConfig, WebDavConfig
+from tests.support.faults import TypedStorage
 from tests.support.launch import missing
 from tests.support.media import post_media
 from tests.support.service import StartService
@@ -178,3 +179,52 @@ async def test_an_audio_element_knows_the_duration_and_seeks(
         assert seen["landed"] == pytest.approx(place, abs=0.1)
         assert place + 1 <= seen["playing"] < place + 5
         assert seen["heard"] == pytest.approx(FREQUENCIES[minute], abs=10)
+
+
+# Would lift the protection of the recording, with the login that the browser remembers.
+UNPROTECT = """
+fetch("/api/v2/recordings/recording", {
+    method: "POST",
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({operationName: "unapplyNonDelete"}),
+}).finally(() => { document.documentElement.setAttribute("ran", "yes"); })
+"""
+HAS_RUN = "document.documentElement?.getAttribute('ran')"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "document"),
+    [
+        ("text/html", f"<!doctype html><script>{UNPROTECT}</script>"),
+        ("image/svg+xml", f'<svg xmlns="http://www.w3.org/2000/svg"><script><![CDATA[{UNPROTECT}]]></script></svg>'),
+    ],
+)
+async def test_a_media_file_does_not_run_as_a_page_of_ours(
+    start_service: StartService, page: Page, media_type: str, document: str
+) -> None:
+    async with TypedStorage() as storage:
+        service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(storage.url),)))
+        url = storage.put("call.wav", {"Content-Type": media_type}, document.encode())
+        media = await post_media(service, {"storage": "webDAV", "path": url}, type=media_type)
+        recording = "/api/v2/recordings/recording"
+        protected = await media.admin.post(recording, json={"operationName": "applyNonDelete"})
+        assert protected.status_code == 200
+        # The document does run where it may.
+        await page.call("Page.navigate", url=url)
+
+        async def has_run() -> bool:
+            return bool(await page.run(HAS_RUN) == "yes")
+
+        await eventually(has_run)
+        with_login = service.url.replace("//", "//admin:admin-password@")
+        await page.call("Page.navigate", url=f"{with_login}{recording}")
+
+        async def is_loaded() -> bool:
+            return "callerPhoneNumber" in (await page.run("document.body ? document.body.innerText : ''"))
+
+        await eventually(is_loaded)
+        opened = await page.call("Page.navigate", url=f"{with_login}{media.path}")
+        # It is downloaded instead, and the page stays.
+        assert opened.get("errorText") == "net::ERR_ABORTED", opened
+        assert await page.run(HAS_RUN) is None
+        assert (await media.admin.get(recording)).json()["recording"]["nonDelete"] is True

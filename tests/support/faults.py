@@ -254,6 +254,29 @@ class CountingStorage(LocalServer):
             await asyncio.sleep(0.05 if self.rate else 0)
 
 
+SOUND = b"RIFF" * 100
+
+
+class TypedStorage(LocalServer):
+    """Answers every request for a path with the headers and the body that a test has set for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[str, tuple[dict[str, str], bytes]] = {}
+
+    def put(self, path: str, headers: dict[str, str], body: bytes = SOUND) -> str:
+        """Returns the URL."""
+        self._files[f"/recordings/{path}"] = (headers, body)
+        return f"{self.url}/{path}"
+
+    async def answer(self, request: Request, connection: Connection) -> None:
+        found = self._files.get(request.target)
+        if found is None:
+            await connection.respond(404)
+        else:
+            await connection.respond(200, *found)
+
+
 class FaultServer(LocalServer):
     """Answers whatever it is asked in the way that the first part of the path below `url` says.
 
