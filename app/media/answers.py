@@ -2,7 +2,7 @@
 
 A storage's answer is compared with what was asked: status, Content-Range, Content-Length, Content-Encoding,
 Content-Type, and the body as it arrives. An answer that contradicts the request or itself is asked for again in a
-plainer way: as an explicit range, or the whole. See docs/decisions/0018-answers-of-storages.md.
+plainer way: as an explicit range, or the whole. See docs/decisions/0022-answers-of-storages.md.
 """
 
 import logging
