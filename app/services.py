@@ -38,6 +38,7 @@ class Services:
     metrics: CollectorRegistry
     audit: AuditLog
     searches: Shares
+    search_bytes: Shares
 
 
 @asynccontextmanager
@@ -69,6 +70,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             metrics=metrics,
             audit=audit,
             searches=_search_shares(settings, metrics),
+            search_bytes=_search_byte_shares(settings, metrics),
         )
 
 
@@ -85,3 +87,9 @@ def _search_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
         patience=_SEARCH_PATIENCE_SECONDS,
         patient=settings.searches_per_user,
     )
+
+
+def _search_byte_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
+    share = settings.search_bytes // 2
+    limits = Limits(settings.search_bytes, share, user=share)
+    return Shares("searches", "search_bytes", limits, metrics, wait=_SEARCH_PATIENCE_SECONDS)

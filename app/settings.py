@@ -144,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     searches_per_contact_center: int = 4
     searches_per_user: int = 8
     search_wait_seconds: float = 2.0
+    search_bytes: int = 64 * 1024 * 1024
 
     storage_streams: int = 200
     storage_wait_seconds: float = 5.0
@@ -192,6 +193,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _check_shares(self) -> None:
         if self.searches_per_user < 8 or not 1 <= self.searches_per_contact_center <= self.searches:
             raise ValueError("searches_per_user is 8 or more, searches_per_contact_center from 1 to searches")
+
+        if self.search_bytes < 32 * 1024 * 1024:
+            raise ValueError("search_bytes is 33554432 or more: twice a page")
 
     def _check_origins(self) -> None:
         for origin in self.allowed_origins:

@@ -84,13 +84,13 @@ class Shares:
         self._by_user: Counter[Owner] = Counter()
         self._requests: Counter[Owner] = Counter()
         self._waiting: list[_Waiting] = []
-        in_use = Gauge(f"recall_{name}_in_use", f"What {what} in flight use of their places.", registry=registry)
+        in_use = Gauge(f"recall_{name}_in_use", f"How many {name} are in use.", registry=registry)
         in_use.set_function(lambda: self._used)
-        waiting = Gauge(f"recall_{name}_waiting", f"How many {what} wait for a place.", registry=registry)
+        waiting = Gauge(f"recall_{name}_waiting", f"How many requests wait for {name}.", registry=registry)
         waiting.set_function(lambda: len(self._waiting))
         self._refused = prometheus_client.Counter(
             f"recall_{name}_refused",
-            f"How many {what} got no place in time, by whose share was in use (user, contact center or service).",
+            f"How many requests got no {name} in time, by whose share was in use (user, contact center or service).",
             ["share"],
             registry=registry,
         )

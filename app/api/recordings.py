@@ -1,10 +1,13 @@
 """`/recordings` and `/screen-recordings`: search, read, protect (docs/contract.md sections 3, 5 and 8)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app import codec
 from app.api.requests import (
     API,
     api_url,
@@ -18,10 +21,13 @@ from app.api.requests import (
     services,
 )
 from app.api.responses import envelope
+from app.background import Turns
 from app.recordings.identity import Resource
+from app.recordings.model import Recording
 from app.recordings.render import render
 from app.search.criteria import parse_search
 from app.search.paging import page_links, unpacked
+from app.shares import Place
 
 
 class _Names(NamedTuple):
@@ -59,14 +65,36 @@ async def search_page(request: Request, *, for_ops: bool) -> Response:
     scope = scope_of(request)
     parameters = unpacked(query_parameters(request))
     criteria, wanted = parse_search(parameters)
-    async with services(request).searches.place(owner_of(request)):
-        page = await repository(request).search(scope, criteria, wanted)
-    url = api_url(request)
-    content: dict[str, object] = {
-        _NAMES[resource_of(request)].many: [render(recording, url, for_ops=for_ops) for recording in page.hits]
-    }
-    here = f"{url}{request.scope['path'].removeprefix(API)}"
-    return envelope(content | dict(page_links(here, parameters, wanted, page)))
+    owner, places = owner_of(request), list[Place]()
+
+    async def reserve(size: int) -> None:
+        places.append(await services(request).search_bytes.take(owner, size))
+
+    try:
+        async with services(request).searches.place(owner):
+            page = await repository(request).search(scope, criteria, wanted, reserve)
+        url = api_url(request)
+        content: dict[str, object] = {
+            _NAMES[resource_of(request)].many: await _encoded(page.hits, url, for_ops=for_ops)
+        }
+        here = f"{url}{request.scope['path'].removeprefix(API)}"
+        response = envelope(content | dict(page_links(here, parameters, wanted, page)))
+    except BaseException:
+        for place in places:
+            place.release()
+        raise
+    response.places = places
+    return response
+
+
+async def _encoded(recordings: Sequence[Recording], url: str, *, for_ops: bool) -> list[msgspec.Raw]:
+    """Returns recordings as clients see them, as JSON."""
+    encoded, turns = list[msgspec.Raw](), Turns()
+    for recording in recordings:
+        text = codec.encode(render(recording, url, for_ops=for_ops))
+        encoded.append(msgspec.Raw(text))
+        await turns.worked_on(len(text))
+    return encoded
 
 
 async def read_one(request: Request, *, for_ops: bool) -> Response:

@@ -23,7 +23,7 @@ from app.migration.plan import (
 from app.migration.point_in_time import PlainIndex, PointInTime
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.indices import MIGRATED_RESOURCES, alias
+from app.store.indices import MIGRATED_RESOURCES, add_optional_fields, alias
 from app.store.lease import LeaseError
 from app.store.retrying import with_retries
 
@@ -237,6 +237,7 @@ async def roll_back(
     await with_retries(client.indices.add_block, index=last.target, block="write")
     changes = await _changes_since_swap(client, last)
     if await current_index(client, name) == last.target:
+        await with_retries(add_optional_fields, client, resource, last.previous)
         await swap(client, name, last.target, last.previous)
     await _unblock(client, last.sources)
     lease.state.last = None

@@ -62,11 +62,15 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """The hits of a page in the order of results, and whether others stand before and after them."""
+    """The hits of a page in the order of results, and whether others stand before and after them.
+
+    A page that `is_bounded` may hold fewer hits than the limit, because they are large.
+    """
 
     hits: list[T]
     more_before: bool
     more_after: bool
+    is_bounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,12 @@ class PageRequest:
             body["search_after"] = [self.cursor.start_time, self.cursor.recording_id]
         return body
 
-    def page_of(self, hits: Sequence[T]) -> Page[T]:
-        """Returns the page that a search for `body` has found."""
-        page, more = list(hits[: self.limit]), len(hits) > self.limit
+    def page_of(self, hits: Sequence[T], *, left_out: int = 0, is_bounded: bool = False) -> Page[T]:
+        """Returns the page that a search for `body` has found; `left_out` hits follow that are too large for it."""
+        page, more = list(hits[: self.limit]), len(hits) > self.limit or left_out > 0
         if self.is_backwards:
-            return Page(page[::-1], more_before=more, more_after=bool(page))
-        return Page(page, more_before=self.offset > 0, more_after=more)
+            return Page(page[::-1], more, bool(page), is_bounded)
+        return Page(page, self.offset > 0, more, is_bounded)
 
 
 def parse_page(values: Mapping[str, str]) -> PageRequest:
@@ -151,7 +155,7 @@ def _before(request: PageRequest, page: Page[Recording]) -> Cursor | None:
 
     The first page is full even if it repeats some of this one, as with an offset.
     """
-    repeated = request.limit - request.offset if 0 < request.offset < request.limit else 0
+    repeated = request.limit - request.offset if 0 < request.offset < request.limit and not page.is_bounded else 0
     if page.hits and not repeated:
         return _cursor("before", page.hits[0])
     # An empty page has no place but the requested one.

@@ -37,8 +37,10 @@ def document_id(contact_center: str, region: str, recording_id: str) -> str:
 
 def to_document(contact_center: str, recording: Recording, protection: ProtectionChange | None = None) -> Document:
     """Returns the document of a recording in its stored form (`app.recordings.model`)."""
+    source = to_source(contact_center, recording, protection)
     document = {
-        **to_source(contact_center, recording, protection),
+        **source,
+        "recordingBytes": len(source["recording"].encode()),
         "schemaVersion": SCHEMA_VERSION,
         **indexed(recording),
     }

@@ -30,6 +30,9 @@ RESOURCES = tuple(_MAPPING_FILES)
 # Claims live for seconds, and a rollback would bring old ones back, so that index is never replaced.
 MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource != "media-claims")
 
+# Fields that are added to existing indices in place: documents may lack them.
+_OPTIONAL_FIELDS = ("recordingBytes",)
+
 T = TypeVar("T")
 
 
@@ -52,6 +55,7 @@ async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list
     client = client.options(request_timeout=seconds)
     async with store_errors(seconds):
         await _concurrently(_create_index(client, settings, resource, index) for resource, index in missing.items())
+        await _concurrently(add_optional_fields(client, resource, alias(settings, resource)) for resource in RESOURCES)
     if missing:
         # Another process may have created an index first, perhaps with another version of the mapping.
         await missing_indices(client, settings)
@@ -78,8 +82,20 @@ async def _check_index(client: AsyncElasticsearch, settings: Settings, resource:
     if not await client.indices.exists_alias(name=name):
         return False
     for index, actual in (await client.indices.get(index=name, flat_settings=True)).body.items():
-        _compare(index, load_schema(resource), actual)
+        schema = load_schema(resource)
+        for field in _OPTIONAL_FIELDS:
+            if field not in actual["mappings"].get("properties", {}):
+                schema["mappings"]["properties"].pop(field, None)
+        _compare(index, schema, actual)
     return True
+
+
+async def add_optional_fields(client: AsyncElasticsearch, resource: str, index: str) -> None:
+    """Adds the fields that documents may lack to an index that a former version has created. Idempotent."""
+    wanted = load_schema(resource)["mappings"]["properties"]
+    added = {name: wanted[name] for name in _OPTIONAL_FIELDS if name in wanted}
+    if added:
+        await client.indices.put_mapping(index=index, properties=added)
 
 
 async def _concurrently(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -13,6 +13,7 @@ from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
 from app.auth.scope import Scope
+from app.background import Turns
 from app.errors import ElasticsearchUnavailable, RecordingNotFound, RecordingTooLarge, SearchTooLarge
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource, media_object_keys
@@ -29,6 +30,7 @@ from app.store.client import store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
 from app.store.indices import alias, refresh
+from app.store.pages import BoundedSearch, Reserve, unlimited
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class RecordingRepository:
         self._search_seconds = settings.elasticsearch_search_timeout
         self._write_seconds = settings.elasticsearch_write_timeout
         self._searching = client.options(request_timeout=self._search_seconds)
+        self._bounded = BoundedSearch(self._search, self._mget)
         self._reader = DocumentReader(client, self._seconds)
         self._writer = DocumentWriter(
             client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
@@ -121,13 +124,21 @@ class RecordingRepository:
             hit = await self._reader.get(self._index, _id)
         return _stored(hit) if hit else None
 
-    async def search(self, scope: Scope, criteria: Criteria, page: PageRequest) -> Page[Recording]:
-        """Returns a page of recordings, newest start time first, then by id.
+    async def search(
+        self, scope: Scope, criteria: Criteria, page: PageRequest, reserve: Reserve = unlimited
+    ) -> Page[Recording]:
+        """Returns a page of recordings, newest start time first, then by id; fewer than asked for if they are large.
 
-        Raises SearchTooLarge when the query has more clauses than Elasticsearch allows.
+        `reserve` is awaited with a number of bytes before that many are read. Raises SearchTooLarge when the query has
+        more clauses than Elasticsearch allows, and what `reserve` raises.
         """
-        response = await self._search(search_body(scope, criteria, page))
-        return page.page_of([from_source(hit["_source"]) for hit in response["hits"]["hits"]])
+        found = await self._bounded.hits(search_body(scope, criteria, page), page.limit, reserve)
+        recordings = []
+        turns = Turns()
+        for hit in found.hits:
+            recordings.append(from_source(hit["_source"]))
+            await turns.worked_on(len(hit["_source"]["recording"]))
+        return page.page_of(recordings, left_out=found.left_out, is_bounded=found.bounded)
 
     async def count(self, scope: Scope, criteria: Criteria) -> MatchCounts:
         """Counts the recordings that match, as of the last acknowledged write."""
@@ -145,7 +156,9 @@ class RecordingRepository:
     async def scan(
         self, scope: Scope, criteria: Criteria, *, size: int, after: StoredRecording | None = None
     ) -> list[StoredRecording]:
-        """Returns the next `size` recordings that match and follow `after`, oldest start time first; [] at the end.
+        """Returns the next recordings that match and follow `after`, oldest start time first; [] at the end.
+
+        They are `size`, or fewer if they are large.
 
         Elasticsearch keeps no state between two calls, so a scan may take days while other processes write.
         """
@@ -159,7 +172,7 @@ class RecordingRepository:
         if after is not None:
             start_time = parse_instant(after.recording["startTime"])
             body["search_after"] = [start_time, after.recording["id"], after.contact_center]
-        return [_stored(hit) for hit in (await self._search(body))["hits"]["hits"]]
+        return [_stored(hit) for hit in (await self._bounded.hits(body, size)).hits]
 
     async def still_matching(
         self, scope: Scope, criteria: Criteria, recordings: Sequence[StoredRecording]
@@ -363,6 +376,11 @@ class RecordingRepository:
                     raise SearchTooLarge from error
                 raise
         answer: dict[str, Any] = response.body
+        return answer
+
+    async def _mget(self, body: dict[str, Any]) -> dict[str, Any]:
+        async with store_errors(self._seconds):
+            answer: dict[str, Any] = (await self._client.mget(body=body)).body
         return answer
 
 

@@ -10,7 +10,9 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
-from app.store.indices import RESOURCES, SchemaMismatch, create_indices
+from app.store.indices import RESOURCES, SchemaMismatch, create_indices, load_schema
+from tests.support.recordings import OPS_PATH, a_recording
+from tests.support.service import StartService
 
 SCRIPT = "scripts/create_indices.py"
 
@@ -112,3 +114,17 @@ async def test_settings_of_the_schema_are_compared_too(elasticsearch: AsyncElast
     await elasticsearch.indices.put_settings(index=names(settings)[0], settings={"index.max_result_window": 10_000})
     with pytest.raises(SchemaMismatch, match=r"index\.max_result_window is '10000' instead of 10101"):
         await create_indices(elasticsearch, msgspec.structs.replace(settings, shards=5))
+
+
+async def test_a_field_that_documents_may_lack_is_added_to_an_existing_index(
+    start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    schema = load_schema("recordings")
+    del schema["mappings"]["properties"]["recordingBytes"]
+    name = f"{settings.index_prefix}-recordings"
+    await elasticsearch.indices.create(index=f"{name}-v2-000001", **schema, aliases={name: {"is_write_index": True}})
+    service = await start_service()
+    response = await service.client("ops").post(OPS_PATH, json=a_recording(), params={"refresh": "wait_for"})
+    assert response.status_code == 201
+    found = await service.client("admin").get("/api/v2/recordings", params={"startTime": "0"})
+    assert [recording["id"] for recording in found.json()["recordings"]] == ["recording"]

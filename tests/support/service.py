@@ -16,6 +16,7 @@ from app.main import create_app
 from app.server import server_config
 from app.settings import Role, S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.client import connect
+from app.store.repository import RecordingRepository
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION
 from tests.support.waiting import eventually
 
@@ -72,7 +73,8 @@ class Service:
         # asyncio does this only for sockets that it made itself; without it every answer in two parts takes 40 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(server_config(settings, create_app(settings), timeout_graceful_shutdown=10))
+        self._app = create_app(settings)
+        self._server = uvicorn.Server(server_config(settings, self._app, timeout_graceful_shutdown=10))
         self._clients: list[httpx.AsyncClient] = []
 
     async def start(self) -> None:
@@ -88,6 +90,12 @@ class Service:
         self._server.should_exit = True
         await self._task
         self._socket.close()
+
+    @property
+    def repository(self) -> RecordingRepository:
+        """The recordings of the process."""
+        repository: RecordingRepository = self._app.state.services.repositories["recordings"]
+        return repository
 
     def client(self, user: str | None = None, **options: Any) -> httpx.AsyncClient:
         """A client that is closed with the service; `user` is a name of USERS."""

@@ -1,0 +1,120 @@
+"""Hits of a search within a budget of bytes (docs/contract.md section 5, docs/decisions/0019-shares.md).
+
+A hit's source can be large, and Elasticsearch holds all sources of an answer in its memory. So a search asks for
+sources only when even the largest recordings fit. Else it asks for their sizes first, and then for a few at a time.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+Hit = dict[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Reserve = Callable[[int], Awaitable[object]]
+
+# The recordings of one page together, in bytes of their JSON.
+PAGE_BYTES = 16 * 1024 * 1024
+# The sources in one answer of Elasticsearch, except a single one that is larger.
+_ANSWER_BYTES = 1024 * 1024
+# Elasticsearch refreshes every second, so what is larger is hardly found sooner.
+_LARGEST_IS_VALID_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The first hits of a search, with their sources. `left_out` are the hits that follow them and did not fit.
+
+    `bounded` tells that the search had to look at sizes.
+    """
+
+    hits: list[Hit]
+    left_out: int = 0
+    bounded: bool = False
+
+
+async def unlimited(size: int) -> None:
+    """Reserves nothing."""
+
+
+class BoundedSearch:
+    """Searches one index. `search` and `mget` send a body to Elasticsearch. What they raise, this class raises too."""
+
+    def __init__(self, search: Send, mget: Send) -> None:
+        self._search = search
+        self._mget = mget
+        self._largest = 0
+        self._largest_until = 0.0
+        self._looking = asyncio.Lock()
+
+    async def hits(self, body: dict[str, Any], wanted: int, reserve: Reserve = unlimited) -> Hits:
+        """Returns the hits of a body of `size` hits, of which the sources of up to `wanted` are needed.
+
+        `reserve` is awaited with the number of bytes before sources of so many bytes are asked for.
+        """
+        size = body["size"] * await self._largest_bytes()
+        if size <= PAGE_BYTES:
+            await reserve(size)
+            return Hits((await self._search(body))["hits"]["hits"])
+        await reserve(PAGE_BYTES)
+        sizes = {"_source": False, "docvalue_fields": ["recordingBytes"], "seq_no_primary_term": True}
+        while True:
+            hits = (await self._search({**body, **sizes}))["hits"]["hits"]
+            kept = _first_within(PAGE_BYTES, hits[:wanted])
+            complete: list[Hit] = []
+            done = 0
+            while done < len(kept):
+                some = _first_within(_ANSWER_BYTES, kept[done:])
+                complete += await self._with_sources(some, body)
+                done += len(some)
+            if complete or not kept:  # otherwise all of them have been deleted meanwhile
+                return Hits(complete, len(hits) - len(kept), bounded=True)
+
+    async def _with_sources(self, hits: list[Hit], body: dict[str, Any]) -> list[Hit]:
+        """Returns those of the hits that still match, with their sources, as of the same version."""
+        answer = await self._mget({"docs": [{"_index": hit["_index"], "_id": hit["_id"]} for hit in hits]})
+        complete: dict[str, Hit] = {}
+        changed: list[str] = []
+        for hit, doc in zip(hits, answer["docs"], strict=True):
+            if _version(doc) == _version(hit):
+                complete[hit["_id"]] = {**hit, "_source": doc["_source"]}
+            elif doc.get("found"):
+                changed.append(hit["_id"])
+        if changed:
+            query = {"bool": {"filter": [body["query"], {"ids": {"values": changed}}]}}
+            again = {"query": query, "size": len(changed), "seq_no_primary_term": True}
+            complete |= {hit["_id"]: hit for hit in (await self._search(again))["hits"]["hits"]}
+        return [complete[hit["_id"]] for hit in hits if hit["_id"] in complete]
+
+    async def _largest_bytes(self) -> int:
+        """Returns the size of the largest recording in the index, as of a second ago at most."""
+        async with self._looking:
+            if time.monotonic() >= self._largest_until:
+                asked = time.monotonic()
+                largest = {"max": {"field": "recordingBytes"}}
+                found = await self._search({"size": 0, "track_total_hits": False, "aggs": {"largest": largest}})
+                value = found["aggregations"]["largest"]["value"]  # a decimal, or null without recordings
+                self._largest = int(float(bytes(value))) if value is not None else 0
+                self._largest_until = asked + _LARGEST_IS_VALID_SECONDS
+            return self._largest
+
+
+def _first_within(limit: int, hits: list[Hit]) -> list[Hit]:
+    """Returns the first hits whose sources have so many bytes together at most, or a single one that is larger."""
+    size = 0
+    for count, hit in enumerate(hits):
+        size += _size(hit)
+        if count and size > limit:
+            return hits[:count]
+    return hits
+
+
+def _size(hit: Hit) -> int:
+    """A recording that a former version stored has no size, and is taken for a small one."""
+    size: int = hit.get("fields", {}).get("recordingBytes", [0])[0]
+    return size
+
+
+def _version(hit: Hit) -> tuple[Any, Any]:
+    return hit.get("_seq_no"), hit.get("_primary_term")

@@ -1,0 +1,126 @@
+"""Pages of large recordings (docs/contract.md section 5): they hold fewer, and a walk misses none."""
+
+import asyncio
+from itertools import chain
+from typing import Any
+
+import httpx
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.settings import Settings
+from app.store import pages
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_many
+from tests.support.service import Service
+
+SEARCH = "/api/v2/recordings"
+SIZES = [1_000_000 if i % 3 else 400_000 for i in range(40)]
+
+
+def large(name: str, size: int, minute: int = 0) -> dict[str, Any]:
+    time = f"2013-05-17T11:{minute:02}:00Z"
+    return a_recording(name, notes="n" * size, mediaFiles=[a_media_file(startTime=time, stopTime=time)])
+
+
+@pytest.fixture
+async def stored(elasticsearch: AsyncElasticsearch, settings: Settings, service: Service) -> list[str]:
+    """Ids, the newest first."""
+    recordings = [large(f"r{i:02}", size, minute=59 - i) for i, size in enumerate(SIZES)]
+    for start in range(0, len(recordings), 10):
+        await store_many(elasticsearch, settings, recordings[start : start + 10])
+    return [recording["id"] for recording in recordings]
+
+
+async def page(client: httpx.AsyncClient, uri: str, **parameters: Any) -> dict[str, Any]:
+    response = await client.get(uri, params=parameters or None)
+    assert response.status_code == 200, response.text[:300]
+    body: dict[str, Any] = response.json()
+    assert len(response.content) < pages.PAGE_BYTES + 200_000
+    return body
+
+
+def ids(body: dict[str, Any]) -> list[str]:
+    return [recording["id"] for recording in body["recordings"]]
+
+
+async def test_a_walk_forth_and_back_misses_none_and_repeats_none(admin: httpx.AsyncClient, stored: list[str]) -> None:
+    found = await page(admin, SEARCH, startTime="0")
+    forth = [ids(found)]
+    while "nextUri" in found:
+        found = await page(admin, found["nextUri"])
+        forth.append(ids(found))
+    assert list(chain(*forth)) == stored
+    assert len(forth) > 1
+    back = [ids(found)]
+    while "prevUri" in found:
+        found = await page(admin, found["prevUri"])
+        back.insert(0, ids(found))
+    assert list(chain(*back)) == stored
+
+
+async def test_a_page_holds_as_many_as_fit(admin: httpx.AsyncClient, stored: list[str]) -> None:
+    whole = ids(await page(admin, SEARCH, startTime="0"))
+    used = sum(SIZES[: len(whole)])
+    assert used <= pages.PAGE_BYTES < used + SIZES[len(whole)] + 20_000
+    assert ids(await page(admin, SEARCH, startTime="0", limit=3)) == stored[:3]
+    assert ids(await page(admin, SEARCH, startTime="0", limit=20, offset=5)) == stored[5 : 5 + len(whole)]
+
+
+async def test_elasticsearch_never_answers_with_more_than_a_few_sources(
+    admin: httpx.AsyncClient, stored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[int] = []
+    decode = pages.BoundedSearch._with_sources
+
+    async def watched(self: Any, hits: list[Any], body: dict[str, Any]) -> list[Any]:
+        answers.append(sum(map(pages._size, hits)))
+        return await decode(self, hits, body)
+
+    monkeypatch.setattr(pages.BoundedSearch, "_with_sources", watched)
+    await asyncio.gather(*(page(admin, SEARCH, startTime="0") for _ in range(8)))
+    assert answers
+    assert max(answers) <= max(pages._ANSWER_BYTES, *SIZES) + 1000
+
+
+async def test_a_recording_that_changes_while_a_page_is_read_is_shown_as_it_is_now(
+    admin: httpx.AsyncClient, ops: httpx.AsyncClient, stored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pages.BoundedSearch._with_sources
+    changed: list[str] = []
+
+    async def changing(self: Any, hits: list[Any], body: dict[str, Any]) -> list[Any]:
+        if not changed:
+            changed.extend(stored[:2])
+            update = large(stored[0], 100, minute=59) | {"changed": True}
+            assert (await ops.post(OPS_PATH, json=update, params={"refresh": "wait_for"})).status_code == 200
+            assert (await ops.delete(f"{OPS_PATH}/{stored[1]}")).status_code == 200
+        return await read(self, hits, body)
+
+    monkeypatch.setattr(pages.BoundedSearch, "_with_sources", changing)
+    found = await page(admin, SEARCH, startTime="0")
+    assert ids(found)[:2] == [stored[0], stored[2]]
+    assert found["recordings"][0]["changed"]
+
+
+async def test_small_recordings_cost_one_search(
+    admin: httpx.AsyncClient,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await store_many(elasticsearch, settings, [a_recording(f"small{i}") for i in range(30)])
+    searched: list[dict[str, Any]] = []
+    repository = service.repository
+    send = repository._bounded._search
+
+    async def counted(body: dict[str, Any]) -> dict[str, Any]:
+        searched.append(body)
+        return await send(body)
+
+    monkeypatch.setattr(repository._bounded, "_search", counted)
+    for _ in range(10):
+        assert len(ids(await page(admin, SEARCH, startTime="0"))) == 30
+    pages_of = [body for body in searched if body["size"]]
+    assert len(pages_of) == 10
+    assert len(searched) - len(pages_of) <= 10  # at most one a second looks for the largest
