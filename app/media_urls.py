@@ -9,6 +9,14 @@ _MISREAD = re.compile(r"[ \\?#]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
+_USER_INFO = re.compile(r"(?<=//).*@")
+
+
+def without_password(url: str) -> str:
+    """Returns a URL for a message: in place of a user name and password it has `***`."""
+    return _USER_INFO.sub("***@", url)
+
+
 class AmbiguousUrl(ValueError):
     """A URL that programs may read differently; the text says why."""
 

@@ -16,7 +16,7 @@ import msgspec
 
 from app.ids import id_error
 from app.logs import LogFormat
-from app.media_urls import AmbiguousUrl, parse_url
+from app.media_urls import AmbiguousUrl, parse_url, without_password
 
 Role = Literal["ops", "recorder", "admin", "supervisor", "agent"]
 
@@ -84,7 +84,7 @@ def _parse_setting(name: str, url: str) -> tuple[str, list[str]]:
     try:
         return parse_url(url.rstrip("/"))
     except AmbiguousUrl as error:
-        raise ValueError(f"the {name} {url!r} of a storage cannot be used: {error}") from None
+        raise ValueError(f"the {name} {without_password(url)!r} of a storage cannot be used: {error}") from None
 
 
 class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +104,15 @@ class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
+        if self.endpoint_url is not None:
+            _check_no_password("endpoint_url", self.endpoint_url, "access_key_id and secret_access_key")
         _check_ca_file(self.ca_file)
+
+
+def _check_no_password(name: str, url: str, instead: str) -> None:
+    """Refuses a URL with a password, which would get into logs."""
+    if without_password(url) != url:
+        raise ValueError(f"{name} {without_password(url)!r} has a user name or password; use {instead}")
 
 
 def _check_ca_file(ca_file: str | None) -> None:
@@ -173,9 +181,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("region is a non-empty string without leading or trailing white space")
         if len({user.name for user in self.users}) < len(self.users):
             raise ValueError("two users have the same name")
-        for url in self.elasticsearch_url.split(","):
-            if not url.strip().startswith(("http://", "https://")):
-                raise ValueError("elasticsearch_url is one or more http or https URLs, separated by commas")
+        self._check_urls()
         if self.elasticsearch_username is not None and self.elasticsearch_api_key is not None:
             raise ValueError("elasticsearch_username and elasticsearch_api_key exclude each other")
         if self.shards < 1 or self.replicas < 0:
@@ -187,15 +193,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_origins()
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
             raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
-        if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
-            raise ValueError("public_url is an http or https URL")
 
     def _check_shares(self) -> None:
         if self.searches_per_user < 8 or not 1 <= self.searches_per_contact_center <= self.searches:
             raise ValueError("searches_per_user is 8 or more, searches_per_contact_center from 1 to searches")
-
         if self.search_bytes < 32 * 1024 * 1024:
             raise ValueError("search_bytes is 33554432 or more: twice a page")
+
+    def _check_urls(self) -> None:
+        for url in self.elasticsearch_url.split(","):
+            if not url.strip().startswith(("http://", "https://")):
+                raise ValueError("elasticsearch_url is one or more http or https URLs, separated by commas")
+            _check_no_password("elasticsearch_url", url, "elasticsearch_username and elasticsearch_password")
+        if self.public_url is not None:
+            if not self.public_url.startswith(("http://", "https://")):
+                raise ValueError("public_url is an http or https URL")
+            _check_no_password("public_url", self.public_url, "the URL alone")
 
     def _check_origins(self) -> None:
         for origin in self.allowed_origins:

@@ -48,12 +48,21 @@ class Dispatcher:
         The order is that of docs/contract.md section 8: role, body, permission, and only then existence.
         """
         if self._backend is not None:
-            user = await self._backend.authenticate(request)
+            try:
+                user = await self._backend.authenticate(request)
+            finally:
+                _forget_credentials(request)
             request.state.user = user  # also for the audit line of a user who is refused from here on
             require_role(user, *method.operations, contact_center=named_contact_center(request))
             request.state.operation = await _operation(request, method)
             require_permission(user, request.state.operation)
         return await method.handler(request)
+
+
+def _forget_credentials(request: Request) -> None:
+    """Removes the password from what lasts as long as the request, or the connection: hours for a play."""
+    headers = request.scope["headers"]
+    headers[:] = [header for header in headers if header[0] != b"authorization"]
 
 
 def _until_user_changes(request: Request, receive: Receive) -> Receive:

@@ -31,7 +31,8 @@ class Method:
 
     `operation` decides which role and permission the caller needs (`app.auth.policy`). It is None if the row has no
     authentication, and maps each `operationName` if the body tells what to do. `audit` is the operation in the audit
-    log, None for none; with several choices it stands for an attempt that was refused before its body told which.
+    log, None if only refusals leave a line. With several choices it stands for an attempt that was refused before its
+    body told which.
     """
 
     handler: Handler

@@ -1,5 +1,6 @@
 """The command line: `recall COMMAND`, and `scripts/….py`, each of which is one of its commands."""
 
+import resource
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -36,6 +37,7 @@ def recall() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs `recall` with these arguments, or those of the process, and exits."""
+    _forbid_core_dumps()
     run(recall, (sys.argv[1:] if arguments is None else arguments) or ["--help"], "recall")
 
 
@@ -43,6 +45,12 @@ def script(name: str) -> Callable[[], None]:
     """Returns the main function of a script that is one command."""
 
     def main() -> None:
+        _forbid_core_dumps()
         run(_command(name), sys.argv[1:], Path(sys.argv[0]).name)
 
     return main
+
+
+def _forbid_core_dumps() -> None:
+    """For this process and all that it starts: a core dump would hold passwords and recordings."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ def serve(*, recordings: bool, data: Path | None) -> bool:
     Loads demo recordings if `recordings` is true. Elasticsearch keeps its documents in `data`; without it they are
     discarded. Raises ConfigurationError, DistributionError, NodeError, RecallError or SchemaMismatch.
     """
+    # As Ctrl-C, so that the temporary folders go. uvicorn sends the signal again when it has stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = _demo_settings()
     log_to_stderr(settings.log_format)
     with _bind(settings) as listener:

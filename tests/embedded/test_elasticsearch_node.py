@@ -20,6 +20,7 @@ from app.embedded import distribution
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 from app.embedded.elasticsearch import Node, answers
 from app.embedded.errors import DistributionError, NodeError
+from app.embedded.servers import free_port
 
 HOLDER = """
 import signal
@@ -113,6 +114,32 @@ def test_a_node_ends_with_the_process_that_started_it(number: signal.Signals) ->
         holder.wait()
         wait_until(lambda: not exists(int(pid)))
         wait_until(lambda: not Path(folder).exists())
+
+
+def test_the_demo_keeps_its_documents_private_and_leaves_nothing_behind_on_sigterm() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # see `documents`
+        temporary, data = folder / "temporary", folder / "data"
+        temporary.mkdir(mode=0o711)
+        data.mkdir(mode=0o755)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+        environment |= {"TMPDIR": str(temporary), "RECALL_PORT": str(free_port())}
+        command = [sys.executable, "-m", "app", "demo", "--no-demo", "--data", str(data)]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
+            try:
+                assert demo.stdout
+                assert any("Recall serves" in line for line in demo.stdout)
+                limits = Path(f"/proc/{demo.pid}/limits").read_text().splitlines()
+                assert [line.split()[4:6] for line in limits if "core file size" in line] == [["0", "0"]]
+                assert len(list(temporary.iterdir())) == 2  # the node's and the media's
+                assert data.stat().st_mode & 0o777 == 0o700
+                demo.send_signal(signal.SIGTERM)
+                assert demo.wait(60) == 0
+            finally:
+                demo.kill()
+        assert list(temporary.iterdir()) == []
+        assert any(data.iterdir())
 
 
 def test_documents_survive_a_crash() -> None:

@@ -106,3 +106,22 @@ def test_a_file_that_every_user_may_replace_is_refused(file: Path, tmp_path: Pat
     link.parent.chmod(0o777)
     with pytest.raises(ConfigurationError, match=rf"may write {link.parent} \(mode 0777\)"):
         load_settings({"RECALL_CONFIG": str(link)})
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hun/ter2", "hun@ter2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "elasticsearch_url = 'http://127.0.0.1:9200,https://elastic:{}@es.example:9200'",
+        "public_url = 'https://user:{}@recall.example'",
+        "[[storage.webdav]]\nbase_url = 'http://media:{}@media.example/recordings'",
+        "[[storage.webdav]]\nbase_url = 'http://media.example'\naliases = ['http://media:{}@media.example/x']",
+        "[[storage.webdav]]\nbase_url = 'http://media.example'\npresence_url = 'http://media:{}@media.example/x'",
+        "[[storage.s3]]\nbuckets = ['b']\nendpoint_url = 'http://key:{}@s3.example'",
+    ],
+)
+def test_a_url_with_a_password_is_refused_and_the_message_has_no_password(file: Path, text: str, password: str) -> None:
+    file.write_text(text.format(password))
+    with pytest.raises(ConfigurationError, match=r"\*\*\*@|user name or password") as error:
+        load_settings({"RECALL_CONFIG": str(file)})
+    assert "ter2" not in str(error.value)
