@@ -100,7 +100,7 @@ def assert_not_authenticated(response: httpx.Response) -> None:
         basic("stranger", "x" * 10_000),
     ],
 )
-async def test_no_or_wrong_or_malformed_credentials_are_401(
+async def test_missing_wrong_or_malformed_credentials_are_401(
     service: Service, authorization: str | bytes | None
 ) -> None:
     encoded = authorization.encode() if isinstance(authorization, str) else authorization
@@ -108,7 +108,7 @@ async def test_no_or_wrong_or_malformed_credentials_are_401(
     assert_not_authenticated(await service.client().get(f"{OPS_PATH}/any", headers=headers))
 
 
-async def test_an_unknown_user_and_a_wrong_password_get_the_same_answer(service: Service) -> None:
+async def test_unknown_user_and_wrong_password_get_the_same_response(service: Service) -> None:
     answers = [
         await service.client().get(f"{OPS_PATH}/any", headers={"authorization": basic(name, "wrong")})
         for name in ("supervisor", "nobody-knows")
@@ -121,13 +121,13 @@ async def test_an_unknown_user_and_a_wrong_password_get_the_same_answer(service:
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC", "bAsIc", "Basic  "])
-async def test_the_scheme_ignores_case(service: Service, scheme: str) -> None:
+async def test_authentication_scheme_is_case_insensitive(service: Service, scheme: str) -> None:
     headers = {"authorization": f"{scheme} {b64encode(b'ops:ops-password').decode()}"}
     assert_error(await service.client().get(f"{OPS_PATH}/any", headers=headers), 404, 6)
 
 
 @pytest.mark.parametrize(("name", "password"), ODD_PASSWORDS.items())
-async def test_names_and_passwords_may_hold_any_character_of_utf_8(service: Service, name: str, password: str) -> None:
+async def test_names_and_passwords_may_contain_any_utf_8_character(service: Service, name: str, password: str) -> None:
     client = service.client()
 
     async def ask(authorization: str) -> httpx.Response:
@@ -180,7 +180,7 @@ async def send(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> ht
 
 @pytest.mark.parametrize("role", ["ops", "admin", "supervisor", "agent"])
 @pytest.mark.parametrize(("path", "body", "allowed"), REQUESTS)
-async def test_each_path_is_for_one_role(
+async def test_each_path_requires_its_role(
     service: Service, path: str, body: dict[str, Any], allowed: str, role: str
 ) -> None:
     await service.client("ops").post(OPS_PATH, json=a_recording("roles"))
@@ -225,7 +225,7 @@ async def test_a_recorder_of_another_contact_center_has_no_role_here(
 
 
 @pytest.mark.parametrize(("path", "body", "allowed"), REQUESTS)
-async def test_a_user_may_have_several_roles_or_none(
+async def test_user_may_have_several_roles_or_none(
     service: Service, path: str, body: dict[str, Any], allowed: str
 ) -> None:
     await service.client("ops").post("/api/v2/ops/contact-centers/x/recordings", json=a_recording("roles"))
@@ -235,7 +235,7 @@ async def test_a_user_may_have_several_roles_or_none(
 
 
 @pytest.mark.parametrize(("path", "body", "allowed"), WRONG_REQUESTS)
-async def test_the_role_comes_before_parameters_and_existence(
+async def test_role_is_checked_before_parameters_and_existence(
     service: Service, path: str, body: dict[str, Any], allowed: str
 ) -> None:
     for role in {"ops", "admin", "supervisor", "agent"} - {allowed}:
@@ -244,9 +244,7 @@ async def test_the_role_comes_before_parameters_and_existence(
 
 
 @pytest.mark.parametrize(("path", "body", "allowed"), REQUESTS + WRONG_REQUESTS)
-async def test_credentials_come_before_everything(
-    service: Service, path: str, body: dict[str, Any], allowed: str
-) -> None:
+async def test_credentials_are_checked_first(service: Service, path: str, body: dict[str, Any], allowed: str) -> None:
     assert_not_authenticated(await send(service.client(), path, body))
 
 
@@ -258,7 +256,7 @@ async def test_ops_may_use_every_contact_center(service: Service, contact_center
     assert (await ops.get(path, params={"startTime": 0})).status_code == 200
 
 
-async def test_ops_has_no_contact_center_and_an_administrator_only_the_own(service: Service) -> None:
+async def test_ops_has_no_contact_center_and_an_administrator_has_one(service: Service) -> None:
     await service.client("ops").post(OPS_PATH, json=a_recording("own"))
     assert (await service.client("admin").get("/api/v2/recordings/own")).status_code == 200
     assert_error(await service.client("other-admin").get("/api/v2/recordings/own"), 404, 6)
@@ -330,7 +328,7 @@ async def succeed(authenticator: Authenticator, name: str, address: str) -> None
 
 
 @pytest.mark.parametrize("name", ["admin", "unknown"])
-async def test_a_few_failures_cost_nothing_and_the_next_ones_ever_more(clock: Clock, name: str) -> None:
+async def test_delay_grows_after_a_few_free_failures(clock: Clock, name: str) -> None:
     authenticator = Authenticator(USERS, clock)
     pauses = []
     for attempt in range(20):
@@ -342,7 +340,7 @@ async def test_a_few_failures_cost_nothing_and_the_next_ones_ever_more(clock: Cl
     assert pauses[-1] >= 5
 
 
-async def test_guessing_for_an_hour_stays_hopeless(clock: Clock) -> None:
+async def test_few_passwords_can_be_guessed_in_an_hour(clock: Clock) -> None:
     authenticator = Authenticator(USERS, clock)
     begun, guesses = clock.now, 0
     while clock.now < begun + 3_600:
@@ -351,9 +349,7 @@ async def test_guessing_for_an_hour_stays_hopeless(clock: Clock) -> None:
     assert guesses < 1_000
 
 
-async def test_a_thousand_guesses_at_once_are_hardly_better_than_a_few(
-    frozen_clock: Clock, verified: list[str]
-) -> None:
+async def test_concurrent_guesses_gain_little(frozen_clock: Clock, verified: list[str]) -> None:
     authenticator = Authenticator(USERS, frozen_clock)
     refusals = await asyncio.gather(*(fail(authenticator, "admin", "10.0.0.1", i) for i in range(1_000)))
     assert len(verified) <= 20
@@ -367,7 +363,7 @@ async def test_a_thousand_guesses_at_once_are_hardly_better_than_a_few(
     ("name", "address"),
     [("admin", "10.0.0.2"), ("other-admin", "10.0.0.1"), ("ops", "10.0.0.1"), ("ops", "10.0.0.2")],
 )
-async def test_the_failures_of_one_user_at_one_address_hinder_no_other(clock: Clock, name: str, address: str) -> None:
+async def test_failures_do_not_delay_other_users_or_addresses(clock: Clock, name: str, address: str) -> None:
     authenticator = Authenticator(USERS, clock)
     for attempt in range(50):
         await fail(authenticator, "admin", "10.0.0.1", attempt)
@@ -376,7 +372,7 @@ async def test_the_failures_of_one_user_at_one_address_hinder_no_other(clock: Cl
     assert clock.now == begun
 
 
-async def test_the_user_who_failed_gets_in_again_and_starts_anew(clock: Clock) -> None:
+async def test_successful_login_resets_the_failures(clock: Clock) -> None:
     authenticator = Authenticator(USERS, clock)
     for attempt in range(10):
         await fail(authenticator, "admin", "10.0.0.1", attempt)
@@ -387,7 +383,7 @@ async def test_the_user_who_failed_gets_in_again_and_starts_anew(clock: Clock) -
     assert clock.now == begun
 
 
-async def test_failures_are_forgotten_in_time(clock: Clock) -> None:
+async def test_failures_expire(clock: Clock) -> None:
     authenticator = Authenticator(USERS, clock)
     for attempt in range(20):
         await fail(authenticator, "admin", "10.0.0.1", attempt)
@@ -397,7 +393,7 @@ async def test_failures_are_forgotten_in_time(clock: Clock) -> None:
     assert clock.now == begun
 
 
-async def test_first_requests_with_the_right_password_are_not_slowed_however_many_come_at_once(clock: Clock) -> None:
+async def test_concurrent_first_logins_are_not_delayed(clock: Clock) -> None:
     authenticator = Authenticator(USERS, clock)
     begun = clock.now
     await asyncio.gather(*(succeed(authenticator, "admin", "10.0.0.1") for _ in range(200)))
@@ -405,7 +401,7 @@ async def test_first_requests_with_the_right_password_are_not_slowed_however_man
     assert clock.now == begun
 
 
-async def test_an_unknown_user_costs_a_verification_like_a_known_one(clock: Clock, verified: list[str]) -> None:
+async def test_unknown_user_costs_a_verification_like_a_known_one(clock: Clock, verified: list[str]) -> None:
     authenticator = Authenticator(USERS, clock)
     await fail(authenticator, "admin", "10.0.0.1")
     await fail(authenticator, "unknown", "10.0.0.1")
@@ -413,14 +409,12 @@ async def test_an_unknown_user_costs_a_verification_like_a_known_one(clock: Cloc
     assert argon2.extract_parameters(verified[0]) == argon2.extract_parameters(verified[1])
 
 
-async def test_a_service_without_users_lets_nobody_in(clock: Clock, verified: list[str]) -> None:
+async def test_service_without_users_refuses_every_login(clock: Clock, verified: list[str]) -> None:
     await fail(Authenticator((), clock), "admin", "10.0.0.1")
     assert len(verified) == 1
 
 
-async def test_a_right_password_is_remembered_for_a_short_while_and_a_wrong_one_never(
-    clock: Clock, verified: list[str]
-) -> None:
+async def test_only_a_correct_password_is_cached_briefly(clock: Clock, verified: list[str]) -> None:
     authenticator = Authenticator(USERS, clock)
     for _ in range(10):
         await succeed(authenticator, "admin", "10.0.0.1")
@@ -506,7 +500,7 @@ async def test_too_many_attempts_are_429_with_the_time_to_wait(start_service: St
         await asyncio.gather(*guesses, return_exceptions=True)
 
 
-async def test_a_client_that_keeps_failing_waits_for_its_answers(start_service: StartService) -> None:
+async def test_client_that_keeps_failing_is_delayed(start_service: StartService) -> None:
     service = await start_service()
     client = service.client()
     begun = time.monotonic()
@@ -517,7 +511,7 @@ async def test_a_client_that_keeps_failing_waits_for_its_answers(start_service: 
     assert_error(await service.client("other-admin").get("/api/v2/recordings/any"), 404, 6)
 
 
-async def test_guesses_of_ever_new_names_at_one_address_do_not_queue_without_end(verified: list[str]) -> None:
+async def test_password_attempts_per_address_are_bounded(verified: list[str]) -> None:
     authenticator = Authenticator(USERS)
     guesses = await asyncio.gather(
         *(authenticator.authenticate(basic(f"guess{n}", "x"), "attacker") for n in range(500)), return_exceptions=True

@@ -49,7 +49,7 @@ async def documents(elasticsearch: AsyncElasticsearch, settings: Settings) -> Do
     return Documents(elasticsearch, alias(settings, "recordings"))
 
 
-async def test_each_document_of_a_batch_succeeds_or_fails_by_itself(documents: Documents) -> None:
+async def test_documents_of_a_batch_succeed_or_fail_independently(documents: Documents) -> None:
     await documents.put("there", "first")
     found = await documents.get("there")
     assert found

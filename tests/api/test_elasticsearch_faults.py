@@ -77,7 +77,7 @@ async def assert_recovers(service: Service) -> None:
     assert (await ops.post(OPS_PATH, json=a_recording())).status_code in {200, 201}
 
 
-async def test_a_killed_node_is_503_and_the_service_recovers_by_itself(fragile: Service, node: Node) -> None:
+async def test_killed_node_is_503_and_the_service_recovers(fragile: Service, node: Node) -> None:
     node.kill()
     await assert_unavailable(fragile)
     await assert_refuses_at_once(fragile)
@@ -85,7 +85,7 @@ async def test_a_killed_node_is_503_and_the_service_recovers_by_itself(fragile: 
     await assert_recovers(fragile)
 
 
-async def test_no_post_is_acknowledged_that_a_stalling_node_did_not_store(fragile: Service, node: Node) -> None:
+async def test_acknowledged_posts_are_stored_when_a_node_stalls(fragile: Service, node: Node) -> None:
     ops = fragile.client("ops")
     names = [f"stalled-{i}" for i in range(60)]
     first = await ops.post(OPS_PATH, json=a_recording())  # so that the service knows its user
@@ -108,7 +108,7 @@ async def test_no_post_is_acknowledged_that_a_stalling_node_did_not_store(fragil
             assert (await ops.get(f"{OPS_PATH}/{name}")).status_code == 200
 
 
-async def test_a_node_that_stalls_is_503_within_five_seconds(fragile: Service, node: Node) -> None:
+async def test_stalled_node_is_503_within_five_seconds(fragile: Service, node: Node) -> None:
     node.pause()
     try:
         await assert_unavailable(fragile)
@@ -117,7 +117,7 @@ async def test_a_node_that_stalls_is_503_within_five_seconds(fragile: Service, n
     await assert_recovers(fragile)
 
 
-async def test_a_service_that_starts_before_elasticsearch_makes_its_indices_later(
+async def test_service_started_before_elasticsearch_creates_its_indices_later(
     start_service: StartService, node: Node
 ) -> None:
     node.kill()
@@ -128,13 +128,13 @@ async def test_a_service_that_starts_before_elasticsearch_makes_its_indices_late
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_an_elasticsearch_that_rejects_is_503(start_service: StartService, status: int) -> None:
+async def test_rejection_by_elasticsearch_is_503(start_service: StartService, status: int) -> None:
     short = dict.fromkeys(("elasticsearch_timeout", "elasticsearch_search_timeout", "elasticsearch_write_timeout"), 1.0)
     async with _rejecting(status) as url:
         await assert_unavailable(await start_service(elasticsearch_url=url, **short))
 
 
-async def test_missing_indices_are_503_and_never_made_by_a_write(
+async def test_missing_indices_are_503_and_not_created_by_a_write(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await elasticsearch.indices.delete(index=f"{settings.index_prefix}-recordings-v2-000001")
@@ -142,9 +142,7 @@ async def test_missing_indices_are_503_and_never_made_by_a_write(
     assert not await elasticsearch.indices.exists(index=f"{settings.index_prefix}-recordings")
 
 
-async def test_a_create_whose_answer_was_lost_is_still_one_create(
-    start_service: StartService, settings: Settings
-) -> None:
+async def test_create_with_a_lost_response_creates_once(start_service: StartService, settings: Settings) -> None:
     lost: list[bytes] = []
 
     def loses(request: bytes) -> bool:
@@ -164,7 +162,7 @@ async def test_a_create_whose_answer_was_lost_is_still_one_create(
     assert len(read.json()["recording"]["mediaFiles"]) == 1
 
 
-async def test_the_same_recording_again_is_an_update_though_the_first_attempt_was_refused(
+async def test_repeated_post_is_an_update_although_its_first_attempt_was_refused(
     start_service: StartService, settings: Settings
 ) -> None:
     refused: list[bytes] = []
@@ -185,7 +183,7 @@ async def test_the_same_recording_again_is_an_update_though_the_first_attempt_wa
         assert refused
 
 
-async def test_a_refresh_is_waited_for_longer_than_anything_else(
+async def test_refresh_has_the_longest_timeout(
     start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     service = await start_service(elasticsearch_write_timeout=1.0)
@@ -198,7 +196,7 @@ async def test_a_refresh_is_waited_for_longer_than_anything_else(
     assert len(found.json()["recordings"]) == 1
 
 
-async def test_posts_that_wait_for_a_refresh_leave_connections_for_everything_else(
+async def test_posts_waiting_for_a_refresh_leave_connections_for_other_requests(
     start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     service = await start_service(elasticsearch_connections=2)
@@ -225,7 +223,7 @@ async def test_posts_that_wait_for_a_refresh_leave_connections_for_everything_el
     assert [(await post).status_code for post in posts] == [201] * 4
 
 
-async def test_a_search_that_is_too_much_for_the_cluster_is_code_2(
+async def test_search_beyond_the_limits_of_the_cluster_is_code_2(
     admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How much that is depends on the node, so our own bounds are lifted."""

@@ -53,7 +53,7 @@ def service(module_service: Service) -> Service:
         "/%2e%2e/%2e%2e/etc/passwd",
     ],
 )
-async def test_an_unknown_path_is_404_with_code_6(service: Service, path: str) -> None:
+async def test_unknown_path_is_404_with_code_6(service: Service, path: str) -> None:
     assert_error(await service.client().get(service.url + path), 404, 6, "cannot be found.")
 
 
@@ -78,7 +78,7 @@ async def test_an_unknown_path_is_404_with_code_6(service: Service, path: str) -
         ("POST", "/metrics", {"GET", "HEAD"}),
     ],
 )
-async def test_a_method_that_a_path_does_not_have_is_405_with_allow(
+async def test_method_that_a_path_does_not_support_is_405_with_allow(
     ops: httpx.AsyncClient, method: str, path: str, allowed: set[str]
 ) -> None:
     response = await ops.request(method, path)
@@ -94,7 +94,7 @@ async def test_a_method_that_a_path_does_not_have_is_405_with_allow(
 # --- success ---
 
 
-async def test_a_success_has_code_0_and_no_message(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+async def test_success_has_code_0_and_no_message(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
     answers = [
         await ops.post(OPS_PATH, json=a_recording("success")),
         await ops.post(OPS_PATH, json=a_recording("success")),
@@ -126,7 +126,7 @@ async def test_a_success_has_code_0_and_no_message(ops: httpx.AsyncClient, admin
         ("/unknown", 404),
     ],
 )
-async def test_head_answers_like_get_but_without_a_body(
+async def test_head_answers_like_get_without_a_body(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, path: str, status: int
 ) -> None:
     await ops.post(OPS_PATH, json=a_recording("head"))
@@ -154,9 +154,7 @@ def padded(size: int, recording_id: str = "padded") -> bytes:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
 @pytest.mark.parametrize("limit", [DEFAULT_LIMIT, 2_000], ids=["default", "configured"])
-async def test_a_body_may_have_as_many_bytes_as_configured_and_no_more(
-    start_service: StartService, limit: int, chunked: bool
-) -> None:
+async def test_body_size_is_limited_as_configured(start_service: StartService, limit: int, chunked: bool) -> None:
     service = await (start_service() if limit == DEFAULT_LIMIT else start_service(max_body_bytes=limit))
     ops = service.client("ops")
     for size, status in ((limit, 201), (limit + 1, 413), (limit, 200)):
@@ -170,7 +168,7 @@ async def test_a_body_may_have_as_many_bytes_as_configured_and_no_more(
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
 @pytest.mark.parametrize("mebibytes", [2, 32])
-async def test_a_client_that_sends_far_too_much_still_gets_to_read_the_413(
+async def test_client_that_sends_far_too_much_can_read_the_413(
     ops: httpx.AsyncClient, mebibytes: int, chunked: bool
 ) -> None:
     body = b" " * (mebibytes * 1024 * 1024)
@@ -178,7 +176,7 @@ async def test_a_client_that_sends_far_too_much_still_gets_to_read_the_413(
     assert_error(response, 413, 2)
 
 
-async def test_a_declared_length_is_refused_before_the_body_is_sent(service: Service) -> None:
+async def test_declared_length_is_refused_before_the_body_is_sent(service: Service) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(service.url).port)
     credentials = b64encode(b"ops:ops-password").decode()
     writer.write(
@@ -208,7 +206,7 @@ async def test_a_declared_length_is_refused_before_the_body_is_sent(service: Ser
         {**JSON, "content-encoding": "identity, br"},
     ],
 )
-async def test_a_body_of_another_type_or_encoding_is_415(ops: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_body_of_another_type_or_encoding_is_415(ops: httpx.AsyncClient, headers: dict[str, str]) -> None:
     body = json.dumps(a_recording()).encode()
     assert_error(await ops.post(OPS_PATH, content=body, headers=headers), 415, 2)
 
@@ -224,7 +222,7 @@ async def test_a_body_of_another_type_or_encoding_is_415(ops: httpx.AsyncClient,
         {**JSON, "content-encoding": "identity"},
     ],
 )
-async def test_json_may_be_announced_in_several_ways(ops: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_content_type_of_json_has_several_spellings(ops: httpx.AsyncClient, headers: dict[str, str]) -> None:
     body = json.dumps(a_recording("announced")).encode()
     assert (await ops.post(OPS_PATH, content=body, headers=headers)).status_code in {200, 201}
 
@@ -297,9 +295,7 @@ def with_extra(value: str) -> str:
         b"null",
     ],
 )
-async def test_a_body_that_is_no_json_object_or_cannot_be_kept_is_code_2(
-    ops: httpx.AsyncClient, body: bytes | str
-) -> None:
+async def test_body_that_is_not_a_storable_json_object_is_code_2(ops: httpx.AsyncClient, body: bytes | str) -> None:
     assert_error(await ops.post(OPS_PATH, content=body, headers=JSON), 400, 2, "Parameter 'body' is invalid: ")
 
 
@@ -317,7 +313,7 @@ async def test_a_byte_order_mark_before_the_body_is_no_part_of_it(
     assert_error(missing, 400, 1, "Parameter 'operationName' is missing")
 
 
-async def test_of_two_attributes_with_one_name_the_later_counts(ops: httpx.AsyncClient) -> None:
+async def test_last_of_duplicate_attributes_wins(ops: httpx.AsyncClient) -> None:
     body = '{"callerPhoneNumber": 5, "extra": 1, "extra": 2, ' + json.dumps(a_recording("duplicate"))[1:]
     response = await ops.post(OPS_PATH, content=body, headers=JSON)
     assert response.status_code == 201, response.text
@@ -349,12 +345,12 @@ NOT_UTF_8 = ("%FF", "%C3", "a%80b", "%C0%AF", "%E0%80%AF", "%ED%A0%80", "%F4%90%
         "/api/v2/ops/contact-centers/{}/recordings/a",
     ],
 )
-async def test_a_path_or_query_that_is_not_utf_8_is_code_2(ops: httpx.AsyncClient, path: str, encoded: str) -> None:
+async def test_path_or_query_that_is_not_utf_8_is_code_2(ops: httpx.AsyncClient, path: str, encoded: str) -> None:
     assert_error(await ops.get(path.format(encoded)), 400, 2, "it is not UTF-8")
 
 
 @pytest.mark.parametrize("encoded", NOT_UTF_8)
-async def test_an_id_that_is_not_utf_8_is_code_2_for_an_administrator(admin: httpx.AsyncClient, encoded: str) -> None:
+async def test_id_that_is_not_utf_8_is_code_2_for_an_administrator(admin: httpx.AsyncClient, encoded: str) -> None:
     assert_error(await admin.get(f"/api/v2/recordings/{encoded}"), 400, 2, "Parameter 'id' is invalid: ")
 
 
@@ -369,7 +365,7 @@ async def test_an_id_that_is_not_utf_8_is_code_2_for_an_administrator(admin: htt
         ("POST", OPS_PATH, "save"),
     ],
 )
-async def test_an_internal_error_tells_nothing_of_its_cause(
+async def test_internal_error_does_not_reveal_its_cause(
     ops: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, method: str, path: str, failing: str
 ) -> None:
     async def fail(*_: Any, **__: Any) -> None:

@@ -25,7 +25,7 @@ async def test_live_and_ready_need_no_credentials(service: Service) -> None:
         assert (response.status_code, response.json()) == (200, {"statusCode": 0})
 
 
-async def test_not_ready_without_the_alias(
+async def test_service_without_alias_is_not_ready(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await elasticsearch.indices.delete_alias(index="*", name=f"{settings.index_prefix}-recordings")
@@ -33,9 +33,7 @@ async def test_not_ready_without_the_alias(
     assert (await service.client().get("/health/live")).status_code == 200
 
 
-async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_asked(
-    service: Service, admin: httpx.AsyncClient
-) -> None:
+async def test_metrics_count_requests_without_their_parameters(service: Service, admin: httpx.AsyncClient) -> None:
     await admin.get("/api/v2/recordings", params={"callerPhoneNumber": "+15550001"})
     await admin.get("/api/v2/recordings/secret-id")
     assert (await admin.request("PROPFIND", "/api/v2/recordings/secret-id")).status_code == 405
@@ -50,7 +48,7 @@ async def test_metrics_count_requests_by_endpoint_and_status_without_what_was_as
         assert secret not in response.text
 
 
-async def test_a_request_under_way_finishes_when_the_server_is_told_to_stop(
+async def test_request_in_flight_completes_during_shutdown(
     settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path
 ) -> None:
     port = free_port()

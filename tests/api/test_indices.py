@@ -40,7 +40,7 @@ def names(settings: Settings) -> tuple[str, str]:
     return f"{settings.index_prefix}-recordings", f"{settings.index_prefix}-recordings-v2-000001"
 
 
-async def test_creates_what_is_missing_with_the_given_shards_and_replicas_once(
+async def test_missing_indices_are_created_once_with_the_given_shards_and_replicas(
     run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     alias, index = names(settings)
@@ -57,7 +57,7 @@ async def test_creates_what_is_missing_with_the_given_shards_and_replicas_once(
     assert found["mappings"]["dynamic"] == "strict"
 
 
-async def test_refuses_an_index_whose_mapping_differs_and_says_where(
+async def test_index_with_another_mapping_is_refused_with_the_differences(
     run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     alias, index = names(settings)
@@ -74,7 +74,7 @@ async def test_refuses_an_index_whose_mapping_differs_and_says_where(
     assert "mappings.properties.id.type is 'text' instead of 'keyword'" in output
 
 
-async def test_refuses_an_index_that_has_the_name_of_the_alias(
+async def test_index_with_the_name_of_the_alias_is_refused(
     run: Run, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     alias, _ = names(settings)
@@ -84,14 +84,14 @@ async def test_refuses_an_index_that_has_the_name_of_the_alias(
     assert f"the alias {alias} does not exist, but its name" in output
 
 
-async def test_an_elasticsearch_that_is_away_is_a_clear_failure(run: Run) -> None:
+async def test_unreachable_elasticsearch_is_reported(run: Run) -> None:
     status, output = await run(SCRIPT, url="http://127.0.0.1:1")
     assert status == 1
     assert "Elasticsearch at http://127.0.0.1:1 does not answer" in output
     assert "Traceback" not in output
 
 
-async def test_many_processes_that_start_at_once_make_each_index_once(
+async def test_concurrent_processes_create_each_index_once(
     elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await asyncio.gather(*(create_indices(elasticsearch, settings) for _ in range(8)))
@@ -99,9 +99,7 @@ async def test_many_processes_that_start_at_once_make_each_index_once(
     assert set(indices) == {f"{settings.index_prefix}-{resource}-v2-000001" for resource in RESOURCES}
 
 
-async def test_an_index_without_its_alias_is_not_taken_for_an_empty_start(
-    elasticsearch: AsyncElasticsearch, settings: Settings
-) -> None:
+async def test_index_without_its_alias_is_refused(elasticsearch: AsyncElasticsearch, settings: Settings) -> None:
     alias, index = names(settings)
     await create_indices(elasticsearch, settings)
     await elasticsearch.indices.delete_alias(index=index, name=alias)
@@ -109,7 +107,7 @@ async def test_an_index_without_its_alias_is_not_taken_for_an_empty_start(
         await create_indices(elasticsearch, settings)
 
 
-async def test_settings_of_the_schema_are_compared_too(elasticsearch: AsyncElasticsearch, settings: Settings) -> None:
+async def test_settings_of_the_schema_are_compared(elasticsearch: AsyncElasticsearch, settings: Settings) -> None:
     await create_indices(elasticsearch, settings)
     await elasticsearch.indices.put_settings(index=names(settings)[0], settings={"index.max_result_window": 10_000})
     with pytest.raises(SchemaMismatch, match=r"index\.max_result_window is '10000' instead of 10101"):

@@ -80,7 +80,7 @@ async def marks(client: httpx.AsyncClient, path: str, **parameters: Any) -> list
     return [recording["mark"] for recording in response.json()["recordings"]]
 
 
-async def test_a_recording_is_read_only_in_its_own_contact_center_and_region(services: Services) -> None:
+async def test_recording_is_readable_only_in_its_contact_center_and_region(services: Services) -> None:
     for contact_center, region in PLACES:
         for client, path in readers(services, contact_center, region):
             response = await client.get(f"{path}/{quote(SHARED_ID, safe='')}")
@@ -100,7 +100,7 @@ EVERYTHING = (
 )
 
 
-async def test_a_search_for_everything_finds_only_the_own_recordings(services: Services) -> None:
+async def test_search_for_everything_finds_only_recordings_in_scope(services: Services) -> None:
     for contact_center, region in PLACES:
         for client, path in readers(services, contact_center, region):
             for criteria in EVERYTHING:
@@ -109,7 +109,7 @@ async def test_a_search_for_everything_finds_only_the_own_recordings(services: S
         assert await marks(administrator, f"{PATH}/recordings", startTime=0) == [marked(contact_center, region)["mark"]]
 
 
-async def test_a_search_for_anothers_values_finds_nothing(services: Services) -> None:
+async def test_search_for_values_of_another_scope_finds_nothing(services: Services) -> None:
     for own, other in product(PLACES, PLACES):
         mark = marked(*other)["mark"]
         for client, path in readers(services, *own):
@@ -118,14 +118,14 @@ async def test_a_search_for_anothers_values_finds_nothing(services: Services) ->
 
 
 @pytest.mark.parametrize("name", ["region", "contactCenter", "contact_center", "id", "query", "q", "index", "routing"])
-async def test_no_parameter_leads_to_another_place(services: Services, name: str) -> None:
+async def test_no_parameter_selects_another_scope(services: Services, name: str) -> None:
     for client, path in readers(services, *PLACES[0]):
         for value in (OTHER_CONTACT_CENTER, REGIONS[1], "*"):
             response = await client.get(path, params={"startTime": 0, name: value})
             assert_error(response, 400, 2, f"Parameter '{name}' is invalid: ")
 
 
-async def test_the_links_of_another_places_pages_lead_only_to_own_recordings(
+async def test_page_links_of_another_scope_return_only_recordings_in_scope(
     services: Services, refresh: Refresh
 ) -> None:
     for contact_center, region in PLACES:
@@ -141,7 +141,7 @@ async def test_the_links_of_another_places_pages_lead_only_to_own_recordings(
             assert {recording["mark"] for recording in response.json()["recordings"]} <= {marked(*own)["mark"]}
 
 
-async def test_an_update_touches_only_the_recording_of_its_own_place(services: Services) -> None:
+async def test_update_changes_only_the_recording_in_scope(services: Services) -> None:
     changed = PLACES[0]
     update = marked(*changed, mediaFiles=[a_media_file("another.mp3")], updated=True)
     response = await services[changed[1]].client("ops").post(ops_path(changed[0]), json=update)
@@ -153,7 +153,7 @@ async def test_an_update_touches_only_the_recording_of_its_own_place(services: S
         assert len(recording["mediaFiles"]) == (2 if place == changed else 1)
 
 
-async def test_what_is_elsewhere_is_answered_like_what_is_nowhere(services: Services) -> None:
+async def test_recording_of_another_scope_is_answered_like_a_missing_one(services: Services) -> None:
     (contact_center, region), *others = PLACES
     ops = services[region].client("ops")
     await ops.post(ops_path(contact_center), json=marked(contact_center, region, "only here"))
@@ -165,7 +165,7 @@ async def test_what_is_elsewhere_is_answered_like_what_is_nowhere(services: Serv
             assert here.text == nowhere.text.replace("gone", "here")
 
 
-async def test_a_recording_of_another_region_may_be_posted_here_and_is_read_there(services: Services) -> None:
+async def test_recording_of_another_region_can_be_posted_here_and_read_there(services: Services) -> None:
     here, there = REGIONS
     recording = marked(CONTACT_CENTER, there, "posted elsewhere")
     path = ops_path(CONTACT_CENTER)
@@ -199,7 +199,7 @@ ODD_CONTACT_CENTERS = (
 )
 
 
-async def test_a_contact_center_may_have_any_name(start_service: StartService, refresh: Refresh) -> None:
+async def test_contact_center_may_have_any_name(start_service: StartService, refresh: Refresh) -> None:
     password_hash = next(user.password_hash for user in USERS if user.name == "admin")
     # An administrator for each, named by their number.
     administrators = tuple(
@@ -225,7 +225,7 @@ def path_of(contact_center: str) -> str:
     return f"/api/v2/ops/contact-centers/{encoded}/recordings"
 
 
-async def test_what_is_no_contact_center_is_code_2(ops: httpx.AsyncClient) -> None:
+async def test_invalid_contact_center_is_code_2(ops: httpx.AsyncClient) -> None:
     for name in (" ", " a", "a ", "\u00a0a", "a\u3000", "\t", "x" * 401):
         path = path_of(name)
         for response in (
@@ -236,7 +236,7 @@ async def test_what_is_no_contact_center_is_code_2(ops: httpx.AsyncClient) -> No
             assert_error(response, 400, 2)
 
 
-async def test_contact_center_region_and_id_are_not_mixed_up(start_service: StartService) -> None:
+async def test_contact_center_region_and_id_are_not_confused(start_service: StartService) -> None:
     # Joined by any separator, some of these would be the same.
     places = [
         ("a", "b", "c"),

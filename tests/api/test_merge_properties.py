@@ -236,9 +236,7 @@ def _differing(expected: Any, got: Any, path: str = "recording") -> str:
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(rng=strategies.randoms(use_true_random=False))
-async def test_after_any_posts_for_one_id_a_get_returns_them_merged(
-    rng: Random, service: Service, ops: httpx.AsyncClient
-) -> None:
+async def test_get_returns_any_posts_of_one_id_merged(rng: Random, service: Service, ops: httpx.AsyncClient) -> None:
     recording_id = f"{uuid4()}{rng.choice(('', '/', ' %2F?#.', '😀'))}x"
     reader = Reader(service, recording_id)
     posts: list[Recording] = []
@@ -253,7 +251,7 @@ async def test_after_any_posts_for_one_id_a_get_returns_them_merged(
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_same_body_again_changes_nothing(seed: int, service: Service, ops: httpx.AsyncClient) -> None:
+async def test_repeated_post_changes_nothing(seed: int, service: Service, ops: httpx.AsyncClient) -> None:
     rng = Random(seed)
     posts = [some_post(rng, "again") for _ in range(3)]
     for one in posts:
@@ -264,7 +262,7 @@ async def test_the_same_body_again_changes_nothing(seed: int, service: Service, 
         assert await get(ops, OPS_PATH, "again") == before, f"seed {seed}"
 
 
-async def test_what_was_read_can_be_posted_again_and_changes_nothing(service: Service, ops: httpx.AsyncClient) -> None:
+async def test_posting_back_what_was_read_changes_nothing(service: Service, ops: httpx.AsyncClient) -> None:
     """A client that puts `originalMediaDesc` back as `mediaDescriptor`, and posts the links and dates it got."""
     posts = [some_post(Random(seed), "read") for seed in range(3)]
     for one in posts:
@@ -275,13 +273,13 @@ async def test_what_was_read_can_be_posted_again_and_changes_nothing(service: Se
     assert await get(ops, OPS_PATH, "read") == before
 
 
-async def test_the_uri_of_the_answer_leads_to_the_recording(ops: httpx.AsyncClient) -> None:
+async def test_uri_of_the_response_leads_to_the_recording(ops: httpx.AsyncClient) -> None:
     uri = (await post(ops, a_recording("a/b %2F?#😀"))).json()["uri"]
     assert urlsplit(uri).netloc == ops.base_url.netloc.decode()
     assert (await ops.get(uri)).json()["recording"]["id"] == "a/b %2F?#😀"
 
 
-async def test_the_same_media_in_another_recording_has_another_uuid(
+async def test_same_media_in_another_recording_has_another_uuid(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
     uris = set()
@@ -296,7 +294,7 @@ async def test_the_same_media_in_another_recording_has_another_uuid(
     "number",
     ["1.10", "1e400", "-1e400", "1e-400", "0.1234567890123456789", "12345678901234567890.5", "9" * 400],
 )
-async def test_a_number_comes_back_worth_what_it_was(number: str, service: Service, ops: httpx.AsyncClient) -> None:
+async def test_numbers_keep_their_value(number: str, service: Service, ops: httpx.AsyncClient) -> None:
     """At every level, also after an update, and whatever a float of the service could hold."""
     value = {"value": [Number(number)]}
     first = a_recording(
@@ -313,7 +311,7 @@ async def test_a_number_comes_back_worth_what_it_was(number: str, service: Servi
     await reader.check(first, second)
 
 
-async def test_fifty_posts_at_once_are_all_kept(service: Service, ops: httpx.AsyncClient) -> None:
+async def test_fifty_concurrent_posts_are_all_kept(service: Service, ops: httpx.AsyncClient) -> None:
     posts = [
         a_recording(
             "busy",
@@ -335,7 +333,7 @@ async def test_fifty_posts_at_once_are_all_kept(service: Service, ops: httpx.Asy
     assert not _differing(oracle.comparable(expected), oracle.comparable(got))
 
 
-async def test_the_same_post_fifty_times_at_once_creates_one(service: Service, ops: httpx.AsyncClient) -> None:
+async def test_fifty_identical_concurrent_posts_create_one_recording(service: Service, ops: httpx.AsyncClient) -> None:
     recording = some_post(Random(0), "twins")
     answers = await asyncio.gather(*(post(ops, recording) for _ in range(50)))
     # Of equal posts several may say that they created it: each of them sees what it wanted to create.

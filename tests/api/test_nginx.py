@@ -113,7 +113,7 @@ async def proxied(nginx_and_all: Proxied) -> Proxied:
     return nginx_and_all
 
 
-async def test_any_id_comes_through(proxied: Proxied) -> None:
+async def test_any_id_passes_through_nginx(proxied: Proxied) -> None:
     admin = proxied.client("admin")
     for recording_id in IDS:
         media_uri = await proxied.post(recording_id)
@@ -134,7 +134,7 @@ async def test_links_lead_through_nginx(proxied: Proxied) -> None:
     assert (await admin.get(second["prevUri"])).json()["recordings"] == first["recordings"]
 
 
-async def test_ranges_and_conditions_come_through(proxied: Proxied) -> None:
+async def test_ranges_and_conditions_pass_through_nginx(proxied: Proxied) -> None:
     admin = proxied.client("admin")
     url = await proxied.post("recording", 200_000)
     part = await admin.get(url, headers={"Range": "bytes=70000-150000"})
@@ -151,7 +151,7 @@ async def test_ranges_and_conditions_come_through(proxied: Proxied) -> None:
     assert (head.headers["content-length"], head.headers["accept-ranges"]) == ("200000", "bytes")
 
 
-async def test_a_play_is_not_buffered_and_ends_with_the_player(proxied: Proxied) -> None:
+async def test_play_is_not_buffered_and_ends_with_the_player(proxied: Proxied) -> None:
     size = 200_000_000
     url = await proxied.post("long", size)
     async with proxied.client("admin").stream("GET", url) as response:
@@ -169,14 +169,14 @@ async def test_a_play_is_not_buffered_and_ends_with_the_player(proxied: Proxied)
     await eventually(lambda: proxied.storage.open_connections == 0)
 
 
-async def test_the_service_sees_who_asks_whatever_they_claim(proxied: Proxied) -> None:
+async def test_client_address_cannot_be_forged_through_nginx(proxied: Proxied) -> None:
     url = await proxied.post("who")
     await proxied.client("admin").get(url, headers={"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7"})
     line = proxied.audit_log.read_text().splitlines()[-1]
     assert json.loads(line)["address"] == "127.0.0.1"
 
 
-async def test_a_process_that_is_gone_is_not_noticed(proxied: Proxied) -> None:
+async def test_stopped_process_behind_nginx_is_not_noticed_by_clients(proxied: Proxied) -> None:
     ops, admin = proxied.client("ops"), proxied.client("admin")
     await proxied.move("127.0.0.2", "127.0.0.1")  # nothing listens at the first
     for i in range(6):
@@ -184,7 +184,7 @@ async def test_a_process_that_is_gone_is_not_noticed(proxied: Proxied) -> None:
         assert (await admin.get(path_of(f"gone {i}"))).status_code == 200
 
 
-async def test_what_nginx_answers_itself_has_the_envelope(proxied: Proxied) -> None:
+async def test_errors_of_nginx_have_the_envelope(proxied: Proxied) -> None:
     admin, ops = proxied.client("admin"), proxied.client("ops")
     assert_error(await ops.post(OPS_PATH, content=b" " * 1_500_000), 413, 2, "larger than 1048576 bytes")
     assert_error(await ops.post(OPS_PATH, content=b" " * 2_500_000), 413, 2)

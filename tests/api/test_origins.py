@@ -66,7 +66,7 @@ async def recording(service: Service) -> Service:
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
-async def test_a_change_counts_only_from_our_own_and_allowed_origins(
+async def test_changes_are_accepted_only_from_own_and_allowed_origins(
     recording: Service, method: str, headers: dict[str, str], is_ours: bool
 ) -> None:
     headers = {name: recording.url if value == "SELF" else value for name, value in headers.items()}
@@ -81,14 +81,14 @@ async def test_a_change_counts_only_from_our_own_and_allowed_origins(
         assert "access-control-allow-origin" not in response.headers
 
 
-async def test_a_refused_change_leaves_the_recording_as_it_is(recording: Service) -> None:
+async def test_refused_change_leaves_the_recording_unchanged(recording: Service) -> None:
     admin = recording.client("admin")
     await admin.post("/api/v2/recordings/held", json=APPLY, headers={"Origin": "https://evil.example"})
     assert "nonDelete" not in (await admin.get("/api/v2/recordings/held")).json()["recording"]
 
 
 @pytest.mark.parametrize("origin", ["https://desk.example.com", "https://a.example.org"])
-async def test_an_allowed_origin_may_read_answers_with_credentials(recording: Service, origin: str) -> None:
+async def test_allowed_origin_may_read_responses_with_credentials(recording: Service, origin: str) -> None:
     for response in (
         await recording.client("admin").get("/api/v2/recordings/held", headers={"Origin": origin}),
         await recording.client().get("/api/v2/recordings/held", headers={"Origin": origin}),
@@ -99,7 +99,7 @@ async def test_an_allowed_origin_may_read_answers_with_credentials(recording: Se
         assert "Content-Range" in response.headers["access-control-expose-headers"]
 
 
-async def test_a_foreign_origin_gets_no_cors_headers(recording: Service) -> None:
+async def test_foreign_origin_gets_no_cors_headers(recording: Service) -> None:
     response = await recording.client("admin").get(
         "/api/v2/recordings/held", headers={"Origin": "https://evil.example"}
     )
@@ -116,7 +116,7 @@ async def preflight(service: Service, origin: str) -> httpx.Response:
     return await service.client().options("/api/v2/recordings/held", headers=headers)
 
 
-async def test_a_preflight_of_an_allowed_origin_needs_no_credentials(recording: Service) -> None:
+async def test_preflight_of_an_allowed_origin_needs_no_credentials(recording: Service) -> None:
     response = await preflight(recording, "https://desk.example.com")
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == "https://desk.example.com"
@@ -124,7 +124,7 @@ async def test_a_preflight_of_an_allowed_origin_needs_no_credentials(recording: 
     assert "authorization" in response.headers["access-control-allow-headers"].lower()
 
 
-async def test_a_preflight_of_a_foreign_origin_is_answered_like_any_options(recording: Service) -> None:
+async def test_preflight_of_a_foreign_origin_is_answered_like_any_options_request(recording: Service) -> None:
     assert_error(await preflight(recording, "https://evil.example"), 405, 2)
 
 
@@ -140,12 +140,12 @@ async def test_a_preflight_of_a_foreign_origin_is_answered_like_any_options(reco
         "",
     ],
 )
-def test_a_configured_origin_is_exact_or_one_wildcard(origin: str) -> None:
+def test_configured_origin_is_exact_or_one_wildcard(origin: str) -> None:
     with pytest.raises(ValueError, match="allowed origin"):
         msgspec.convert({"allowed_origins": [origin]}, Settings)
 
 
-async def test_the_public_url_is_our_own_origin(start_service: StartService) -> None:
+async def test_public_url_is_an_own_origin(start_service: StartService) -> None:
     service = await start_service(public_url="https://Recall.example.net:443/base")
     response = await service.client("ops").post(
         f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings",

@@ -54,7 +54,7 @@ async def walk(client: httpx.AsyncClient, uri: str, link: str) -> list[list[str]
     return pages
 
 
-async def test_newest_start_time_first_then_id(
+async def test_results_are_sorted_by_newest_start_time_then_id(
     service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     times = {"b": 5, "a": 5, "old": 1, "new": 9, "B": 5, "é": 5, "ab": 5}
@@ -71,7 +71,7 @@ async def test_default_page_is_the_first_hundred(
     assert ids(await admin.get(response.json()["nextUri"])) == ["r100"]
 
 
-async def test_next_uri_only_if_more_follow(admin: httpx.AsyncClient, ten: list[str]) -> None:
+async def test_next_uri_is_present_only_if_more_follow(admin: httpx.AsyncClient, ten: list[str]) -> None:
     page = await admin.get(PATH, params={"startTime": 0, "limit": 9})
     assert ids(page) == ten[:9]
     assert "nextUri" in page.json()
@@ -80,7 +80,7 @@ async def test_next_uri_only_if_more_follow(admin: httpx.AsyncClient, ten: list[
     assert "nextUri" not in page.json()
 
 
-async def test_prev_uri_only_if_offset_is_above_zero(admin: httpx.AsyncClient, ten: list[str]) -> None:
+async def test_prev_uri_is_present_only_if_offset_is_above_zero(admin: httpx.AsyncClient, ten: list[str]) -> None:
     assert "prevUri" not in (await admin.get(PATH, params={"startTime": 0, "offset": 0})).json()
     page = await admin.get(PATH, params={"startTime": 0, "offset": 4, "limit": 2})
     assert ids(page) == ten[4:6]
@@ -93,7 +93,7 @@ async def test_prev_uri_near_the_start_is_the_first_page(admin: httpx.AsyncClien
     assert ids(await admin.get(page.json()["prevUri"])) == ten[:4]
 
 
-async def test_beyond_the_end_is_an_empty_page_with_a_way_back(admin: httpx.AsyncClient, ten: list[str]) -> None:
+async def test_page_beyond_the_end_is_empty_and_has_a_prev_uri(admin: httpx.AsyncClient, ten: list[str]) -> None:
     page = await admin.get(PATH, params={"startTime": 0, "offset": 12, "limit": 4})
     assert ids(page) == []
     assert "nextUri" not in page.json()
@@ -121,19 +121,17 @@ async def test_links_are_absolute_and_keep_path_and_parameters(admin: httpx.Asyn
         }
 
 
-async def test_links_of_the_ops_path_lead_ops_on(ops: httpx.AsyncClient, ten: list[str]) -> None:
+async def test_links_of_the_ops_path_can_be_followed_by_ops(ops: httpx.AsyncClient, ten: list[str]) -> None:
     pages = await walk(ops, f"{OPS_PATH}?startTime=0&limit=3", "nextUri")
     assert [recording_id for page in pages for recording_id in page] == ten
 
 
-async def test_a_date_whose_plus_arrived_as_a_space_is_kept_in_the_links(
-    admin: httpx.AsyncClient, ten: list[str]
-) -> None:
+async def test_date_with_an_unescaped_plus_is_kept_in_links(admin: httpx.AsyncClient, ten: list[str]) -> None:
     pages = await walk(admin, f"{PATH}?startTime=2013-05-17T11:45:32.000+0100&limit=4", "nextUri")
     assert [recording_id for page in pages for recording_id in page] == ten
 
 
-async def test_a_walk_misses_and_repeats_nothing_that_was_there_while_others_arrive(
+async def test_walk_neither_misses_nor_repeats_recordings_while_others_arrive(
     admin: httpx.AsyncClient,
     ten: list[str],
     elasticsearch: AsyncElasticsearch,
@@ -144,7 +142,7 @@ async def test_a_walk_misses_and_repeats_nothing_that_was_there_while_others_arr
     assert ids(await admin.get(page.json()["nextUri"])) == ten[5:]
 
 
-async def test_a_walk_forward_and_back_sees_each_recording_once(
+async def test_walk_forward_and_back_sees_each_recording_once(
     service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     count = WALKED_RECORDINGS
@@ -176,7 +174,7 @@ async def test_offsets_up_to_ten_thousand_need_no_cursor(
     assert_error(refused, 400, 2, "follow nextUri")
 
 
-async def test_an_empty_page_far_behind_still_leads_back(admin: httpx.AsyncClient, ten: list[str]) -> None:
+async def test_empty_page_behind_a_cursor_has_a_prev_uri(admin: httpx.AsyncClient, ten: list[str]) -> None:
     """As when all that followed was deleted meanwhile."""
     last = (await admin.get(PATH, params={"startTime": 0, "limit": 9})).json()["nextUri"]
     cursor = parameters(last)["cursor"][0]
@@ -210,12 +208,12 @@ async def test_an_empty_page_far_behind_still_leads_back(admin: httpx.AsyncClien
         ("cursor", "é"),
     ],
 )
-async def test_a_wrong_place_is_refused_with_its_name(admin: httpx.AsyncClient, name: str, value: str) -> None:
+async def test_invalid_page_position_is_refused_by_name(admin: httpx.AsyncClient, name: str, value: str) -> None:
     response = await admin.get(PATH, params={"startTime": 0, name: value})
     assert_error(response, 400, 2, f"Parameter '{name}' is invalid: ")
 
 
-async def test_a_walk_back_skips_nothing_while_others_arrive(
+async def test_walk_back_skips_nothing_while_others_arrive(
     admin: httpx.AsyncClient, ten: list[str], elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """Newer ones arrive before each step, so what stood before the page no longer stands where its offset says."""

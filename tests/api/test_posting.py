@@ -131,18 +131,18 @@ MANDATORY = (
 
 
 @pytest.mark.parametrize("path", MANDATORY)
-async def test_a_mandatory_attribute_that_is_missing_is_code_1(ops: httpx.AsyncClient, path: str) -> None:
+async def test_missing_mandatory_attribute_is_code_1(ops: httpx.AsyncClient, path: str) -> None:
     response = await ops.post(OPS_PATH, json=changed(path, ABSENT))
     assert_error(response, 400, 1)
     assert response.json()["statusMessage"] == f"Parameter '{path}' is missing"
 
 
 @pytest.mark.parametrize("path", MANDATORY)
-async def test_a_mandatory_attribute_that_is_null_is_code_2(ops: httpx.AsyncClient, path: str) -> None:
+async def test_null_mandatory_attribute_is_code_2(ops: httpx.AsyncClient, path: str) -> None:
     await assert_refused(ops, path, None)
 
 
-async def test_an_empty_object_misses_something(ops: httpx.AsyncClient) -> None:
+async def test_empty_object_lacks_mandatory_attributes(ops: httpx.AsyncClient) -> None:
     assert_error(await ops.post(OPS_PATH, json={}), 400, 1, "Parameter 'id' is missing")
 
 
@@ -165,7 +165,7 @@ WHITE_SPACE = (" ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u2028", "\u3000")
         *every(["mediaFiles[0].mediaDescriptor.path"], ["", *NO_STRINGS]),
     ],
 )
-async def test_a_mandatory_text_is_a_string_neither_empty_nor_with_white_space_at_its_ends(
+async def test_mandatory_text_is_not_empty_and_has_no_white_space_at_its_ends(
     ops: httpx.AsyncClient, path: str, value: object
 ) -> None:
     await assert_refused(ops, path, value)
@@ -174,7 +174,7 @@ async def test_a_mandatory_text_is_a_string_neither_empty_nor_with_white_space_a
 @pytest.mark.parametrize(
     "value", ["x", "0", "a b", "a\tb", "UNKNOWN", "*", "+1 (650) 466-8888", "\u200bx", "名前", "😀"]
 )
-async def test_a_text_may_hold_anything_inside(ops: httpx.AsyncClient, new_id: str, value: str) -> None:
+async def test_text_may_contain_any_character(ops: httpx.AsyncClient, new_id: str, value: str) -> None:
     recording = two_of_everything(new_id)
     paths = set(TRIMMED) - {"region"}
     for path in paths:
@@ -185,7 +185,7 @@ async def test_a_text_may_hold_anything_inside(ops: httpx.AsyncClient, new_id: s
 
 
 @pytest.mark.parametrize("recording_id", ["x" * 401, "é" * 200 + "x", "😀" * 100 + "x"])
-async def test_an_id_has_at_most_400_bytes(ops: httpx.AsyncClient, recording_id: str) -> None:
+async def test_id_is_limited_to_400_bytes(ops: httpx.AsyncClient, recording_id: str) -> None:
     assert_error(await ops.post(OPS_PATH, json=a_recording(recording_id)), 400, 2, "Parameter 'id' is invalid: ")
     assert (await ops.post(OPS_PATH, json=a_recording(recording_id[:-1]))).status_code == 201
 
@@ -207,7 +207,7 @@ async def test_an_id_has_at_most_400_bytes(ops: httpx.AsyncClient, recording_id:
         ("eventHistory[1]", {}, "eventHistory[1]."),
     ],
 )
-async def test_media_files_and_events_are_objects_in_arrays_that_are_not_empty(
+async def test_media_files_and_events_are_objects_in_non_empty_arrays(
     ops: httpx.AsyncClient, path: str, value: object, parameter: str
 ) -> None:
     code = 1 if value == {} and "[" in path else 2
@@ -239,9 +239,7 @@ async def test_media_files_and_events_are_objects_in_arrays_that_are_not_empty(
         ),
     ],
 )
-async def test_an_attribute_of_the_wrong_type_or_value_is_code_2(
-    ops: httpx.AsyncClient, path: str, value: object
-) -> None:
+async def test_attribute_of_the_wrong_type_or_value_is_code_2(ops: httpx.AsyncClient, path: str, value: object) -> None:
     await assert_refused(ops, path, value)
 
 
@@ -261,7 +259,7 @@ async def test_an_attribute_of_the_wrong_type_or_value_is_code_2(
         ("eventHistory[0].data", {"a": {"b": [1, None, True, "x"]}}),
     ],
 )
-async def test_optional_attributes_are_free_within_their_type(
+async def test_optional_attributes_may_have_any_value_of_their_type(
     ops: httpx.AsyncClient, new_id: str, path: str, value: object
 ) -> None:
     await assert_accepted(ops, path, value, new_id)
@@ -276,14 +274,14 @@ async def test_optional_attributes_are_free_within_their_type(
         {"firstName": " Dima "},
     ],
 )
-async def test_an_external_contact_needs_no_names(ops: httpx.AsyncClient, new_id: str, names: dict[str, Any]) -> None:
+async def test_external_contact_needs_no_names(ops: httpx.AsyncClient, new_id: str, names: dict[str, Any]) -> None:
     contact = {"type": "External", "phoneNumber": "UNKNOWN", **names}
     await assert_accepted(ops, "eventHistory[0].contact", contact, new_id)
     assert (await read(ops, new_id))["eventHistory"][0]["contact"] == contact
 
 
 @pytest.mark.parametrize("value", ["", " UNKNOWN", "UNKNOWN ", None, 1, ABSENT])
-async def test_an_external_contact_needs_a_phone_number(ops: httpx.AsyncClient, value: object) -> None:
+async def test_external_contact_needs_a_phone_number(ops: httpx.AsyncClient, value: object) -> None:
     contact = {"type": "External"} if value is ABSENT else {"type": "External", "phoneNumber": value}
     response = await ops.post(OPS_PATH, json=changed("eventHistory[1].contact", contact))
     assert_error(response, 400, 1 if value is ABSENT else 2, "Parameter 'eventHistory[1].contact.phoneNumber' is ")
@@ -302,7 +300,7 @@ async def test_an_external_contact_needs_a_phone_number(ops: httpx.AsyncClient, 
         "http://media.example/a%20b%3Fc.mp3",
     ],
 )
-async def test_a_web_dav_path_is_an_http_or_https_url(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
+async def test_webdav_path_may_be_an_http_or_https_url(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
     await assert_accepted(ops, "mediaFiles[1].mediaDescriptor.path", path, new_id)
 
 
@@ -323,7 +321,7 @@ async def test_a_web_dav_path_is_an_http_or_https_url(ops: httpx.AsyncClient, ne
         "http://media.example/a.mp3#t=1",
     ],
 )
-async def test_a_web_dav_path_outside_the_configured_storage_is_refused(
+async def test_webdav_path_outside_the_configured_storage_is_refused(
     ops: httpx.AsyncClient, new_id: str, path: str
 ) -> None:
     media_files = [a_media_file(), a_media_file(mediaDescriptor={"storage": "webDAV", "path": path})]
@@ -332,7 +330,7 @@ async def test_a_web_dav_path_outside_the_configured_storage_is_refused(
     assert (await ops.get(f"{OPS_PATH}/{new_id}")).status_code == 404
 
 
-async def test_a_bucket_outside_the_configured_storage_is_refused(ops: httpx.AsyncClient, new_id: str) -> None:
+async def test_bucket_outside_the_configured_storage_is_refused(ops: httpx.AsyncClient, new_id: str) -> None:
     descriptor = {"storage": "awsS3", "path": "a.mp3", "data": {"bucket": "somebody-else's"}}
     response = await ops.post(OPS_PATH, json=a_recording(new_id, mediaFiles=[a_media_file(mediaDescriptor=descriptor)]))
     assert_error(response, 400, 2, "Parameter 'mediaFiles[0].mediaDescriptor.data.bucket' is invalid: ")
@@ -366,14 +364,14 @@ async def test_a_bucket_outside_the_configured_storage_is_refused(ops: httpx.Asy
         "http://media.example/\0.mp3",
     ],
 )
-async def test_a_web_dav_path_that_is_no_http_url_is_code_2(ops: httpx.AsyncClient, path: object) -> None:
+async def test_webdav_path_that_is_not_an_http_url_is_code_2(ops: httpx.AsyncClient, path: object) -> None:
     await assert_refused(ops, "mediaFiles[1].mediaDescriptor.path", path)
 
 
 @pytest.mark.parametrize(
     "path", ["a", "calls/sample1.mp3", "/", " spaces inside and around ", "a\\b", "../x", "名前😀"]
 )
-async def test_an_s3_path_is_any_text(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
+async def test_s3_path_may_be_any_text(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
     await assert_accepted(ops, "mediaFiles[0].mediaDescriptor.path", path, new_id)
 
 
@@ -407,7 +405,7 @@ async def test_an_s3_path_is_any_text(ops: httpx.AsyncClient, new_id: str, path:
         ("1990-12-31T15:59:60-08:00", "1991-01-01T00:00:00.000+0000"),
     ],
 )
-async def test_dates_are_accepted_as_rfc_3339_and_returned_in_utc(
+async def test_rfc_3339_dates_are_accepted_and_returned_in_utc(
     ops: httpx.AsyncClient, new_id: str, date: str, as_returned: str
 ) -> None:
     media = a_media_file(startTime=date, stopTime=date)
@@ -535,7 +533,7 @@ KEPT = (
         "schemaVersion",
     ],
 )
-async def test_unknown_attributes_are_kept_as_they_came_at_every_level(
+async def test_unknown_attributes_are_kept_unchanged_at_every_level(
     ops: httpx.AsyncClient, new_id: str, path: str
 ) -> None:
     text = json.dumps(changed(path, "@", new_id)).replace('"@"', KEPT)
@@ -544,7 +542,7 @@ async def test_unknown_attributes_are_kept_as_they_came_at_every_level(
     assert at(returned, path.replace("mediaDescriptor", "originalMediaDesc")) == spelled(KEPT)
 
 
-async def test_unknown_attributes_are_merged_by_key_and_found_as_they_came(
+async def test_unknown_attributes_are_merged_by_key_and_returned_unchanged(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str
 ) -> None:
     for attributes in (f'"first": {KEPT}, "second": 1.10', '"second": 2.20, "third": 3.30'):
@@ -558,7 +556,7 @@ async def test_unknown_attributes_are_merged_by_key_and_found_as_they_came(
     assert extra == {"first": spelled(KEPT), "second": "2.20", "third": "3.30"}
 
 
-async def test_a_number_in_user_data_stays_findable_by_its_spelling(
+async def test_number_in_user_data_is_found_by_its_spelling(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str
 ) -> None:
     text = json.dumps(a_recording(new_id, eventHistory=[an_event(data={"price": "@"})])).replace('"@"', "71.10")
@@ -571,7 +569,7 @@ async def test_a_number_in_user_data_stays_findable_by_its_spelling(
 
 
 @pytest.mark.parametrize("path", ["extra", "mediaFiles[0].pkcs7", "eventHistory[0].data.long", "callerPhoneNumber"])
-async def test_a_long_value_is_kept_whole(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
+async def test_long_value_is_kept_whole(ops: httpx.AsyncClient, new_id: str, path: str) -> None:
     recording = two_of_everything(new_id)
     recording["eventHistory"][0]["data"] = {}
     put(recording, path, "a😀" * 100_000)
@@ -580,9 +578,7 @@ async def test_a_long_value_is_kept_whole(ops: httpx.AsyncClient, new_id: str, p
     assert at(await read(ops, new_id), path) == at(recording, path)
 
 
-async def test_both_spellings_of_access_groups_come_back_under_their_own_name(
-    ops: httpx.AsyncClient, new_id: str
-) -> None:
+async def test_both_spellings_of_access_groups_keep_their_name(ops: httpx.AsyncClient, new_id: str) -> None:
     groups = {"accessgroup": ["US", "US/CA"], "accessgroups": ["DE"]}
     media_files = [
         a_media_file("1", accessgroup=["US"]),
@@ -598,9 +594,7 @@ async def test_both_spellings_of_access_groups_come_back_under_their_own_name(
 
 
 @pytest.mark.parametrize("value", ["2001-01-01T00:00:00.000+0000", "nonsense", 5, None, True, {"a": 1}])
-async def test_what_the_service_makes_itself_is_ignored_when_posted(
-    ops: httpx.AsyncClient, new_id: str, value: object
-) -> None:
+async def test_derived_attributes_are_ignored_when_posted(ops: httpx.AsyncClient, new_id: str, value: object) -> None:
     made: dict[str, Any] = dict.fromkeys(("mediaUri", "mediaPath", "playPath"), value)
     recording = a_recording(new_id, startTime=value, stopTime=value, nonDelete=value, mediaFiles=[a_media_file(**made)])
     response = await ops.post(OPS_PATH, json=recording)
@@ -615,7 +609,7 @@ async def test_what_the_service_makes_itself_is_ignored_when_posted(
     assert media["mediaUri"].endswith(f"/api/v2{media['mediaPath']}")
 
 
-async def test_what_was_read_can_be_posted_back(ops: httpx.AsyncClient, new_id: str) -> None:
+async def test_recording_can_be_posted_back_as_it_was_read(ops: httpx.AsyncClient, new_id: str) -> None:
     await ops.post(OPS_PATH, json=two_of_everything(new_id))
     before = await read(ops, new_id)
     again = json.loads(json.dumps(before))
@@ -625,9 +619,7 @@ async def test_what_was_read_can_be_posted_back(ops: httpx.AsyncClient, new_id: 
     assert await read(ops, new_id) == before
 
 
-async def test_start_and_stop_are_those_of_the_earliest_and_the_latest_media_file(
-    ops: httpx.AsyncClient, new_id: str
-) -> None:
+async def test_start_and_stop_time_span_all_media_files(ops: httpx.AsyncClient, new_id: str) -> None:
     # As text the first would be the least, and the last the greatest.
     times = (
         ("2013-05-17T10:00:00-08:00", "2013-05-17T11:00:00-08:00"),
@@ -644,23 +636,21 @@ async def test_start_and_stop_are_those_of_the_earliest_and_the_latest_media_fil
 # --- the answer ---
 
 
-async def test_a_recording_is_created_with_201_and_updated_with_200(
-    service: Service, ops: httpx.AsyncClient, new_id: str
-) -> None:
+async def test_creation_is_201_and_update_is_200(service: Service, ops: httpx.AsyncClient, new_id: str) -> None:
     for status in (201, 200, 200):
         response = await ops.post(OPS_PATH, json=a_recording(new_id))
         assert response.status_code == status
         assert response.json() == {"statusCode": 0, "id": new_id, "uri": f"{service.url}{OPS_PATH}/{new_id}"}
 
 
-async def test_the_same_body_posted_again_changes_nothing(ops: httpx.AsyncClient, new_id: str) -> None:
+async def test_post_is_idempotent(ops: httpx.AsyncClient, new_id: str) -> None:
     await ops.post(OPS_PATH, json=two_of_everything(new_id))
     before = await read(ops, new_id)
     assert (await ops.post(OPS_PATH, json=two_of_everything(new_id))).status_code == 200
     assert await read(ops, new_id) == before
 
 
-async def test_the_uri_of_the_answer_can_be_read_by_ops(ops: httpx.AsyncClient, new_id: str) -> None:
+async def test_uri_of_the_response_can_be_read_by_ops(ops: httpx.AsyncClient, new_id: str) -> None:
     recording_id = f"{new_id} / % ? # 😀"
     uri = (await ops.post(OPS_PATH, json=a_recording(recording_id))).json()["uri"]
     assert (await ops.get(uri)).json()["recording"]["id"] == recording_id
@@ -675,7 +665,7 @@ async def test_the_uri_of_the_answer_can_be_read_by_ops(ops: httpx.AsyncClient, 
         f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings/",
     ],
 )
-async def test_every_path_for_posting_does_the_same(
+async def test_every_path_for_posting_behaves_alike(
     service: Service, ops: httpx.AsyncClient, new_id: str, path: str
 ) -> None:
     for status in (201, 200):
@@ -746,7 +736,7 @@ WEB_DAV_DESCRIPTOR = {"storage": "webDAV", "path": "http://10.10.15.83:8080/samp
 
 
 @pytest.mark.parametrize("descriptor", [S3_DESCRIPTOR, WEB_DAV_DESCRIPTOR], ids=["awsS3", "webDAV"])
-async def test_the_reference_examples_are_accepted_and_read_back(
+async def test_reference_examples_are_accepted_and_read_back(
     service: Service, ops: httpx.AsyncClient, admin: httpx.AsyncClient, descriptor: dict[str, Any]
 ) -> None:
     # Both examples have this id, so in one contact center the second would update the first.

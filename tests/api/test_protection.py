@@ -99,7 +99,7 @@ async def targets(module_service: Service) -> dict[str, str]:
 
 @pytest.mark.parametrize("permissions", PERMISSIONS)
 @pytest.mark.parametrize("role", ROLES)
-async def test_who_may_do_what_to_which_recording(
+async def test_protection_permissions_by_role_and_recording(
     module_service: Service, targets: dict[str, str], role: str, permissions: str
 ) -> None:
     client = module_service.client(f"{role}-{permissions}")
@@ -124,7 +124,7 @@ async def test_who_may_do_what_to_which_recording(
                 assert (await admin.post(path, json=UNAPPLY if wanted else APPLY)).status_code == 200
 
 
-async def test_the_words_for_an_invalid_operation(module_service: Service) -> None:
+async def test_messages_for_an_invalid_operation(module_service: Service) -> None:
     admin = module_service.client("admin")
     response = await admin.post("/api/v2/recordings/any", json={"operationName": "protect"})
     assert response.status_code == 400
@@ -134,7 +134,7 @@ async def test_the_words_for_an_invalid_operation(module_service: Service) -> No
     }
 
 
-async def test_without_credentials_nothing_is_told(module_service: Service) -> None:
+async def test_request_without_credentials_reveals_nothing(module_service: Service) -> None:
     assert_error(await module_service.client().post("/api/v2/recordings/any", json=APPLY), 401, 20)
 
 
@@ -152,7 +152,9 @@ async def are_protected(ops: httpx.AsyncClient, *paths: str) -> list[bool]:
     return [answer.get("recording", answer.get("screenRecording")).get("nonDelete", False) for answer in answers]
 
 
-async def test_screen_recordings_have_the_life_of_a_recording(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+async def test_screen_recordings_are_posted_read_and_deleted_like_recordings(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
     created = await ops.post(f"{SCREENS_PATH}/", json=a_recording("a/b"), params={"refresh": "wait_for"})
     assert created.status_code == 201
     assert created.json()["uri"].endswith(f"/{CONTACT_CENTER}/screen-recordings/a%2Fb")
@@ -190,7 +192,7 @@ async def test_screen_recordings_have_no_protection_operation_and_no_internal_pa
     assert_error(await ops.post(internal, json=a_recording()), 404, 6)
 
 
-async def test_protection_takes_associated_screen_recordings_along(
+async def test_protection_includes_associated_screen_recordings(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
     other = SCREENS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
@@ -218,7 +220,7 @@ async def test_protection_takes_associated_screen_recordings_along(
     assert (await ops.delete(f"{SCREENS_PATH}/s1")).status_code == 200
 
 
-async def test_more_screen_recordings_than_are_read_at_once(
+async def test_protection_of_more_screen_recordings_than_one_page(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.repository._BATCH", 3)
@@ -230,7 +232,7 @@ async def test_more_screen_recordings_than_are_read_at_once(
     assert all(await are_protected(ops, *(f"{SCREENS_PATH}/{recording_id}" for recording_id in ids)))
 
 
-async def test_protection_survives_updates_and_is_told_to_everybody(
+async def test_protection_survives_updates_and_is_visible_to_every_role(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
     await post(ops, OPS_PATH, "r", "call")
@@ -247,7 +249,7 @@ async def test_protection_survives_updates_and_is_told_to_everybody(
     assert await are_protected(ops, f"{SCREENS_PATH}/s") == [True]
 
 
-async def test_a_recording_that_is_not_protected_does_not_say_so(
+async def test_unprotected_recording_has_no_protection_attribute(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
     await post(ops, OPS_PATH, "r", "call", nonDelete=True)
@@ -260,7 +262,7 @@ async def test_a_recording_that_is_not_protected_does_not_say_so(
     assert "nonDelete" not in (await admin.get("/api/v2/recordings/r")).json()["recording"]
 
 
-async def test_each_attempt_is_one_line_of_the_audit(start_service: StartService, tmp_path: Any) -> None:
+async def test_each_attempt_is_one_audit_line(start_service: StartService, tmp_path: Any) -> None:
     file = tmp_path / "audit.jsonl"
     service = await start_service(audit_log=str(file))
     ops, admin, agent = service.client("ops"), service.client("admin"), service.client("agent")

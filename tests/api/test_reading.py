@@ -60,7 +60,7 @@ def uuid_of(media: dict[str, Any]) -> str:
 # --- media addresses ---
 
 
-async def test_a_media_file_has_its_addresses_in_place_of_its_descriptor(
+async def test_media_file_has_addresses_instead_of_its_descriptor(
     service: Service, ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str
 ) -> None:
     await post_media(ops, new_id, s3(), web_dav("http://media.example/a.wav"))
@@ -74,7 +74,7 @@ async def test_a_media_file_has_its_addresses_in_place_of_its_descriptor(
 
 
 @pytest.mark.parametrize("host", ["recall.example", "recall.example:8443", "10.10.15.89", "[::1]:8080"])
-async def test_addresses_are_those_under_which_the_client_reached_the_service(
+async def test_addresses_use_the_host_of_the_request(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, host: str
 ) -> None:
     posted = await ops.post(OPS_PATH, json=a_recording(new_id), headers={"host": host})
@@ -87,7 +87,7 @@ async def test_addresses_are_those_under_which_the_client_reached_the_service(
 @pytest.mark.parametrize(
     "host", ["", "a b", "other.example/path", "user@other.example", 'a"b', "<script>", "h:port", "h:99999", "[::1", "é"]
 )
-async def test_a_host_that_is_none_makes_no_address(
+async def test_invalid_host_is_not_used_in_addresses(
     service: Service, ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, host: str
 ) -> None:
     await post(ops, a_recording(new_id))
@@ -102,7 +102,7 @@ async def test_a_host_that_is_none_makes_no_address(
 @pytest.mark.parametrize(
     "public_url", ["https://calls.example", "https://calls.example/", "https://calls.example:8443/cloud-web/"]
 )
-async def test_a_configured_public_url_is_the_base_of_every_address(
+async def test_configured_public_url_is_the_base_of_every_address(
     start_service: StartService, new_id: str, public_url: str
 ) -> None:
     service = await start_service(public_url=public_url)
@@ -139,7 +139,7 @@ async def test_a_configured_public_url_is_the_base_of_every_address(
         (web_dav("http://media.example/a%20b.mp3"), "audio/wav", "mp3"),
     ],
 )
-async def test_the_extension_is_that_of_the_path_else_of_the_type(
+async def test_extension_comes_from_the_path_or_else_the_type(
     ops: httpx.AsyncClient, new_id: str, descriptor: dict[str, Any], media_type: str | None, extension: str
 ) -> None:
     await post_media(ops, new_id, descriptor, **({"type": media_type} if media_type else {}))
@@ -148,7 +148,7 @@ async def test_the_extension_is_that_of_the_path_else_of_the_type(
 
 
 @pytest.mark.parametrize("media_type", [None, "", "wav", "audio/", "/wav", "audio/../../x", "a b/c d", "é/é", "*/*"])
-async def test_without_a_usable_path_or_type_there_is_an_extension_still(
+async def test_default_extension_without_usable_path_or_type(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, media_type: str | None
 ) -> None:
     await post_media(ops, new_id, s3("no-extension"), **({"type": media_type} if media_type is not None else {}))
@@ -159,7 +159,7 @@ async def test_without_a_usable_path_or_type_there_is_an_extension_still(
 # --- the uuid of a media file ---
 
 
-async def test_a_media_uuid_never_changes(ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str) -> None:
+async def test_media_uuid_never_changes(ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str) -> None:
     await post_media(ops, new_id, s3("a"), web_dav("http://media.example/a"))
     before = [uuid_of(media) for media in await read_media(admin, new_id)]
     # Everything about them is changed but their identity; and another one comes before them in time.
@@ -181,7 +181,7 @@ async def test_a_media_uuid_never_changes(ops: httpx.AsyncClient, admin: httpx.A
     assert set(before) < {uuid_of(media) for media in after}
 
 
-async def test_a_media_uuid_is_the_same_wherever_the_recording_is_stored(
+async def test_media_uuid_does_not_depend_on_where_the_recording_is_stored(
     start_service: StartService, settings: Settings, new_id: str
 ) -> None:
     uuids = set()
@@ -192,7 +192,7 @@ async def test_a_media_uuid_is_the_same_wherever_the_recording_is_stored(
     assert len(uuids) == 1
 
 
-async def test_another_identity_has_another_uuid(ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str) -> None:
+async def test_other_identity_has_another_uuid(ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str) -> None:
     descriptors = (
         s3("a"),
         s3("b"),
@@ -228,7 +228,7 @@ async def test_another_identity_has_another_uuid(ops: httpx.AsyncClient, admin: 
         web_dav("http://media.example/c.mp3", auth=None, data=None),
     ],
 )
-async def test_ops_sees_the_media_descriptor_as_it_was_posted_and_nobody_else_does(
+async def test_only_ops_sees_the_media_descriptor_as_posted(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, descriptor: dict[str, Any]
 ) -> None:
     await post_media(ops, new_id, descriptor)
@@ -237,7 +237,7 @@ async def test_ops_sees_the_media_descriptor_as_it_was_posted_and_nobody_else_do
     assert for_admin.keys().isdisjoint({"mediaDescriptor", "originalMediaDesc"})
 
 
-async def test_a_search_shows_the_media_descriptor_to_ops_only(
+async def test_search_shows_the_media_descriptor_only_to_ops(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str
 ) -> None:
     recording = a_recording(new_id, callerPhoneNumber=new_id)
@@ -249,7 +249,7 @@ async def test_a_search_shows_the_media_descriptor_to_ops_only(
         assert media.get("originalMediaDesc") == (s3() if client is ops else None)
 
 
-async def test_a_search_shows_a_recording_like_its_own_path_does(
+async def test_search_returns_a_recording_like_its_own_path(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str
 ) -> None:
     recording = a_recording(new_id, callerPhoneNumber=new_id, extra={"a": [1, None]})
@@ -367,7 +367,7 @@ async def test_any_id_can_be_read_as_clients_usually_encode_it(
         assert response.json()["recording"]["id"] == recording_id
 
 
-async def test_the_path_of_a_search_is_not_that_of_the_recording_called_recordings(
+async def test_search_path_differs_from_the_recording_named_recordings(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, found: dict[str, dict[str, Any]]
 ) -> None:
     assert_error(await admin.get(f"{PATH}/recordings"), 400, 1)
@@ -376,7 +376,7 @@ async def test_the_path_of_a_search_is_not_that_of_the_recording_called_recordin
 
 
 @pytest.mark.parametrize("recording_id", IDS)
-async def test_the_uri_and_the_media_path_of_any_id_decode_to_it(
+async def test_uri_and_media_path_decode_to_the_id(
     service: Service, ops: httpx.AsyncClient, found: dict[str, dict[str, Any]], recording_id: str
 ) -> None:
     (media,) = found[recording_id]["mediaFiles"]
@@ -396,7 +396,7 @@ async def test_the_uri_and_the_media_path_of_any_id_decode_to_it(
         assert {".", ".."}.isdisjoint(address.split("/"))
 
 
-async def test_every_id_has_media_addresses_of_its_own(found: dict[str, dict[str, Any]]) -> None:
+async def test_every_id_has_its_own_media_addresses(found: dict[str, dict[str, Any]]) -> None:
     assert found.keys() == set(IDS)
     assert len({uuid_of(recording["mediaFiles"][0]) for recording in found.values()}) == len(IDS)
 
@@ -404,7 +404,7 @@ async def test_every_id_has_media_addresses_of_its_own(found: dict[str, dict[str
 @pytest.mark.parametrize(
     "recording_id", ["x" * 401, "é" * 201, "😀" * 100 + "x", " x", "x ", " ", "\u00a0x", "x\u3000"]
 )
-async def test_what_is_no_id_is_refused_when_posted_and_not_there_when_read(
+async def test_invalid_id_is_refused_by_post_and_not_found_by_get(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, recording_id: str
 ) -> None:
     assert_error(await ops.post(OPS_PATH, json=a_recording(recording_id)), 400, 2, "Parameter 'id' is invalid: ")
@@ -418,7 +418,7 @@ async def test_what_is_no_id_is_refused_when_posted_and_not_there_when_read(
 
 
 @pytest.mark.parametrize("prefix", ["", "a/", "%2F", "..", "a b", "[x]", '"', "\\", "\0", "\n", "é", "😀", "<b>", "{}"])
-async def test_a_recording_that_does_not_exist_is_404_and_named(
+async def test_missing_recording_is_404_and_named(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, prefix: str
 ) -> None:
     recording_id = prefix + new_id
@@ -428,7 +428,7 @@ async def test_a_recording_that_does_not_exist_is_404_and_named(
         assert response.json()["statusMessage"] == f"Requested recording [{recording_id}] cannot be found."
 
 
-async def test_a_recording_can_be_read_as_soon_as_it_is_acknowledged(
+async def test_acknowledged_recording_can_be_read_immediately(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str
 ) -> None:
     for number in range(5):

@@ -43,7 +43,7 @@ def assert_refused(response: httpx.Response, name: str, http_status: int, code: 
 
 
 @CASES
-async def test_a_caller_without_credentials_is_401_but_on_a_public_path(
+async def test_caller_without_credentials_is_401_except_on_public_paths(
     service: Service, endpoint: Endpoint, name: str, method: Method, path: str
 ) -> None:
     response = await service.client().request(name, filled_in(path))
@@ -54,7 +54,7 @@ async def test_a_caller_without_credentials_is_401_but_on_a_public_path(
 
 
 @CASES
-async def test_a_caller_without_the_role_is_403_before_anything_else(
+async def test_caller_without_the_role_is_403_before_any_other_check(
     service: Service, endpoint: Endpoint, name: str, method: Method, path: str
 ) -> None:
     for user in USERS:
@@ -65,7 +65,7 @@ async def test_a_caller_without_the_role_is_403_before_anything_else(
 
 
 @CASES
-async def test_a_caller_with_the_role_gets_past_it(
+async def test_caller_with_the_role_is_not_403(
     service: Service, endpoint: Endpoint, name: str, method: Method, path: str
 ) -> None:
     for user in USERS:
@@ -75,7 +75,7 @@ async def test_a_caller_with_the_role_gets_past_it(
 
 
 @CASES
-async def test_metrics_call_a_request_by_the_name_of_its_route(
+async def test_metrics_label_requests_with_route_names(
     service: Service, endpoint: Endpoint, name: str, method: Method, path: str
 ) -> None:
     async def count() -> float:

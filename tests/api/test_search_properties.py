@@ -618,7 +618,7 @@ def a_big_world(rng: Random) -> list[tuple[str, list[Recording]]]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_any_search_in_a_big_world_finds_exactly_what_the_contract_says_in_order(
+async def test_searches_in_a_big_world_match_the_oracle_in_order(
     seed: int, service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     rng = Random(seed)
@@ -647,7 +647,7 @@ async def test_any_search_in_a_big_world_finds_exactly_what_the_contract_says_in
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(rng=strategies.randoms(use_true_random=False))
-async def test_any_search_in_a_small_world_finds_exactly_what_the_contract_says(
+async def test_searches_in_small_worlds_match_the_oracle(
     rng: Random, service: Service, ops: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """As above with few recordings, which hypothesis makes fewer and simpler when a search fails."""
@@ -692,7 +692,7 @@ async def assert_found(
 
 
 @pytest.mark.parametrize("number", [*NUMBERS, "1e400", "0.1234567890123456789", "12345678901234567890.50"])
-async def test_a_number_is_found_by_the_text_it_was_posted_as(
+async def test_number_is_found_by_its_posted_text(
     number: str, service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """Also when it came with an earlier post, and not by another text of the same worth."""
@@ -706,7 +706,7 @@ async def test_a_number_is_found_by_the_text_it_was_posted_as(
     assert_none(await differences(questions, stored))
 
 
-async def test_every_odd_character_stands_for_itself(
+async def test_special_characters_match_literally(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """Alone, between letters and at both ends: each is found by itself, and none by another."""
@@ -730,7 +730,7 @@ async def test_every_odd_character_stands_for_itself(
     )
 
 
-async def test_every_letter_with_cases_is_found_in_each_of_them(
+async def test_every_letter_matches_case_insensitively(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """Many letters to a name and to a query: with AND none may be missed, and without none be confused."""
@@ -748,7 +748,7 @@ async def test_every_letter_with_cases_is_found_in_each_of_them(
     await assert_found(service, elasticsearch, settings, recordings, queries)
 
 
-async def test_every_pattern_of_two_letters_finds_exactly_the_values_it_matches(
+async def test_all_two_letter_patterns_match_the_oracle(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """All values of up to five letters against all patterns of up to four, where parts repeat and overlap."""
@@ -759,7 +759,7 @@ async def test_every_pattern_of_two_letters_finds_exactly_the_values_it_matches(
     await assert_found(service, elasticsearch, settings, recordings, queries)
 
 
-async def test_the_longest_parameters_are_answered_and_right(
+async def test_longest_parameters_are_answered_correctly(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     """What is just inside the bounds, and values longer than an index term may be (32,766 bytes)."""

@@ -94,7 +94,7 @@ async def logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
     await eventually(lambda: text in caplog.text)
 
 
-async def test_a_user_who_is_added_gets_in(service: Service, file: Path) -> None:
+async def test_added_user_can_log_in(service: Service, file: Path) -> None:
     new = User("new", hash_password("secret"), ("admin",), CONTACT_CENTER)
     write(file, toml([*USERS, new]))
     await answers(service, "new", "secret", 404)
@@ -173,7 +173,7 @@ async def test_plays_in_flight_of_a_user_who_is_removed_or_changed_end(
     await eventually(lambda: counting_storage.open_connections == 0)
 
 
-async def test_a_user_who_is_removed_is_out_at_once_though_remembered(service: Service, file: Path) -> None:
+async def test_removed_user_is_refused_although_credentials_are_cached(service: Service, file: Path) -> None:
     await answers(service, "admin", "admin-password", 404)
     replace(file, toml([OPS]))
     await answers(service, "admin", "admin-password", 401)
@@ -181,14 +181,14 @@ async def test_a_user_who_is_removed_is_out_at_once_though_remembered(service: S
     await answers(service, "admin", "admin-password", 404)
 
 
-async def test_a_changed_password_is_the_only_one(service: Service, file: Path) -> None:
+async def test_only_the_changed_password_is_valid(service: Service, file: Path) -> None:
     await answers(service, "admin", "admin-password", 404)
     replace(file, toml([OPS, msgspec.structs.replace(ADMIN, password_hash=hash_password("another"))]))
     await answers(service, "admin", "another", 404)
     await answers(service, "admin", "admin-password", 401)
 
 
-async def test_changed_roles_permissions_and_contact_centers_hold_for_remembered_credentials(
+async def test_changed_roles_and_contact_centers_apply_to_cached_credentials(
     service: Service, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await answers(service, "admin", "admin-password", 404)
@@ -199,7 +199,7 @@ async def test_changed_roles_permissions_and_contact_centers_hold_for_remembered
     assert ADMIN.password_hash not in caplog.text
 
 
-async def test_a_file_behind_links_as_kubernetes_mounts_it(start_service: StartService, tmp_path: Path) -> None:
+async def test_file_behind_symbolic_links_is_watched(start_service: StartService, tmp_path: Path) -> None:
     for version, users in (("1", USERS), ("2", USERS[:1])):
         (tmp_path / version).mkdir()
         (tmp_path / version / "recall.toml").write_text(toml(users))
@@ -224,7 +224,7 @@ BROKEN = {
 }
 
 
-async def test_a_file_that_cannot_be_used_leaves_the_users_and_is_logged_once_a_change(
+async def test_unusable_file_keeps_the_users_and_is_logged_once_per_change(
     service: Service, file: Path, looks: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     for fault, content in BROKEN.items():
@@ -243,7 +243,7 @@ async def test_a_file_that_cannot_be_used_leaves_the_users_and_is_logged_once_a_
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 
-async def test_other_changes_need_a_restart_and_it_says_so(
+async def test_other_changes_need_a_restart_which_is_logged(
     service: Service, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # What it is compared with is what the first look found.
@@ -256,7 +256,7 @@ async def test_other_changes_need_a_restart_and_it_says_so(
     assert "users added: 'admin'" in caplog.text
 
 
-async def test_the_environment_goes_before_the_file_then_too(
+async def test_environment_takes_precedence_over_a_changed_file(
     service: Service, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECALL_REGION", "here")
@@ -267,7 +267,7 @@ async def test_the_environment_goes_before_the_file_then_too(
     assert "restart" not in caplog.text
 
 
-async def test_without_a_file_there_is_nothing_to_watch(service: Service, start_service: StartService) -> None:
+async def test_no_watching_without_a_file(service: Service, start_service: StartService) -> None:
     def watches() -> int:
         return sum(getattr(task.get_coro(), "__qualname__", "") == "_watch" for task in asyncio.all_tasks())
 
@@ -276,7 +276,7 @@ async def test_without_a_file_there_is_nothing_to_watch(service: Service, start_
     assert watches() == 1
 
 
-async def test_failed_attempts_count_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_attempts_are_counted_across_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.auth.throttle, "_FIRST_PAUSE", 100.0)
     authenticator = Authenticator(USERS)
     for _ in range(20):
@@ -289,7 +289,7 @@ async def test_failed_attempts_count_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert "Retry-After" in refused.value.headers
 
 
-async def test_a_password_that_is_being_verified_while_it_changes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_password_that_changes_during_its_verification_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     authenticator = Authenticator(USERS)
     verify = authenticator._matches
 

@@ -24,7 +24,7 @@ async def load(settings: Settings, folder: Path, *arguments: str) -> tuple[int, 
     return await Scripts(settings, folder).run("load_sample.py", *arguments)
 
 
-def test_sample_is_valid_and_various() -> None:
+def test_sample_is_valid_and_varied() -> None:
     recordings = list(sample_recordings(1000, region="eu", until=UNTIL))
     stored = [merge(None, parse_recording(recording)) for recording in recordings]
     assert len({recording["id"] for recording in recordings}) == 1000
@@ -42,7 +42,7 @@ def test_sample_is_valid_and_various() -> None:
     assert sum(8 <= int(m["startTime"][11:13]) < 19 for m in media) > len(media) * 0.8
 
 
-def test_sample_depends_on_nothing_but_its_seed() -> None:
+def test_sample_depends_only_on_its_seed() -> None:
     def sample(count: int, seed: int, first: int = 0) -> list[object]:
         return list(sample_recordings(count, seed=seed, region="eu", first=first, until=UNTIL))
 
@@ -51,7 +51,7 @@ def test_sample_depends_on_nothing_but_its_seed() -> None:
     assert not [recording for recording in sample(300, seed=7) if recording in sample(300, seed=8)]
 
 
-async def test_loads_recordings_once(
+async def test_repeated_load_adds_no_recordings(
     settings: Settings, elasticsearch: AsyncElasticsearch, admin: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     status, out, err = await load(settings, tmp_path, "500", "--batch", "70")
@@ -67,7 +67,7 @@ async def test_loads_recordings_once(
     assert (await elasticsearch.count(index=f"{settings.index_prefix}-recordings")).body["count"] == 510
 
 
-async def test_reports_documents_that_are_refused(
+async def test_refused_documents_are_reported(
     settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path
 ) -> None:
     await load(settings, tmp_path, "1")
@@ -80,7 +80,7 @@ async def test_reports_documents_that_are_refused(
     assert err.startswith("refused 3 times: 403 cluster_block_exception: ")
 
 
-async def test_elasticsearch_is_away(settings: Settings, tmp_path: Path) -> None:
+async def test_unreachable_elasticsearch_is_reported(settings: Settings, tmp_path: Path) -> None:
     away = msgspec.structs.replace(settings, elasticsearch_url="http://127.0.0.1:1")
     status, out, err = await load(away, tmp_path, "5")
     assert (status, out) == (1, "")
@@ -88,7 +88,7 @@ async def test_elasticsearch_is_away(settings: Settings, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("arguments", [(), ("0",), ("-5",), ("x",), ("5", "--region", " "), ("5", "--batch", "0")])
-async def test_wrong_arguments(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+async def test_wrong_arguments_are_refused(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     status, _, err = await load(settings, tmp_path, *arguments)
     assert status == 2
     assert "usage:" in err

@@ -71,13 +71,13 @@ async def url() -> AsyncIterator[str]:
         assert await process.wait() == 0
 
 
-async def test_a_dozen_demo_recordings_are_there(url: str) -> None:
+async def test_demo_has_a_dozen_recordings(url: str) -> None:
     async with httpx.AsyncClient(auth=("admin", "admin-demo"), trust_env=False) as admin:
         found = (await admin.get(f"{url}/api/v2/recordings", params={"startTime": "2020-01-01"})).json()
     assert len(found["recordings"]) == 12
 
 
-async def test_every_curl_command_does_what_the_readme_says(url: str, tmp_path: Path) -> None:
+async def test_every_curl_command_works_as_described(url: str, tmp_path: Path) -> None:
     found: list[dict[str, Any]] = []
     for command in commands("Try it"):
         assert command.startswith("curl ")
@@ -103,11 +103,11 @@ async def test_scripts_test_passes_its_arguments_to_pytest() -> None:
     (command,) = commands("Test it")
     status, output = await run(f"{command} --collect-only -q tests/api/test_paging.py -k walk")
     assert status == 0
-    assert "test_a_walk_over_25000" in output
-    assert "test_limit" not in output
+    assert "test_walk_forward_and_back" in output
+    assert "test_default_page" not in output
 
 
-async def test_a_taken_port_is_one_clear_line() -> None:
+async def test_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
@@ -126,14 +126,14 @@ async def test_a_taken_port_is_one_clear_line() -> None:
     )
 
 
-async def test_the_demo_users_are_not_for_other_machines() -> None:
+async def test_demo_refuses_to_listen_for_other_machines() -> None:
     status, _ = await run(
         f"{sys.executable} -m app demo", RECALL_HOST="0.0.0.0", RECALL_ELASTICSEARCH_URL="", RECALL_CONFIG=""
     )
     assert status == 1
 
 
-async def test_the_hash_of_a_password_is_one_line_for_the_configuration() -> None:
+async def test_password_hash_is_printed_as_one_line() -> None:
     command = re.search(r"`(\S+ scripts/users\.py hash)`", README)
     assert command
     status, output = await run(f"echo secret | {command[1]}")

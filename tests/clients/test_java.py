@@ -15,7 +15,7 @@ from tests.support.storages import WebDav, webdav_storage
 STORY = Path(__file__).with_name("Story.java")
 
 
-async def test_a_java_program_posts_searches_plays_protects_and_deletes(
+async def test_java_client_posts_searches_plays_protects_and_deletes(
     wsgidav: WebDav, start_service: StartService, tmp_path: Path
 ) -> None:
     if not find_program("javac"):

@@ -138,7 +138,7 @@ def events_of(recording: dict[str, list[dict[str, str]]]) -> set[str]:
     return {event["occurredAt"] for event in recording["eventHistory"]}
 
 
-async def test_nothing_acknowledged_is_lost_and_hardly_anything_fails_when_nodes_die(
+async def test_acknowledged_posts_survive_node_failures_with_few_errors(
     nodes: dict[str, Node], settings: Settings, start_service: StartService
 ) -> None:
     service = await start_service()

@@ -51,25 +51,25 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "recall"
 
 
-def test_a_node_answers(node: Node) -> None:
+def test_node_answers(node: Node) -> None:
     assert call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1
 
 
-def test_a_node_does_not_make_indices_by_itself(node: Node) -> None:
+def test_node_does_not_create_indices_automatically(node: Node) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         call(node, "PUT", "/a-typo/_doc/1", {"some": "thing"})
     refused.value.close()
     assert refused.value.code == 404
 
 
-def test_two_nodes_at_once_know_nothing_of_each_other(node: Node) -> None:
+def test_two_nodes_do_not_form_a_cluster(node: Node) -> None:
     with Node.start() as other:
         call(other, "PUT", "/only-here")
         assert call(node, "GET", "/_cat/indices?format=json") == []
         assert call(other, "GET", "/_cluster/health")["number_of_nodes"] == 1
 
 
-def test_nodes_can_be_joined_to_a_cluster() -> None:
+def test_nodes_can_form_a_cluster() -> None:
     with (
         Node.start(name="one", initial_masters=["one"]) as one,
         Node.start(name="two", seed_hosts=[one.transport]),
@@ -86,7 +86,7 @@ def test_stop_leaves_no_process_and_no_folder() -> None:
     node.stop()  # again does no harm
 
 
-def test_a_stalled_node_can_be_stopped() -> None:
+def test_stalled_node_can_be_stopped() -> None:
     node = Node.start()
     pid = node.pid
     node.pause()
@@ -94,7 +94,7 @@ def test_a_stalled_node_can_be_stopped() -> None:
     assert not exists(pid)
 
 
-def test_a_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
+def test_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
     node.pause()
     try:
         with pytest.raises(TimeoutError):
@@ -105,7 +105,7 @@ def test_a_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_node_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
+def test_node_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         pid, folder = holder.stdout.readline().split()
@@ -157,7 +157,7 @@ def test_documents_survive_a_crash() -> None:
         assert call(node, "GET", "/crash/_doc/1")["_source"] == {"some": "thing"}
 
 
-def test_a_data_folder_is_kept_for_the_next_node(documents: Path) -> None:
+def test_data_folder_is_reused_by_the_next_node(documents: Path) -> None:
     with Node.start(data=documents) as node:
         call(node, "PUT", "/kept")
         call(node, "PUT", "/kept/_doc/1", {"some": "thing"})
@@ -166,30 +166,30 @@ def test_a_data_folder_is_kept_for_the_next_node(documents: Path) -> None:
         assert call(node, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
 
 
-def test_a_node_that_cannot_start_shows_its_log() -> None:
+def test_failed_start_reports_the_log_of_the_node() -> None:
     with pytest.raises(NodeError, match="Too small maximum heap"):
         Node.start(heap="1k")
 
 
-def test_a_node_that_is_too_slow_is_given_up_and_leaves_nothing() -> None:
+def test_start_timeout_leaves_no_process() -> None:
     with pytest.raises(NodeError, match="not ready in 0 s"):
         Node.start(timeout=0)
 
 
-def test_a_taken_port_is_an_error(node: Node) -> None:
+def test_port_in_use_is_an_error(node: Node) -> None:
     with pytest.raises(NodeError, match=r"[Aa]ddress already in use"):
         Node.start(http_port=int(node.url.rpartition(":")[2]))
 
 
 @pytest.mark.parametrize("content", [b"", b"not what was published"])
-def test_a_wrong_checksum_is_refused(content: bytes, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_checksum_is_refused(content: bytes, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "_download", lambda archive: archive.write_bytes(content))
     with pytest.raises(DistributionError, match=r"SHA-256 is .*instead of " + distribution.SHA256):
         distribution.distribution()
     assert [path.suffix for path in empty_cache.iterdir()] == [".lock"]
 
 
-def test_a_failed_download_is_told_and_leaves_nothing(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_is_reported_and_leaves_no_file(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
     for name in ("NO_PROXY", "no_proxy"):
@@ -199,7 +199,7 @@ def test_a_failed_download_is_told_and_leaves_nothing(empty_cache: Path, monkeyp
     assert [path.suffix for path in empty_cache.iterdir()] == [".lock"]
 
 
-def test_two_processes_get_the_distribution_at_once_but_download_it_once(empty_cache: Path) -> None:
+def test_concurrent_processes_download_the_distribution_once(empty_cache: Path) -> None:
     command = [
         sys.executable,
         "-c",
@@ -214,7 +214,7 @@ def test_two_processes_get_the_distribution_at_once_but_download_it_once(empty_c
     assert {path.name for path in empty_cache.iterdir()} == {home.name, f".{home.name}.lock"}
 
 
-def test_a_given_elasticsearch_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_elasticsearch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECALL_ELASTICSEARCH", "container")
     monkeypatch.setenv("RECALL_ELASTICSEARCH_URL", "http://one.example:9200, http://two.example:9200")
     with elasticsearch_for_development() as url:
@@ -222,14 +222,14 @@ def test_a_given_elasticsearch_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("kind", [None, "", "embedded"])
-def test_the_embedded_node_is_used_otherwise(kind: str | None, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_node_is_the_default(kind: str | None, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     choose_kind(monkeypatch, kind)
     monkeypatch.setattr(Node, "start", lambda: Lent(node))
     with elasticsearch_for_development() as url:
         assert url == node.url
 
 
-def test_another_kind_of_elasticsearch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_kind_of_elasticsearch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     choose_kind(monkeypatch, "docker")
     with pytest.raises(ValueError, match="must be 'container' or 'embedded', not 'docker'"):
         elasticsearch_for_development().__enter__()
@@ -237,7 +237,7 @@ def test_another_kind_of_elasticsearch_is_refused(monkeypatch: pytest.MonkeyPatc
 
 # The Docker client leaves its socket open when no engine answers.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_container_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     choose_kind(monkeypatch, "container")
     try:
         with elasticsearch_for_development() as url:
@@ -299,7 +299,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_folder_of_somebody_else_is_not_taken_for_data(tmp_path: Path) -> None:
+def test_foreign_folder_is_refused_as_data_folder(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     owner = (tmp_path / "letter.txt").stat().st_uid
     with pytest.raises(NodeError, match="neither empty nor the data folder of a node"):

@@ -44,7 +44,7 @@ def client(server: MediaServer) -> Iterator[httpx.Client]:
         ("", "0"),
     ],
 )
-def test_a_number_is_heard(number: str, keys: str, tmp_path: Path) -> None:
+def test_call_number_is_audible(number: str, keys: str, tmp_path: Path) -> None:
     assert keys_of(number) == keys
     path = tmp_path / "2013" / "05" / "call.wav"
     seconds = write_audio(path, number)
@@ -58,13 +58,13 @@ def test_a_number_is_heard(number: str, keys: str, tmp_path: Path) -> None:
     assert "".join(map(key_in, pressed)) == keys
 
 
-def test_the_same_number_makes_the_same_file_and_another_one_another(tmp_path: Path) -> None:
+def test_file_depends_on_the_number_alone(tmp_path: Path) -> None:
     for name, number in (("a", "+16504668888"), ("b", "+16504668888"), ("c", "+16504668889")):
         write_audio(tmp_path / name, number)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
 
 
-def test_a_file_is_served_to_whom_has_the_password(server: MediaServer, client: httpx.Client) -> None:
+def test_file_is_served_with_the_password(server: MediaServer, client: httpx.Client) -> None:
     assert server.url.startswith("http://127.0.0.1:")
     assert server.url.endswith("/recordings")
     response = client.get(f"{server.url}/2013/call.wav")
@@ -75,13 +75,13 @@ def test_a_file_is_served_to_whom_has_the_password(server: MediaServer, client: 
 
 
 @pytest.mark.parametrize("auth", [None, ("media", "wrong"), ("another", "wrong")])
-def test_it_is_refused_to_others(server: MediaServer, auth: tuple[str, str] | None) -> None:
+def test_file_is_refused_without_the_password(server: MediaServer, auth: tuple[str, str] | None) -> None:
     response = httpx.get(f"{server.url}/2013/call.wav", auth=auth, trust_env=False)
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Basic ")
 
 
-def test_ranges(server: MediaServer, client: httpx.Client) -> None:
+def test_ranges_are_served(server: MediaServer, client: httpx.Client) -> None:
     for header, part in (("0-99", CONTENT[:100]), ("49990-", CONTENT[49990:]), ("-7", CONTENT[-7:])):
         response = client.get(f"{server.url}/2013/call.wav", headers={"Range": f"bytes={header}"})
         assert (response.status_code, response.content) == (206, part)
@@ -89,7 +89,7 @@ def test_ranges(server: MediaServer, client: httpx.Client) -> None:
     assert response.status_code == 416
 
 
-def test_a_file_can_be_deleted(tmp_path: Path) -> None:
+def test_file_can_be_deleted(tmp_path: Path) -> None:
     (tmp_path / "call.wav").write_bytes(CONTENT)
     with MediaServer(tmp_path) as server:
         auth = server.username, server.password
@@ -97,9 +97,7 @@ def test_a_file_can_be_deleted(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_it_stops_in_the_middle_of_a_download_and_says_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_server_stops_silently_during_a_download(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with (tmp_path / "long.wav").open("wb") as file:
         file.truncate(100_000_000)  # more than fits into buffers
     threads = threading.active_count()

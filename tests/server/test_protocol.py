@@ -161,7 +161,7 @@ def chunked(body: bytes, rng: random.Random) -> bytes:
 # --- one request is one request ---
 
 
-async def test_an_upgrade_header_is_ignored_and_the_body_is_read(serve: Serve) -> None:
+async def test_upgrade_header_is_ignored_and_the_body_is_read(serve: Serve) -> None:
     served = await serve()
     request = (
         b"POST /a HTTP/1.1\r\n" + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
@@ -174,7 +174,7 @@ async def test_an_upgrade_header_is_ignored_and_the_body_is_read(serve: Serve) -
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_pipelined_requests_of_any_framing_get_one_answer_each_in_order(serve: Serve, seed: int) -> None:
+async def test_pipelined_requests_of_any_framing_are_answered_once_and_in_order(serve: Serve, seed: int) -> None:
     rng = random.Random(seed)
     served = await serve()
     sent, data = [], b""
@@ -236,7 +236,7 @@ async def test_pipelined_requests_of_any_framing_get_one_answer_each_in_order(se
         b": no name\r\n",
     ],
 )
-async def test_a_head_that_can_be_read_in_two_ways_is_refused(serve: Serve, headers: bytes) -> None:
+async def test_ambiguous_head_is_refused(serve: Serve, headers: bytes) -> None:
     served = await serve()
     data = await served.talk(b"POST / HTTP/1.1\r\n" + HOST + headers + b"\r\n0\r\n\r\n" + SMUGGLED)
     assert_envelope(data, 400, 2)
@@ -255,7 +255,7 @@ async def test_a_head_that_can_be_read_in_two_ways_is_refused(serve: Serve, head
         b"0\r\n" + b"a: b\r\n" * 3_000 + b"\r\n",
     ],
 )
-async def test_malformed_chunks_end_the_connection_and_run_nothing_else(serve: Serve, body: bytes) -> None:
+async def test_malformed_chunks_close_the_connection_and_start_no_other_request(serve: Serve, body: bytes) -> None:
     served = await serve()
     head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
     assert_envelope(await served.talk(head + body + SMUGGLED), 400, 2)
@@ -278,7 +278,7 @@ def garbled(seed: int) -> bytes:
     return bytes(data)
 
 
-async def test_a_garbled_request_gets_one_answer_from_the_application_or_one_envelope(serve: Serve) -> None:
+async def test_garbled_request_gets_one_application_response_or_one_error_envelope(serve: Serve) -> None:
     served = await serve(QUICK)
     requests = [garbled(seed) for seed in range(1_000)]
     answers = []
@@ -320,7 +320,7 @@ async def test_a_garbled_request_gets_one_answer_from_the_application_or_one_env
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_the_server_refuses_in_the_envelope(serve: Serve, request_line: bytes, status: int) -> None:
+async def test_server_errors_use_the_envelope(serve: Serve, request_line: bytes, status: int) -> None:
     served = await serve()
     data = await served.talk(request_line + b"\r\n" + HOST + b"\r\n")
     assert_envelope(data, status, 2)
@@ -335,7 +335,7 @@ async def test_absolute_targets_and_leading_line_ends_are_accepted(serve: Serve)
 
 
 @pytest.mark.parametrize("headers", [100, 101])
-async def test_a_request_has_at_most_100_headers(serve: Serve, headers: int) -> None:
+async def test_headers_are_limited_to_100(serve: Serve, headers: int) -> None:
     served = await serve()
     data = await served.talk(b"GET / HTTP/1.1\r\n" + HOST + b"X: y\r\n" * (headers - 1) + b"\r\n")
     if headers == 100:
@@ -345,7 +345,7 @@ async def test_a_request_has_at_most_100_headers(serve: Serve, headers: int) -> 
 
 
 @pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])
-async def test_a_head_has_at_most_64_kib(serve: Serve, size: int) -> None:
+async def test_head_is_limited_to_64_kib(serve: Serve, size: int) -> None:
     served = await serve()
     start = b"GET / HTTP/1.1\r\n" + HOST + b"X: "
     data = await served.talk(start + b"y" * (size - len(start)) + b"\r\n\r\n")
@@ -355,7 +355,7 @@ async def test_a_head_has_at_most_64_kib(serve: Serve, size: int) -> None:
         assert_envelope(data, 431, 2)
 
 
-async def test_a_client_of_http_1_0_gets_no_chunks(serve: Serve) -> None:
+async def test_http_1_0_response_is_not_chunked(serve: Serve) -> None:
     served = await serve()
     data = await served.talk(b"GET /stream HTTP/1.0\r\n\r\n")
     head, _, body = data.partition(b"\r\n\r\n")
@@ -378,7 +378,7 @@ async def send_until_cut(writer: asyncio.StreamWriter, chunk: bytes) -> None:
         raise AssertionError("the server reads without end")
 
 
-async def test_an_endless_header_ends_at_the_bound(serve: Serve) -> None:
+async def test_endless_header_is_refused_at_the_limit(serve: Serve) -> None:
     served = await serve()
     async with served.connect() as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nX: ")
@@ -389,7 +389,7 @@ async def test_an_endless_header_ends_at_the_bound(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost"])
-async def test_a_slow_head_is_ended_though_bytes_keep_coming(serve: Serve, start: bytes) -> None:
+async def test_slow_head_times_out_although_bytes_keep_arriving(serve: Serve, start: bytes) -> None:
     served = await serve(QUICK)
     async with served.connect() as (reader, writer):
         writer.write(start)
@@ -401,21 +401,21 @@ async def test_a_slow_head_is_ended_though_bytes_keep_coming(serve: Serve, start
     assert served.refused("slow request") == 1
 
 
-async def test_a_body_that_stalls_is_ended_and_the_application_learns_of_it(serve: Serve) -> None:
+async def test_stalled_body_times_out_and_the_application_is_told(serve: Serve) -> None:
     served = await serve(QUICK)
     data = await served.talk(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\nhalf")
     assert_envelope(data, 408, 2)
     await eventually(lambda: served.app.disconnects == 1)
 
 
-async def test_an_idle_connection_without_a_request_is_closed(serve: Serve) -> None:
+async def test_idle_connection_without_a_request_is_closed(serve: Serve) -> None:
     served = await serve(QUICK)
     async with served.connect() as (reader, _):
         assert await asyncio.wait_for(reader.read(), 5) == b""
     await eventually(lambda: not served.pool.idle)
 
 
-async def test_pipelined_requests_whose_answers_are_not_read_wait_unparsed(serve: Serve) -> None:
+async def test_pipelined_requests_are_not_parsed_while_responses_are_unread(serve: Serve) -> None:
     served = await serve()
     async with served.connect() as (reader, writer):
         wanted = 500
@@ -434,7 +434,7 @@ async def test_pipelined_requests_whose_answers_are_not_read_wait_unparsed(serve
     assert served.app.requests == wanted
 
 
-async def test_a_client_that_reads_nothing_is_cut(serve: Serve) -> None:
+async def test_client_that_reads_nothing_is_disconnected(serve: Serve) -> None:
     served = await serve(QUICK)
     async with served.connect() as (_, writer):
         writer.write(b"GET /large/50000000 HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -442,7 +442,7 @@ async def test_a_client_that_reads_nothing_is_cut(serve: Serve) -> None:
         await eventually(lambda: not served.server.server_state.connections)
 
 
-async def test_a_client_that_reads_slowly_is_not_cut(serve: Serve) -> None:
+async def test_client_that_reads_slowly_is_not_disconnected(serve: Serve) -> None:
     served = await serve(replace(Limits(), write_stall_seconds=1))
     size, got = 40_000_000, 0
     async with served.connect() as (reader, writer):
@@ -457,7 +457,7 @@ async def test_a_client_that_reads_slowly_is_not_cut(serve: Serve) -> None:
     assert served.refused("slow reader") == 0
 
 
-async def test_a_refused_body_is_read_to_a_bound(serve: Serve) -> None:
+async def test_refused_body_is_read_up_to_a_limit(serve: Serve) -> None:
     served = await serve(replace(Limits(), unwanted_body_bytes=1_000_000))
     async with served.connect() as (reader, writer):
         writer.write(b"POST /refuse HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n")
@@ -466,7 +466,7 @@ async def test_a_refused_body_is_read_to_a_bound(serve: Serve) -> None:
     assert served.refused("unwanted body") == 1
 
 
-async def test_a_connection_goes_on_after_a_refused_body_within_the_bound(serve: Serve) -> None:
+async def test_connection_is_reusable_after_a_refused_body_within_the_limit(serve: Serve) -> None:
     served = await serve()
     data = await served.talk(
         b"POST /refuse HTTP/1.1\r\n"
@@ -480,7 +480,7 @@ async def test_a_connection_goes_on_after_a_refused_body_within_the_bound(serve:
     assert [status for status, _ in responses(data)] == [401, 200]
 
 
-async def test_idle_connections_make_room_for_new_ones(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_idle_connections_are_closed_for_new_ones(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     served = await serve(replace(Limits(), connections=20))
     idle = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(60)]
     partial_head = b"GET / HTTP/1.1\r\nHost: "

@@ -51,7 +51,7 @@ def _time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         ("bytes=9999999999999999999-3", None),
     ],
 )
-def test_one_range_is_passed_on_in_one_spelling(header: str | None, normal: str | None) -> None:
+def test_single_range_is_forwarded_in_canonical_form(header: str | None, normal: str | None) -> None:
     asked = parse_range(header)
     assert (asked.header if asked else None) == normal
 
@@ -102,7 +102,7 @@ def test_a_range_stands_for_positions_of_a_file(header: str, length: int, positi
         ("bytes 0-8/*", None, False),
     ],
 )
-def test_a_206_must_answer_the_range_that_was_asked(content_range: str, asked: str | None, answers: bool) -> None:
+def test_206_must_match_the_requested_range(content_range: str, asked: str | None, answers: bool) -> None:
     parsed = parse_content_range(content_range)
     assert parsed is not None
     assert parsed.answers(parse_range(asked)) is answers

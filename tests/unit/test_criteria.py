@@ -32,20 +32,20 @@ def named(row: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("document", "heading"), [("README.md", "Search"), ("docs/contract.md", "5. Search")])
-def test_tables_of_the_documents_name_the_parameters_that_exist(document: str, heading: str) -> None:
+def test_documents_list_exactly_the_existing_parameters(document: str, heading: str) -> None:
     documented = [name for row in rows(document, heading) for name in named(row)]
     assert documented == [*NAMES, *PAGING_PARAMETERS[:2]]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=NAMES)
-def test_the_example_of_a_criterion_is_in_the_readme_and_can_be_parsed(criterion: Criterion[Any]) -> None:
+def test_example_of_a_criterion_is_in_the_readme_and_can_be_parsed(criterion: Criterion[Any]) -> None:
     (row,) = (row for row in rows("README.md", "Search") if criterion.name in named(row))
     assert f"`{criterion.example}`" in row
     ((parsed, _),), _ = parse_search([(criterion.name, criterion.example)])
     assert parsed is criterion
 
 
-def test_each_field_has_its_mapping_and_each_mapping_its_field() -> None:
+def test_fields_and_mappings_correspond() -> None:
     mappings = load_schema("recordings")["mappings"]["properties"]
     wanted: dict[str, Any] = {}
     for field in FIELDS:
@@ -60,5 +60,5 @@ def test_each_field_has_its_mapping_and_each_mapping_its_field() -> None:
     assert {name: mapping for name, mapping in mappings.items() if name not in NOT_DERIVED} == wanted
 
 
-def test_a_criterion_has_the_option_of_its_name() -> None:
+def test_criterion_has_a_command_line_option() -> None:
     assert CRITERIA[0].option == "--caller-phone-number"

@@ -65,9 +65,7 @@ def test_two_spellings_of_a_url_are_one_object(storage: WebDavConfig, one: str, 
         ),
     ],
 )
-def test_what_the_configuration_calls_the_same_is_one_object(
-    one: str, other: str, storages: list[WebDavConfig]
-) -> None:
+def test_configured_aliases_are_one_object(one: str, other: str, storages: list[WebDavConfig]) -> None:
     assert is_needed(webdav(one), webdav(other), *storages)
     assert is_needed(webdav(other), webdav(one), *storages)
     assert not is_needed(webdav(one), webdav(other), PLAIN)
@@ -88,7 +86,7 @@ def test_other_files_are_other_objects(storage: WebDavConfig, other: str) -> Non
     assert not is_needed(webdav("http://a.example/recordings/call.wav"), webdav(other), storage)
 
 
-def test_aliases_that_contain_each_other_across_storages_come_to_an_end() -> None:
+def test_mutually_nested_aliases_terminate() -> None:
     storages = (
         WebDavConfig("http://a.example", aliases=("http://b.example",)),
         WebDavConfig("http://b.example/x", aliases=("http://a.example",)),
@@ -105,7 +103,7 @@ def test_all_spellings_of_an_s3_key_are_one_object(other: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["/x", "x/", "a//x", ".", "./x", "a/./x", "..", "a/../x", "/", "//"])
-def test_an_s3_key_with_several_spellings_is_refused_unless_the_storage_tells_them_apart(key: str) -> None:
+def test_ambiguous_s3_key_is_refused_unless_the_storage_has_exact_keys(key: str) -> None:
     refusing, exact = (StorageConfig(s3=(S3Config(("one",), exact_keys=exact),)) for exact in (False, True))
     location = resolve_location(s3(key), refusing)  # to be played
     with pytest.raises(LocationNotAllowed):
@@ -127,7 +125,7 @@ IN_FOLDER = webdav("a b%20ü#1.mp4", storagePath="http://a.example/recordings/20
 AS_URL = webdav("http://a.example/recordings/2013/a%20b%2520%C3%BC%231.mp4")
 
 
-def test_a_name_in_a_folder_is_the_url_that_both_make() -> None:
+def test_folder_and_name_are_joined_to_a_url() -> None:
     configured = StorageConfig(webdav=(PLAIN,))
     assert resolve_location(IN_FOLDER, configured) == resolve_location(AS_URL, configured)
     assert media_uuid("r", IN_FOLDER) == media_uuid("r", AS_URL)
@@ -137,18 +135,18 @@ def test_a_name_in_a_folder_is_the_url_that_both_make() -> None:
     assert media_path("recordings", "r", {"mediaDescriptor": IN_FOLDER}).endswith(".mp4")
 
 
-def test_a_descriptor_with_a_folder_comes_back_as_it_was_posted() -> None:
+def test_descriptor_with_a_folder_is_returned_as_posted() -> None:
     media = parse_recording(a_recording(mediaFiles=[a_media_file(mediaDescriptor=IN_FOLDER)]))["mediaFiles"]
     assert media[0]["mediaDescriptor"] == IN_FOLDER
 
 
-def test_a_url_wins_over_the_folder() -> None:
+def test_url_takes_precedence_over_the_folder() -> None:
     both = webdav(AS_URL["path"], storagePath="http://elsewhere.example")
     assert media_uuid("r", both) == media_uuid("r", AS_URL)
 
 
 @pytest.mark.parametrize("name", ["../x.mp4", "a/../../x.mp4", "/x.mp4", "a//x.mp4", ".", "x/", "a\\b", "a\x00b"])
-def test_a_name_never_leaves_its_folder(name: str) -> None:
+def test_name_cannot_leave_its_folder(name: str) -> None:
     with pytest.raises(LocationNotAllowed):
         resolve_location(webdav(name, storagePath="http://a.example/recordings"), StorageConfig(webdav=(PLAIN,)))
 
@@ -162,7 +160,7 @@ def test_a_name_never_leaves_its_folder(name: str) -> None:
         ({**webdav("x.mp4"), "data": []}, "path"),
     ],
 )
-def test_a_name_without_a_folder_is_refused(descriptor: dict[str, Any], parameter: str) -> None:
+def test_name_without_a_folder_is_refused(descriptor: dict[str, Any], parameter: str) -> None:
     with pytest.raises(InvalidParameter, match=f"mediaDescriptor.{parameter}'"):
         parse_recording(a_recording(mediaFiles=[a_media_file(mediaDescriptor=descriptor)]))
 
@@ -178,6 +176,6 @@ def test_a_name_without_a_folder_is_refused(descriptor: dict[str, Any], paramete
         {"presence_url": "http://a.example/recordings/.mounted?"},
     ],
 )
-def test_urls_of_a_storage_that_contradict_each_other_are_refused(settings: dict[str, Any]) -> None:
+def test_contradictory_urls_of_a_storage_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"storage|presence_url"):
         WebDavConfig("http://a.example/recordings", **settings)

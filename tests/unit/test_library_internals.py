@@ -23,14 +23,14 @@ def parameters(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_the_start_of_uvicorn() -> None:
+def test_uvicorn_startup_internals() -> None:
     """app/server/__init__.py announces the service after `startup`."""
     assert inspect.iscoroutinefunction(uvicorn.Server.startup)
     assert parameters(uvicorn.Server.startup) == ["self", "sockets"]
     assert uvicorn.Server(uvicorn.Config(lambda: None)).started is False
 
 
-def test_the_protocol_of_uvicorn() -> None:
+def test_uvicorn_protocol_internals() -> None:
     """app/server/protocol.py stands before the parser, makes the cycles and keeps the timers."""
     assert parameters(HttpToolsProtocol.__init__) == ["self", "config", "server_state", "app_state", "_loop"]
     assert parameters(HttpToolsProtocol._start_asgi_task) == ["self", "cycle", "app"]
@@ -46,7 +46,7 @@ def test_the_protocol_of_uvicorn() -> None:
         assert parameters(getattr(HttpToolsProtocol, name)) == parameters(vars(Protocol)[name]), name
 
 
-def test_the_cycle_of_uvicorn() -> None:
+def test_uvicorn_cycle_internals() -> None:
     """app/server/protocol.py makes it, and sends HTTP/1.0 clients no chunks."""
     assert parameters(RequestResponseCycle.__init__)[1:] == [
         "scope", "transport", "flow", "logger", "access_logger", "access_log", "default_headers", "message_event",
@@ -64,7 +64,7 @@ def test_the_cycle_of_uvicorn() -> None:
     assert {"read_paused", "write_paused"} <= set(FlowControl.__init__.__code__.co_names)
 
 
-def test_the_client_connection_of_aiohttp() -> None:
+def test_aiohttp_client_connection_internals() -> None:
     """app/media/http.py takes the place of aiohttp's protocol while it reads a body."""
     assert issubclass(ResponseHandler, BaseProtocol)
     for name in ("pause_reading", "resume_reading"):
@@ -76,7 +76,7 @@ def test_the_client_connection_of_aiohttp() -> None:
         assert callable(getattr(aiohttp.StreamReader, name))
 
 
-def test_the_requests_of_elastic_transport() -> None:
+def test_elastic_transport_request_internals() -> None:
     """app/store/transport.py repeats requests in the place of the library."""
     assert inspect.iscoroutinefunction(AsyncTransport.perform_request)
     options = inspect.signature(AsyncTransport.perform_request).parameters

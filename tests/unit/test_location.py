@@ -34,7 +34,7 @@ def webdav(path: str) -> dict[str, Any]:
         ("https://[2001:db8:0::1]:8443/a", SECURE, "https://[2001:db8::1]:8443/a"),
     ],
 )
-def test_a_file_below_a_base_url_is_found_under_its_normal_url(path: str, storage: WebDavConfig, url: str) -> None:
+def test_file_below_a_base_url_has_a_normalised_url(path: str, storage: WebDavConfig, url: str) -> None:
     assert resolve_location(webdav(path), STORAGES) == WebDavLocation(storage, url)
 
 
@@ -77,12 +77,12 @@ def test_a_file_below_a_base_url_is_found_under_its_normal_url(path: str, storag
         "//media.example/recordings/a.wav",
     ],
 )
-def test_anything_else_is_refused(path: str) -> None:
+def test_url_outside_the_base_urls_is_refused(path: str) -> None:
     with pytest.raises(LocationNotAllowed):
         resolve_location(webdav(path), STORAGES)
 
 
-def test_an_object_in_a_configured_bucket_is_found_and_no_other() -> None:
+def test_only_objects_in_configured_buckets_are_found() -> None:
     descriptor = {"storage": "awsS3", "path": "../a b/ü", "data": {"bucket": "two"}}
     assert resolve_location(descriptor, STORAGES) == S3Location(S3, "two", "../a b/ü")
     with pytest.raises(LocationNotAllowed):

@@ -11,7 +11,7 @@ from app import progress
 from app.logs import JsonFormatter
 
 
-def test_a_json_line_has_time_level_logger_and_message() -> None:
+def test_json_line_has_time_level_logger_and_message() -> None:
     record = logging.LogRecord("recall.audit", logging.INFO, "", 0, "played %s", ("caf\u00e9\n\x1b",), None)
     record.created = 1_700_000_000.25
     line = JsonFormatter().format(record)
@@ -25,7 +25,7 @@ def test_a_json_line_has_time_level_logger_and_message() -> None:
     }
 
 
-def test_a_json_line_has_the_exception() -> None:
+def test_json_line_has_the_exception() -> None:
     try:
         raise ValueError("wrong")
     except ValueError:
@@ -36,7 +36,7 @@ def test_a_json_line_has_the_exception() -> None:
     assert line["exception"].endswith("ValueError: wrong")
 
 
-def test_progress_is_a_line_every_ten_seconds(
+def test_progress_is_logged_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0

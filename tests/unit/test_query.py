@@ -50,7 +50,7 @@ def test_each_parameter_becomes_its_clause(name: str, value: str, expected: dict
     assert clause(name, value) == expected
 
 
-def test_words_of_a_user_name_are_alternatives_and_and_binds_tighter() -> None:
+def test_words_of_a_user_name_are_alternatives_with_and_binding_tighter() -> None:
     a, b, c = ({"term": {"userNames": word}} for word in "abc")
     assert clause("userName", " a AND  b c ") == {
         "bool": {"should": [{"bool": {"filter": [a, b]}}, c], "minimum_should_match": 1}
@@ -60,7 +60,7 @@ def test_words_of_a_user_name_are_alternatives_and_and_binds_tighter() -> None:
     }
 
 
-def test_user_data_is_any_word_or_the_whole() -> None:
+def test_user_data_matches_any_word_or_the_whole_value() -> None:
     assert clause("userData", "tom AND") == {
         "bool": {
             "should": [{"term": {"userData": text}} for text in ("tom", "AND", "tom AND")],
@@ -83,11 +83,11 @@ def test_user_data_is_any_word_or_the_whole() -> None:
         ("*a b*", phrase("callerPhoneNumberTrigrams", f"a{SPACE}b")),
     ],
 )
-def test_a_pattern_with_one_part_is_one_phrase(pattern: str, expected: dict[str, Any]) -> None:
+def test_pattern_with_one_part_is_one_phrase(pattern: str, expected: dict[str, Any]) -> None:
     assert clause("callerPhoneNumber", pattern) == expected
 
 
-def test_parts_around_a_star_are_spans_in_order_within_one_value() -> None:
+def test_parts_around_a_star_are_ordered_spans_within_one_value() -> None:
     field = "callerPhoneNumberTrigrams"
     assert clause("callerPhoneNumber", "ab*xyz*")["span_not"] == {
         "include": {
@@ -111,7 +111,7 @@ def test_parts_around_a_star_are_spans_in_order_within_one_value() -> None:
     }
 
 
-def test_a_short_part_between_stars_needs_the_wildcard_in_which_only_the_star_is_special() -> None:
+def test_short_part_between_stars_is_a_wildcard_with_escapes() -> None:
     assert clause("callerPhoneNumber", "a?\\*b**cde")["bool"]["filter"] == [
         phrase("callerPhoneNumberTrigrams", f"{S}{S}a", f"{S}a?", "a?\\"),
         {"prefix": {"callerPhoneNumberTrigrams": "b"}},
@@ -161,11 +161,11 @@ def test_one_word_with_many_short_parts_walks_through_two_dictionaries_at_most()
     ]
 
 
-def test_a_value_longer_than_a_keyword_is_found_whole_by_its_trigrams() -> None:
+def test_value_longer_than_a_keyword_is_matched_by_its_trigrams() -> None:
     assert "match_phrase" in clause("userName", "\ufb03" * 3000)  # three characters each when folded
 
 
-def test_tokens_of_a_value_hold_no_white_space_and_end_with_the_mark() -> None:
+def test_tokens_have_no_white_space_and_end_with_the_mark() -> None:
     value = "".join(map(chr, range(0x3001)))
     tokens = tokens_of_value(value).split(" ")
     assert len(tokens) == len(value) + 3
@@ -174,7 +174,7 @@ def test_tokens_of_a_value_hold_no_white_space_and_end_with_the_mark() -> None:
     assert not set("".join(tokens)) & set(java_white_space)
 
 
-def test_reserved_characters_in_a_value_are_not_taken_for_marks() -> None:
+def test_reserved_characters_in_a_value_are_not_marks() -> None:
     for text in (S, E, mark(" "), S + "a", "a" + E):
         assert not set(tokens_of_value(text).split()) & set(tokens_of_part(mark("", at_end=True) + E))
         assert mark(text) != text
@@ -226,7 +226,7 @@ def test_reserved_characters_in_a_value_are_not_taken_for_marks() -> None:
         ),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(
+def test_missing_or_invalid_parameter_is_named(
     parameters: list[tuple[str, str]], error: type[RecallError], message: str
 ) -> None:
     with pytest.raises(error, match=r"^Parameter '") as raised:
@@ -234,7 +234,7 @@ def test_what_is_missing_or_wrong_is_named(
     assert message in raised.value.message
 
 
-def test_a_page_is_asked_for_with_one_more_in_the_order_of_the_index() -> None:
+def test_query_requests_one_more_than_a_page_in_index_order() -> None:
     criteria, page = parse_search([("startTime", "0"), ("offset", "40"), ("limit", "20")])
     body = search_body(Scope("cc", "eu"), criteria, page)
     assert (body["from"], body["size"]) == (40, 21)
@@ -242,7 +242,7 @@ def test_a_page_is_asked_for_with_one_more_in_the_order_of_the_index() -> None:
     assert body["track_total_hits"] is False
 
 
-def test_a_cursor_takes_the_place_of_the_offset() -> None:
+def test_cursor_replaces_the_offset() -> None:
     criteria, _ = parse_search([("startTime", "0")])
     before = search_body(Scope("cc", "eu"), criteria, PageRequest(40, 20, Cursor("before", 5, "x")))
     assert "from" not in before
@@ -250,7 +250,7 @@ def test_a_cursor_takes_the_place_of_the_offset() -> None:
     assert before["sort"] == ({"startTime": "asc"}, {"id": "desc"})
 
 
-def test_a_cursor_survives_the_way_through_a_link() -> None:
+def test_cursor_survives_a_link() -> None:
     cursor = Cursor("after", -1, "ü/?&")
     assert Cursor.decode(cursor.encode()) == cursor
 
@@ -258,5 +258,5 @@ def test_a_cursor_survives_the_way_through_a_link() -> None:
 @pytest.mark.parametrize(
     ("text", "parts"), [("", ("",)), ("a", ("a",)), ("*", ("", "")), ("a**b*", ("a", "b", "")), ("*a", ("", "a"))]
 )
-def test_a_pattern_is_the_parts_between_its_stars(text: str, parts: tuple[str, ...]) -> None:
+def test_pattern_consists_of_the_parts_between_stars(text: str, parts: tuple[str, ...]) -> None:
     assert Pattern.parse(text).parts == parts

@@ -37,27 +37,25 @@ def fail_for(circuit: CircuitBreaker, clock: Clock, seconds: float, times: int) 
             clock.now += seconds / (times - 1)
 
 
-def test_many_failures_in_a_moment_leave_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
+def test_burst_of_failures_leaves_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 0.9, 100)
     circuit.before_call()
     circuit.before_call()
 
 
-def test_two_failures_long_apart_leave_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
+def test_failures_far_apart_leave_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 3600, 2)
     circuit.before_call()
 
 
-def test_an_answer_in_between_leaves_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
+def test_success_between_failures_leaves_the_circuit_closed(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 0.9, 10)
     circuit.record_success()
     fail_for(circuit, clock, 0.9, 10)
     circuit.before_call()
 
 
-def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_answer(
-    circuit: CircuitBreaker, clock: Clock
-) -> None:
+def test_open_circuit_allows_one_probe_and_closes_on_its_success(circuit: CircuitBreaker, clock: Clock) -> None:
     fail_for(circuit, clock, 1.0, 3)
     for _ in range(3):
         with pytest.raises(CircuitOpen):
@@ -89,11 +87,11 @@ def test_an_open_circuit_lets_one_probe_through_at_a_time_and_closes_with_its_an
         ("PUT", "/recall-recordings-v2-000001", False),
     ],
 )
-def test_only_what_does_no_harm_twice_is_sent_twice(method: str, target: str, safe: bool) -> None:
+def test_only_idempotent_requests_are_retried(method: str, target: str, safe: bool) -> None:
     assert may_be_repeated(method, target) is safe
 
 
-async def test_a_closed_client_opens_no_connection_again() -> None:
+async def test_closed_client_does_not_reconnect() -> None:
     client = connect(Settings(elasticsearch_url="http://127.0.0.1:1"))
     await client.close()
     with pytest.raises(CircuitOpen):
@@ -145,7 +143,7 @@ async def test_searches_that_take_too_long_while_nothing_else_is_answered_open_t
             await eventually(is_refused)
 
 
-async def test_what_its_caller_repeats_is_sent_once() -> None:
+async def test_request_repeated_by_its_caller_is_sent_once() -> None:
     requests = 0
 
     async def overloaded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -70,7 +70,7 @@ def test_names_and_paths_are_unique() -> None:
     assert "none" not in names  # what the metrics call a path that is not in the table
 
 
-def test_the_router_has_the_routes_of_the_table_and_no_other() -> None:
+def test_router_has_exactly_the_routes_of_the_table() -> None:
     in_table = [(path, endpoint) for endpoint in ENDPOINTS for path in endpoint.paths]
     in_router: list[Any] = []
     for route in create_app(Settings()).routes:
@@ -80,7 +80,7 @@ def test_the_router_has_the_routes_of_the_table_and_no_other() -> None:
 
 
 @ROWS
-def test_no_row_hides_another(endpoint: Endpoint) -> None:
+def test_no_route_hides_another(endpoint: Endpoint) -> None:
     for path in endpoint.paths:
         scope = {"type": "http", "method": "GET", "path": path.replace("{", "").replace("}", "")}
         matching = [route for route in router_routes() if route.matches(scope)[0] == Match.FULL]
@@ -88,7 +88,7 @@ def test_no_row_hides_another(endpoint: Endpoint) -> None:
         assert matching[0].app.endpoint is endpoint
 
 
-def test_a_route_without_a_policy_cannot_be_made() -> None:
+def test_route_without_a_policy_cannot_be_created() -> None:
     read = Method(handler=handler, operation="read", audit=None)
     endpoint = Endpoint(name="x", path="/x", authentication="basic", resource="recordings", get=read)
     with pytest.raises(ValueError, match="GET of x needs an operation"):

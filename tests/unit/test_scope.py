@@ -13,20 +13,20 @@ def stored(contact_center: str = "cc", region: str = "eu") -> StoredRecording:
     return StoredRecording("document", contact_center, a_recording(region=region), None, version=None)  # type: ignore[arg-type]
 
 
-def test_a_scope_admits_its_contact_center_and_region_alone() -> None:
+def test_scope_admits_only_its_contact_center_and_region() -> None:
     scope = Scope("cc", "eu")
     assert scope.admits(stored())
     assert not scope.admits(stored(contact_center="other"))
     assert not scope.admits(stored(region="us"))
 
 
-def test_a_scope_without_contact_center_admits_every_contact_center_of_its_region() -> None:
+def test_scope_without_contact_center_admits_every_contact_center_of_its_region() -> None:
     scope = Scope(None, "eu")
     assert scope.admits(stored(contact_center="other"))
     assert not scope.admits(stored(region="us"))
 
 
-def test_a_scope_without_contact_center_searches_every_contact_center_of_its_region() -> None:
+def test_scope_without_contact_center_searches_every_contact_center_of_its_region() -> None:
     assert query(Scope(None, "eu"), ()) == {"term": {"region": "eu"}}
 
 
@@ -40,7 +40,7 @@ class _Repository(RecordingRepository):
         return self._found
 
 
-async def test_a_recording_that_is_read_by_id_and_not_admitted_does_not_exist() -> None:
+async def test_recording_outside_the_scope_does_not_exist() -> None:
     scope = Scope("cc", "eu")
     assert await _Repository(stored()).get(scope, "recording") == stored()
     for found in (None, stored(contact_center="other"), stored(region="us")):
@@ -48,6 +48,6 @@ async def test_a_recording_that_is_read_by_id_and_not_admitted_does_not_exist() 
             await _Repository(found).get(scope, "recording")
 
 
-async def test_an_id_without_contact_center_names_no_recording() -> None:
+async def test_id_without_contact_center_identifies_no_recording() -> None:
     with pytest.raises(ValueError, match="contact center"):
         await _Repository(stored()).get(Scope(None, "eu"), "recording")

@@ -21,11 +21,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "recall.toml"
 
 
-def test_without_anything_the_defaults_hold() -> None:
+def test_defaults_apply_without_configuration() -> None:
     assert load_settings({}) == Settings()
 
 
-def test_the_environment_goes_before_the_file(file: Path) -> None:
+def test_environment_takes_precedence_over_the_file(file: Path) -> None:
     file.write_text('region = "eu"\nport = 81\n' + USER)
     settings = load_settings({"RECALL_CONFIG": str(file), "RECALL_PORT": "82", "RECALL_REGION": ""})
     assert (settings.region, settings.port) == ("eu", 82)
@@ -58,23 +58,23 @@ def test_the_environment_goes_before_the_file(file: Path) -> None:
         (USER.replace('name = "admin"', 'name = "a:b"'), "colon"),
     ],
 )
-def test_a_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> None:
+def test_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=message):
         load_settings({"RECALL_CONFIG": str(file)})
 
 
-def test_a_mistake_in_the_environment_is_named() -> None:
+def test_mistake_in_the_environment_is_named() -> None:
     with pytest.raises(ConfigurationError, match="port"):
         load_settings({"RECALL_PORT": "eighty"})
 
 
-def test_a_file_that_is_missing_is_named() -> None:
+def test_missing_file_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.toml"):
         load_settings({"RECALL_CONFIG": "nowhere.toml"})
 
 
-def test_a_secret_in_the_file_is_not_in_the_message(file: Path) -> None:
+def test_message_contains_no_secret_of_the_file(file: Path) -> None:
     file.write_text(USER.replace("$argon2id$x", "hunter2"))
     with pytest.raises(ConfigurationError) as error:
         load_settings({"RECALL_CONFIG": str(file)})
