@@ -46,7 +46,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 # What a storage tells of a file and a player wants to know, as it is.
-_PASSED_ON = ("ETag", "Last-Modified", "Accept-Ranges", "Content-Type")
+_OF_THE_FILE = ("ETag", "Last-Modified", "Accept-Ranges")
 
 
 class AcceptedStream:
@@ -55,12 +55,12 @@ class AcceptedStream:
     A body that turns out not to have the promised length is never delivered as a whole. See `MediaStream`.
     """
 
-    def __init__(self, stream: MediaStream, status: int, length: int | None, headers: Mapping[str, str]) -> None:
-        passed_on = {name: stream.headers[name] for name in _PASSED_ON if name in stream.headers}
+    def __init__(self, stream: MediaStream, status: int, length: int | None, about_the_body: Mapping[str, str]) -> None:
+        about_the_file = {name: stream.headers[name] for name in _OF_THE_FILE if name in stream.headers}
         known_length = {} if length is None else {"Content-Length": str(length)}
         self.status = status
         self.length = length
-        self.headers: Mapping[str, str] = Headers({**passed_on, **known_length, **headers})
+        self.headers: Mapping[str, str] = Headers({**about_the_file, **known_length, **about_the_body})
         self._stream = stream
         self._left = length
 
@@ -77,6 +77,10 @@ class AcceptedStream:
     def close(self) -> None:
         """As `MediaStream.close`."""
         self._stream.close()
+
+    def not_modified(self) -> "AcceptedStream":
+        """The 304 for this answer: nothing in it is about a body."""
+        return AcceptedStream(self._stream, 304, None, {})
 
 
 class _Contradiction(Exception):
@@ -119,8 +123,7 @@ async def open_media(
             raise PreconditionFailed
         if not_modified(headers, stream.headers):
             stream.close()
-            stream.status = 304
-            return stream
+            return stream.not_modified()
         if wanted is not None:
             if not if_range_matches(headers, stream.headers):
                 if stream.status != 200:
@@ -234,14 +237,14 @@ class _Opening:
             raise _Contradiction("it answers with an HTML page where a sound is expected; is a login needed?")
         if content_type == "multipart/byteranges":
             raise _Contradiction("it answers with several ranges")
-        encoding = _content_encoding(stream)
+        about_the_body = _about_the_body(stream)
         content_range = _value(stream, "Content-Range")
         if stream.status == 206 and asked is not None:
             positions, total = _positions(content_range, asked)
             if stream.length is not None and stream.length != len(positions):
                 raise _Contradiction("its Content-Length contradicts its Content-Range", total)
             described = f"bytes {positions.start}-{positions.stop - 1}/{'*' if total is None else total}"
-            return AcceptedStream(stream, 206, len(positions), {**encoding, "Content-Range": described})
+            return AcceptedStream(stream, 206, len(positions), {**about_the_body, "Content-Range": described})
         if stream.status != 200 and not (stream.status == 203 and may_be_transformed):
             raise _Contradiction(f"it answers with the status {stream.status}")
         length = _content_length(stream) if is_head else stream.length
@@ -250,7 +253,7 @@ class _Opening:
             if length not in {None, len(positions)}:
                 raise _Contradiction("its Content-Length contradicts its Content-Range", len(positions))
             length = len(positions)
-        return AcceptedStream(stream, 200, length, encoding)
+        return AcceptedStream(stream, 200, length, about_the_body)
 
     def _failed(self, reason: str) -> MediaStorageFailed:
         log.warning("media storage %s: %s; %s cannot be played", self._location.name, reason, self._name)
@@ -269,13 +272,14 @@ def _positions(content_range: str | None, asked: ByteRange | None) -> tuple[rang
     return parsed.positions, parsed.length
 
 
-def _content_encoding(stream: MediaStream) -> dict[str, str]:
-    """The header as the client may have it, if the object has a coding. Raises _Contradiction."""
+def _about_the_body(stream: MediaStream) -> dict[str, str]:
+    """Content-Type, and Content-Encoding if the object has a coding. Raises _Contradiction."""
+    headers = {"Content-Type": stream.headers["Content-Type"]} if "Content-Type" in stream.headers else {}
     value = _value(stream, "Content-Encoding") or ""
     codings = [coding for coding in re.split("[ \t]*,[ \t]*", value.strip()) if coding.lower() not in _NO_CODINGS]
     if not all(map(_TOKEN.fullmatch, codings)):
         raise _Contradiction("its Content-Encoding is malformed")
-    return {"Content-Encoding": ", ".join(codings)} if codings else {}
+    return {**headers, "Content-Encoding": ", ".join(codings)} if codings else headers
 
 
 def _content_length(stream: MediaStream) -> int | None:
