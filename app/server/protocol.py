@@ -11,6 +11,8 @@ where each request begins and ends, because the parser alone
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +91,14 @@ class Cycle(RequestResponseCycle):
     """A request and its response; an HTTP/1.0 client gets a body without chunks, which ends with the connection."""
 
     _is_unframed = False
+
+    async def run_asgi(self, app: Any) -> None:
+        await super().run_asgi(app)
+        # A clean end of the connection would say that such a body is complete.
+        if self._is_unframed and not self.response_complete and not self.disconnected:
+            client = self.transport.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
     async def send(self, message: Any) -> None:
         if self.scope["http_version"] == "1.0":

@@ -52,6 +52,10 @@ class Echo:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body"})
             return
+        if path == b"/broken":  # off, of unknown length
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"one,", "more_body": True})
+            return
         if path.startswith(b"/large/"):
             await answer(send, 200, b"x" * int(path[7:]))
             return
@@ -362,6 +366,15 @@ async def test_http_1_0_response_is_not_chunked(serve: Serve) -> None:
     assert body == b"one,two,three"
     assert b"transfer-encoding" not in head.lower()
     assert b"connection: close" in head.lower()
+
+
+async def test_a_body_that_breaks_off_is_not_complete_for_a_client_of_http_1_0(serve: Serve) -> None:
+    """Nothing but the end of the connection ends such a body, so it must not be a clean one."""
+    served = await serve()
+    async with served.connect() as (reader, writer):
+        writer.write(b"GET /broken HTTP/1.0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 10)
 
 
 # --- bounds of time and memory ---
