@@ -22,6 +22,7 @@ _REMEDIES = {
     " the object is missing this is the answer to a key without s3:ListBucket",
     "AllAccessDisabled": "access to the bucket is disabled",
     "InvalidAccessKeyId": "the access key is unknown; check the access_key_id of its entry",
+    "XAdminUserNotFound": "the access key is unknown; check the access_key_id of its entry",  # versitygw
     "SignatureDoesNotMatch": "the signature is wrong; check the secret_access_key and the region of its entry",
     "RequestTimeTooSkewed": "the clocks of this machine and of the storage differ; check both",
     "ExpiredToken": "the temporary credentials have expired",

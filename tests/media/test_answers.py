@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from itertools import product
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from starlette.datastructures import Headers
@@ -21,6 +22,7 @@ from app.media.conditions import parse_content_range
 from app.media.location import S3Location, WebDavLocation
 from app.media.storages import MediaStorages, open_storages
 from app.settings import S3Config, Settings, StorageConfig, WebDavConfig
+from tests.support import storages as storages_for_tests
 from tests.support.answers import (
     CONTENT_RANGES,
     ENDS,
@@ -376,6 +378,53 @@ async def test_a_header_outside_ascii_is_passed_on_as_it_is(monkeypatch: pytest.
         current.append(lambda _, asked: honest_answer(CONTENT, asked.get("range"), 'ETag: "é"\r\n'))
         outcome = await play(storages, "GET", LOCATION, {})
     assert (outcome.status, outcome.headers["etag"]) == (200, '"é"')
+
+
+# --- Real servers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["versitygw", "moto", "gofakes3"])
+async def test_ranges_of_short_and_empty_files(request: pytest.FixtureRequest, server: str) -> None:
+    s3: storages_for_tests.S3 = request.getfixturevalue(server)
+    storage = storages_for_tests.s3_storage(s3)
+    async with open_storages(Settings(storage=storage)) as storages:
+        for content in (CONTENT, b"x", b""):
+            s3.put("short.wav", content, bucket="stage-recordings")
+            location = S3Location(storage.s3[0], "stage-recordings", "short.wav")
+            for request_range in RANGES:
+                outcome = await play(storages, "GET", location, {"range": request_range} if request_range else {})
+                right = honest_answer(content, request_range)
+                expected = b"" if right.status == 416 else right.body
+                assert (outcome.status, outcome.body, outcome.complete) == (right.status, expected, True), request_range
+                if right.status == 416:
+                    assert outcome.headers["Content-Range"] == f"bytes */{len(content)}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "bucket", "words"),
+    [
+        ({}, "none", "NoSuchBucket"),
+        ({"access_key_id": "unknown"}, "stage-recordings", "access_key_id"),
+        ({"secret_access_key": "wrong"}, "stage-recordings", "SignatureDoesNotMatch"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_an_s3_server_refuses_is_not_a_missing_recording(  # noqa: PLR0917
+    versitygw: storages_for_tests.S3,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    changes: dict[str, str],
+    bucket: str,
+    words: str,
+) -> None:
+    config = msgspec.structs.replace(
+        storages_for_tests.s3_storage(versitygw).s3[0], buckets=("stage-recordings", "none"), **changes
+    )
+    async with open_storages(Settings(storage=StorageConfig(s3=(config,)))) as storages:
+        outcome = await play(storages, method, S3Location(config, bucket, "a.wav"), {})
+    assert outcome.status == 502
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert words in line
 
 
 # --- Over sockets ---------------------------------------------------------------------------------------------

@@ -155,6 +155,12 @@ def moto() -> Iterator[S3]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def gofakes3() -> Iterator[S3]:
+    with storages.gofakes3() as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["versitygw", "moto"])
 def s3(request: pytest.FixtureRequest) -> S3:
     """Each of the S3 storages."""

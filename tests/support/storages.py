@@ -232,6 +232,20 @@ def moto() -> Iterator[S3]:
                 yield s3
 
 
+@contextlib.contextmanager
+def gofakes3() -> Iterator[S3]:
+    """Answers 416 to a suffix that is longer than the file, and checks no signatures."""
+    program = find_program("gofakes3", *go_folders())
+    if not program:
+        missing("gofakes3", "go install github.com/johannesboyne/gofakes3/cmd/gofakes3@v1.2.0")
+    with server_folder() as folder:
+        command = [program, "-quiet", "-backend", "memory", "-host"]
+        with running(folder, lambda port: [*command, f"127.0.0.1:{port}"]) as port:
+            s3 = S3(port, None, "fake", "fake-secret")
+            with contextlib.closing(s3.client):
+                yield s3
+
+
 def webdav_storage(webdav: WebDav) -> StorageConfig:
     return StorageConfig(webdav=(WebDavConfig(webdav.url, webdav.username, webdav.password),))
 
