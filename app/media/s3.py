@@ -80,6 +80,8 @@ class S3Storage:
         left = await self._http.request_patiently("HEAD", self._address("head_object", location), {})
         if left.status in {200, 206}:
             raise _failed(location, f"it still has the object {location.key!r} after its deletion")
+        if left.status >= 500 and left.status != 501:
+            raise _failed(location, f"it answers HEAD with {left.status} after the deletion of {location.key!r}")
         return removal
 
     async def is_versioned(self, bucket: str) -> bool:

@@ -106,18 +106,20 @@ class WebDavStorage:
 
     async def _check_deleted(self, location: WebDavLocation, answer: Answer) -> Removal:
         """Raises Unproven unless the storage has said that it has deleted the file, and does not have it any more."""
-        if answer.status == 207:
-            _check_multistatus(answer.body)
-        elif answer.status not in {200, 202, 204, *GONE}:
+        is_said = answer.status in {200, 204} or (answer.status == 207 and _succeeds(answer.body))
+        if not is_said and answer.status not in {202, 207, *GONE}:
             raise Unproven(f"it answers DELETE with {answer.status}")
         left = await self._get(location.url)
-        if left.status in GONE:
-            return await self._believe_missing() if answer.status in GONE else "deleted"
         if left.status in {200, 206, 416} and not names_another(left.headers, location):
             raise Unproven(f"it answers DELETE with {answer.status}, but still has the object")
-        if answer.status in {202, 207}:
-            raise Unproven(f"it answers DELETE with {answer.status}, and has not shown that the object is gone")
-        return await self._believe_missing() if answer.status in GONE else "deleted"
+        if left.status not in GONE:
+            may_not_tell = left.status < 500 or left.status == 501
+            if not may_not_tell or (answer.status not in GONE and not is_said):
+                raise Unproven(f"it answers DELETE with {answer.status}, and has not shown that the object is gone")
+        if is_said:
+            return "deleted"
+        missing = await self._believe_missing()
+        return missing if answer.status in GONE else "deleted"
 
     async def _believe_missing(self) -> Removal:
         """Raises Unproven while the storage's `presence_url` is missing too."""
@@ -141,14 +143,16 @@ class WebDavStorage:
         )
 
 
-def _check_multistatus(body: bytes) -> None:
-    """Raises Unproven unless every status in the body of a 207 is a success."""
+def _succeeds(multistatus: bytes) -> bool:
+    """Returns whether the body of a 207 has a success for anything. Raises Unproven if it has a failure."""
     try:
-        failed = [status for status in statuses_of_multistatus(body) if not 200 <= status < 300]
+        statuses = statuses_of_multistatus(multistatus)
     except MalformedXml as error:
         raise Unproven(f"it answers DELETE with 207, whose body is not XML: {error}") from None
-    if failed:
-        raise Unproven(f"it answers DELETE with 207 and a status of {failed[0]}")
+    for status in statuses:
+        if not 200 <= status < 300:
+            raise Unproven(f"it answers DELETE with 207 and a status of {status}")
+    return bool(statuses)
 
 
 def _address(url: str) -> Address:

@@ -37,3 +37,6 @@ MEDIA_RANGES = size(100, full=500)
 # Random searches that the oracle answers too: in each big world, and hypothesis's examples of small worlds.
 BIG_WORLD_SEARCHES = size(250, full=500)
 SMALL_WORLDS = size(20, full=40)
+
+# Deletions of media objects whose storage answers at random, three or four times each.
+DELETION_SCENES = size(3_000, full=10_000)
