@@ -6,21 +6,31 @@ The right bytes, an error before the first byte, or a cut connection; never anyt
 import asyncio
 import logging
 import random
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import product
 from typing import Any
 
+import httptools
 import msgspec
 import pytest
+import uvicorn
 import uvloop
 from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from app.api.responses import error_envelope
+from app.errors import RecallError
 from app.media.answers import open_media
 from app.media.conditions import parse_content_range
 from app.media.location import S3Location, WebDavLocation
+from app.media.response import MediaResponse, unless_client_leaves
 from app.media.storages import MediaStorages, open_storages
+from app.server.protocol import ConnectionPool, Limits, Protocol
 from app.settings import S3Config, Settings, StorageConfig, WebDavConfig
 from tests.support import storages as storages_for_tests
 from tests.support.answers import (
@@ -31,11 +41,13 @@ from tests.support.answers import (
     Answer,
     End,
     MemoryConnection,
+    Outcome,
     honest_answer,
     play,
     why_wrong,
 )
 from tests.support.faults import Connection, LocalServer, Request
+from tests.support.waiting import eventually
 
 CONTENT = b"0123456789"
 CONFIG = WebDavConfig("http://127.0.0.1:9/recordings")
@@ -519,3 +531,110 @@ def test_random_answers(caplog: pytest.LogCaptureFixture) -> None:
     assert sum(outcomes.values()) == PLAYS
     # All kinds were there.
     assert min(outcomes[kind] for kind in ("200", "206", "416", "404", "502", "206 cut")) > 20, outcomes
+
+
+class Plays:
+    """Plays `/NUMBER` from a storage, as the service does without its recordings."""
+
+    def __init__(self, storages: MediaStorages, config: WebDavConfig) -> None:
+        self._storages = storages
+        self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        location = WebDavLocation(self._config, f"{self._config.base_url}{scope['path']}")
+        response: Response
+        try:
+            opening = open_media(self._storages, scope["method"], location, headers, "x.wav")
+            stream = await unless_client_leaves(receive, opening)
+        except RecallError as error:
+            response = error_envelope(error)
+        else:
+            response = MediaResponse(stream, stream.status, stream.headers, 5)
+        await response(scope, receive, send)
+
+
+async def play_over_http(port: int, number: int, request_range: str | None, version: str) -> Outcome:
+    """What a client gets that believes the framing of HTTP, and nothing else."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    asked = f"Range: {request_range}\r\n" if request_range else ""
+    writer.write(f"GET /{number} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n{asked}\r\n".encode())
+    received, is_reset = b"", False
+    try:
+        while data := await reader.read(65536):
+            received += data
+    except ConnectionResetError:
+        is_reset = True
+    writer.close()
+    events = Events()
+    parser = httptools.HttpResponseParser(events)
+    parser.feed_data(received)
+    headers = Headers(raw=events.headers)
+    has_end = "content-length" in headers or "transfer-encoding" in headers
+    complete = events.is_complete if has_end else not is_reset
+    return Outcome(parser.get_status_code(), headers, events.body, complete)
+
+
+class Events:
+    """What the parser tells."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_random_answers_as_a_client_sees_them(caplog: pytest.LogCaptureFixture, version: str) -> None:
+    caplog.set_level(logging.CRITICAL)
+    rng = random.Random(13)
+    outcomes: Counter[str] = Counter()
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(RandomStorage(rng))
+        config = WebDavConfig(storage.url)
+        settings = Settings(storage=StorageConfig(webdav=(config,)), storage_stall_seconds=0.3)
+        storages = await stack.enter_async_context(open_storages(settings))
+        port = await stack.enter_async_context(serving(Plays(storages, config)))
+        numbers = iter(range(1000))
+
+        async def play_some() -> None:
+            for number in numbers:
+                request_range = rng.choice([*RANGES, f"bytes={number % 200}-"])
+                outcome = await play_over_http(port, number, request_range, version)
+                why = why_wrong(outcome, content_of(number), request_range)
+                assert why is None, (why, number, request_range, outcome)
+                outcomes[f"{outcome.status}{'' if outcome.complete else ' cut'}"] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(play_some())
+    assert min(outcomes[kind] for kind in ("200", "206", "416", "404", "502", "206 cut")) > 5, outcomes
+
+
+@asynccontextmanager
+async def serving(app: Plays) -> AsyncIterator[int]:
+    """The port where the application is served as in production."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        http=partial(Protocol, ConnectionPool(Limits())),  # type: ignore[arg-type]
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    await eventually(lambda: server.started)
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    await task

@@ -279,7 +279,9 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("server", [storages.apache, storages.versitygw, storages.wsgidav, storages.moto])
+@pytest.mark.parametrize(
+    "server", [storages.apache, storages.versitygw, storages.gofakes3, storages.wsgidav, storages.moto]
+)
 def test_what_is_missing_is_skipped_but_not_in_ci(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "find_program", lambda *_: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
