@@ -33,7 +33,6 @@ _REDIRECTS = "it redirects, which is not followed; configure the final URL, and 
 _FINAL = {
     **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECTS),
     400: "it does not understand the request; check the URL of its entry",
-    401: "it refuses the username and password of its entry",
     403: "the user of its entry may not read the file",
 }
 
@@ -188,13 +187,15 @@ class _Opening:
         """The headers of the whole; its stream is closed."""
         stream = await self._storages.open("HEAD", self._location, {})
         stream.close()
-        try:
-            return self._accepted(stream, None, is_head=True)
-        except _Contradiction:
-            # Not every storage knows HEAD, or says why it refuses it.
-            whole = await self.whole()
-            whole.close()
-            return whole
+        with suppress(_Contradiction):
+            about = self._accepted(stream, None, is_head=True)
+            # Some storages answer HEAD with a length of 0.
+            if about.length:
+                return about
+        # Not every storage knows HEAD, or says why it refuses it.
+        whole = await self.whole()
+        whole.close()
+        return whole
 
     async def _ask(
         self, asked: ByteRange | None, *, spelled: ByteRange | None = None, may_be_transformed: bool = False
@@ -211,6 +212,8 @@ class _Opening:
         try:
             if stream.status in {404, 410}:
                 raise MediaNotFound(self._name)
+            if stream.status == 401:  # which is in the log already
+                raise MediaStorageFailed("it refuses the username and password of its entry")
             if reason := _FINAL.get(stream.status):
                 raise self._failed(f"{reason} ({stream.status})")
             if stream.status == 416 and asked:
