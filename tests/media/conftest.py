@@ -1,4 +1,4 @@
-"""The tests of media run on uvloop, as production does: its transports end and lose connections in ways of their own."""
+"""The tests of media run on uvloop, as production does: its transports lose connections in ways of their own."""
 
 import asyncio
 from collections.abc import Callable

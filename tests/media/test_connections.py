@@ -19,23 +19,20 @@ import uvloop
 from app.embedded.servers import free_port
 from app.errors import MediaStorageBusy, MediaStorageFailed, MediaStorageTimeout
 from app.media.http import Address, HttpPool
-from app.media.location import S3Location
+from app.media.location import S3Location, WebDavLocation
 from app.media.resuming import resuming
 from app.media.s3 import S3Storage
+from app.media.storages import open_storages
 from app.media.stream import MediaStream
-from app.settings import S3Config, Settings
+from app.settings import S3Config, Settings, StorageConfig, WebDavConfig
+from tests.support.certificates import Certificate, make_certificate
 from tests.support.faults import generated
-from tests.support.scripted import Certificate, Peer, Script, ScriptedStorage, make_certificate
+from tests.support.scripted import Peer, Script, ScriptedStorage
 
 Test = Callable[[ScriptedStorage, HttpPool], Coroutine[Any, Any, None]]
 Run = Callable[..., None]
 
 SETTINGS = Settings(storage_streams=5, storage_wait_seconds=0.5, storage_first_byte_seconds=5, storage_stall_seconds=5)
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(params=["tcp-asyncio", "tcp-uvloop", "tls-asyncio", "tls-uvloop"])
@@ -685,10 +682,6 @@ def test_a_storage_that_asks_for_a_slower_pace_is_asked_once_more(
 # --- What the log says --------------------------------------------------------------------------------------
 
 
-def of_another_host(folder: Path) -> Certificate:
-    return make_certificate(folder, "DNS:media.example")
-
-
 def refuses(peer: Peer) -> None:
     peer.answer(b"x", status="400 Bad Request")
     peer.wait_until_client_leaves()
@@ -700,6 +693,7 @@ def refuses(peer: Peer) -> None:
     [
         ("unknown authority", "ca_file"),
         ("another host", "another host"),
+        ("expired", "has expired"),
         ("no TLS", "http://"),
         ("TLS", "is the scheme"),
         ("refused", "no server listens"),
@@ -709,7 +703,8 @@ def refuses(peer: Peer) -> None:
 def test_a_failure_to_connect_is_one_line_with_the_storage_and_the_remedy(  # noqa: PLR0917
     failure: str, words: str, loop: Any, certificate: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    used = of_another_host(tmp_path) if failure == "another host" else certificate
+    unusual = {"another host": {"host": "media.example"}, "expired": {"days": -1}}
+    used = make_certificate(tmp_path, **unusual[failure]) if failure in unusual else certificate  # type: ignore[arg-type]
     storage = ScriptedStorage(refuses, None if failure == "no TLS" else used)
 
     async def ask() -> None:
@@ -734,3 +729,35 @@ def test_a_failure_to_connect_is_one_line_with_the_storage_and_the_remedy(  # no
     assert "the-storage" in line
     assert words in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [("", "check those"), ('Basic realm="x"', "check those"), ('Digest realm="x", nonce="y"', "asks for Digest")],
+)
+def test_a_storage_that_does_not_take_the_credentials_is_one_line_without_them(
+    run: Run, challenge: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        assert request
+        assert request[1]["authorization"].startswith("Basic ")
+        peer.answer(b"", f"WWW-Authenticate: {challenge}\r\n" if challenge else "", status="401 Unauthorized")
+
+    async def test(storage: ScriptedStorage, _: HttpPool) -> None:
+        config = WebDavConfig(
+            storage.url,
+            "name-of-user",
+            "secret-of-user",
+            ca_file=str(storage.certificate.file) if storage.certificate else None,
+        )
+        settings = msgspec.structs.replace(SETTINGS, storage=StorageConfig(webdav=(config,)))
+        async with open_storages(settings) as storages:
+            stream = await storages.open("GET", WebDavLocation(config, f"{storage.url}/A"), {})
+            assert stream.status == 401
+            stream.close()
+
+    run(script, test)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert words in line
+    assert "of-user" not in line

@@ -60,7 +60,7 @@ class Store:
         return (await self.ops.get(f"{path}/{recording_id}")).status_code == 200
 
 
-@pytest.fixture(params=["wsgidav", "apache_basic", "versitygw"])
+@pytest.fixture(params=["wsgidav", "apache_basic", "apache_tls", "versitygw"])
 async def store(request: pytest.FixtureRequest, start_service: StartService) -> Store:
     """Each of the storages."""
     server = request.getfixturevalue(request.param)

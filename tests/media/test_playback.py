@@ -20,7 +20,7 @@ SIZE = 300_000
 CONTENT = random.Random(4).randbytes(SIZE)
 
 
-@pytest.fixture(params=["wsgidav", "wsgidav_basic", "apache", "apache_basic", "versitygw", "moto"])
+@pytest.fixture(params=["wsgidav", "wsgidav_basic", "apache", "apache_basic", "apache_tls", "versitygw", "moto"])
 async def media(request: pytest.FixtureRequest, start_service: StartService) -> Media:
     """A file of CONTENT in each of the storages."""
     server = request.getfixturevalue(request.param)
@@ -79,7 +79,7 @@ async def test_random_ranges_are_byte_exact(media: Media, request: pytest.Fixtur
         assert response.headers["content-length"] == str(len(part))
         assert response.content == CONTENT[part.start : part.stop], header
 
-    thorough = request.node.callspec.params["media"] in {"apache", "versitygw"}
+    thorough = request.node.callspec.params["media"] in {"apache", "apache_tls", "versitygw"}
     for _ in range(MEDIA_RANGES if thorough else 50):
         await check()
 

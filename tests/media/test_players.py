@@ -9,12 +9,15 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+import uvloop
 
-from app.settings import Settings, StorageConfig, WebDavConfig
+from app.settings import Settings, StorageConfig
+from tests.support.certificates import Certificate
 from tests.support.faults import CountingStorage, FaultServer, generated
 from tests.support.media import Media, post_media
 from tests.support.service import StartService
@@ -23,6 +26,30 @@ from tests.support.waiting import eventually
 LONG = 200_000_000
 AUTHORIZATION = f"Basic {base64.b64encode(b'admin:admin-password').decode()}"
 HEADERS_END = b"\r\n\r\n"
+# A busy machine's "immediately", in seconds. A polite end of TLS takes 30.
+SOON = 10
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def used_certificate(request: pytest.FixtureRequest, certificate: Certificate) -> Certificate | None:
+    """Of the storages: each test has them over TCP and over TLS."""
+    return certificate if request.param == "tls" else None
+
+
+@pytest.fixture
+async def counting_storage(used_certificate: Certificate | None) -> AsyncIterator[CountingStorage]:
+    async with CountingStorage(certificate=used_certificate) as server:
+        yield server
+
+
+@pytest.fixture
+async def faults(used_certificate: Certificate | None) -> AsyncIterator[FaultServer]:
+    async with FaultServer(certificate=used_certificate) as server:
+        yield server
+
+
+async def test_the_event_loop_is_that_of_production() -> None:
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
 
 
 async def ask(url: str, path: str, *, buffer: int = 1 << 16) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -41,7 +68,7 @@ async def test_players_that_leave_free_the_storage_at_once(
     counting_storage.rate = 8_000_000  # or filling the network's buffers is what takes the time
     url = faults.url_of("endless") if endless else counting_storage.put("long.wav", LONG)
     # As many streams as players: one that is not freed would make the others wait.
-    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(storage.url),)), storage_streams=16)
+    service = await start_service(storage=StorageConfig(webdav=(storage.config,)), storage_streams=16)
     media = await post_media(service, {"storage": "webDAV", "path": url})
     rng = random.Random(6)
     before = asyncio.all_tasks()
@@ -72,10 +99,78 @@ async def test_players_that_leave_free_the_storage_at_once(
         assert (response.status_code, response.content) == (206, generated(7, 100_000))
 
 
+async def test_a_player_that_leaves_before_the_first_byte_frees_the_storage_immediately(
+    start_service: StartService, faults: FaultServer
+) -> None:
+    service = await start_service(
+        storage=StorageConfig(webdav=(faults.config,)), storage_first_byte_seconds=60, storage_streams=1
+    )
+    for fault in ("stall-before-headers", "stall-in-headers"):
+        media = await post_media(service, {"storage": "webDAV", "path": faults.url_of(fault)})
+        _, writer = await ask(service.url, media.path)
+        await eventually(lambda: faults.answering == 1)
+        writer.transport.abort()
+        await eventually(lambda: faults.open_connections == 0, SOON)
+
+
+async def test_an_answer_whose_body_is_not_wanted_frees_the_storage_immediately(
+    start_service: StartService, counting_storage: CountingStorage
+) -> None:
+    """The storage sends the whole file, whatever the conditions are."""
+    service = await start_service(storage=StorageConfig(webdav=(counting_storage.config,)), storage_streams=1)
+    media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", LONG)})
+    etag = (await media.admin.head(media.path)).headers["etag"]
+    for _ in range(3):
+        assert (await media.play(If_None_Match=etag)).status_code == 304
+        await eventually(lambda: counting_storage.open_connections == 0, SOON)
+        before = counting_storage.connections
+        headers = {"Range": "bytes=1-", "If-Range": '"another"'}
+        async with media.admin.stream("GET", media.path, headers=headers) as response:
+            assert (response.status_code, response.headers["content-length"]) == (200, str(LONG))
+            await eventually(lambda: counting_storage.open_connections == 1, SOON)
+            assert counting_storage.connections == before + 2
+        await eventually(lambda: counting_storage.open_connections == 0, SOON)
+    assert counting_storage.bytes_sent < LONG
+
+
+@pytest.mark.parametrize("end", ["pauses", "leaves"])
+async def test_a_listener_that_pauses_or_leaves_is_no_failure(
+    start_service: StartService,
+    counting_storage: CountingStorage,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    caplog.set_level("INFO", "app.media")
+    file = tmp_path / "audit.jsonl"
+    service = await start_service(
+        storage=StorageConfig(webdav=(counting_storage.config,)),
+        player_stall_seconds=0.5 if end == "pauses" else 60,
+        audit_log=str(file),
+    )
+    media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", LONG)})
+    reader, writer = await ask(service.url, media.path, buffer=1024)
+    assert (await reader.readuntil(HEADERS_END)).startswith(b"HTTP/1.1 200")
+    if end == "leaves":
+        writer.transport.abort()
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in map(json.loads, file.read_text().splitlines()) if line["operation"] == "play"]
+
+    await eventually(lambda: bool(lines()))
+    writer.transport.abort()
+    (line,) = lines()
+    assert (line["outcome"], line["httpStatus"], line["completed"]) == ("success", 200, False)
+    messages = [record.getMessage() for record in caplog.records if record.name == "app.media.response"]
+    assert messages == (
+        ["a media stream ends: its player has taken nothing for 0.5 seconds"] if end == "pauses" else []
+    )
+
+
 async def test_a_connection_to_the_storage_serves_one_play_after_the_other(
     start_service: StartService, counting_storage: CountingStorage
 ) -> None:
-    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)))
+    service = await start_service(storage=StorageConfig(webdav=(counting_storage.config,)))
     media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("a.wav", 3_000_000)})
     for _ in range(5):
         response = await media.play()
@@ -99,7 +194,7 @@ class App:
 
 @pytest.fixture
 async def long_media(start_service: StartService, counting_storage: CountingStorage) -> Media:
-    service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)))
+    service = await start_service(storage=StorageConfig(webdav=(counting_storage.config,)))
     return await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", LONG)})
 
 

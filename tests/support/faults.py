@@ -14,6 +14,8 @@ from typing import Self, cast
 from urllib.parse import quote, urlsplit
 
 from app.embedded.servers import free_port
+from app.settings import WebDavConfig
+from tests.support.certificates import Certificate
 
 # A prime length: a piece from the wrong place is never the right one.
 _PATTERN = memoryview(Random(1).randbytes(65_521) * 3)
@@ -137,7 +139,8 @@ class LocalServer:
     `bytes_sent` are the bytes of bodies that the network took, or will at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Certificate | None = None) -> None:
+        self.certificate = certificate
         self.connections = 0
         self.bytes_sent = 0
         self.requests: list[Request] = []
@@ -159,7 +162,12 @@ class LocalServer:
 
     @property
     def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def config(self) -> WebDavConfig:
+        """Its entry in the configuration of the service."""
+        return WebDavConfig(self.url, ca_file=str(self.certificate.file) if self.certificate else None)
 
     async def answer(self, request: Request, connection: Connection) -> None:
         raise NotImplementedError
@@ -172,7 +180,8 @@ class LocalServer:
         return self
 
     async def _listen(self, host: str) -> asyncio.Server:
-        return await asyncio.get_running_loop().create_server(lambda: Connection(self), host, self.port)
+        tls = self.certificate.server_context() if self.certificate else None
+        return await asyncio.get_running_loop().create_server(lambda: Connection(self), host, self.port, ssl=tls)
 
     async def __aexit__(self, *_: object) -> None:
         for server in self._servers:
@@ -201,8 +210,8 @@ class CountingStorage(LocalServer):
 
     LAST_MODIFIED = formatdate(1_368_819_932, usegmt=True)
 
-    def __init__(self, rate: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, rate: int | None = None, certificate: Certificate | None = None) -> None:
+        super().__init__(certificate)
         self.rate = rate
         self.sizes: dict[str, int] = {}
 
@@ -301,8 +310,10 @@ class FaultServer(LocalServer):
         "status-500",
     )
 
-    def __init__(self, redirect_to: str = "http://192.0.2.1/recordings/call.wav") -> None:
-        super().__init__()
+    def __init__(
+        self, redirect_to: str = "http://192.0.2.1/recordings/call.wav", certificate: Certificate | None = None
+    ) -> None:
+        super().__init__(certificate)
         self.redirect_to = redirect_to
 
     def url_of(self, fault: str, path: str = "call.wav") -> str:

@@ -12,6 +12,7 @@ from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 from app.settings import Settings, User
 from app.store.client import connect
 from tests.support import storages
+from tests.support.certificates import Certificate, make_certificate
 from tests.support.faults import CountingStorage, FaultServer, Trap
 from tests.support.service import PATIENT, USERS, Service, StartService, empty_indices, own_settings
 from tests.support.storages import S3, WebDav
@@ -129,6 +130,12 @@ def apache_basic() -> Iterator[WebDav]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def apache_tls() -> Iterator[WebDav]:
+    with storages.apache(basic=True, tls=True) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["wsgidav", "wsgidav_basic", "apache", "apache_basic"])
 def webdav(request: pytest.FixtureRequest) -> WebDav:
     """Each of the WebDAV storages."""
@@ -186,3 +193,9 @@ async def counting_storage() -> AsyncIterator[CountingStorage]:
     """Fast; a test may set its `rate` at any time."""
     async with CountingStorage() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """For 127.0.0.1."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))

@@ -4,31 +4,14 @@ import contextlib
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from tests.support.certificates import Certificate
 
 _END = b"\r\n\r\n"
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A self-signed certificate for 127.0.0.1, which is its own authority."""
-
-    file: Path
-    key: Path
-
-
-def make_certificate(folder: Path, name: str = "IP:127.0.0.1") -> Certificate:
-    certificate = Certificate(folder / "certificate.pem", folder / "key.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    files = ["-keyout", str(certificate.key), "-out", str(certificate.file)]
-    subject = ["-days", "2", "-subj", "/CN=recall-test", "-addext", f"subjectAltName={name}"]
-    subprocess.run([*command, *files, *subject], check=True, capture_output=True)
-    return certificate
 
 
 class Peer:
@@ -120,10 +103,7 @@ class ScriptedStorage:
 
     @contextmanager
     def running(self) -> Iterator["ScriptedStorage"]:
-        tls = None
-        if self.certificate:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(self.certificate.file, self.certificate.key)
+        tls = self.certificate.server_context() if self.certificate else None
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
             threads: list[threading.Thread] = []

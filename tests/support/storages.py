@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 
 from app.embedded.servers import find_program, give, go_folders, owner_of, running, server_folder
 from app.settings import S3Config, StorageConfig, WebDavConfig
+from tests.support.certificates import Certificate, make_certificate
 from tests.support.launch import missing
 
 USERNAME, PASSWORD = "media", "pass:wörd%"
@@ -38,6 +39,7 @@ class WebDav:
     folder: Path
     username: str | None = None
     password: str | None = None
+    ca_file: Path | None = None
 
     @property
     def auth(self) -> tuple[str, str] | None:
@@ -89,7 +91,7 @@ def wsgidav(*, basic: bool = False) -> Iterator[WebDav]:
 
 
 @contextlib.contextmanager
-def apache(*, basic: bool = False) -> Iterator[WebDav]:
+def apache(*, basic: bool = False, tls: bool = False) -> Iterator[WebDav]:
     program, modules = find_program("apache2") or find_program("httpd"), _apache_modules()
     if not program or not modules:
         missing("Apache", "apt-get install apache2-bin")
@@ -99,14 +101,16 @@ def apache(*, basic: bool = False) -> Iterator[WebDav]:
         hashed = base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
         (folder / "passwords").write_text(f"{USERNAME}:{{SHA}}{hashed}\n")
 
+        certificate = make_certificate(folder) if tls else None
+
         def command(port: int) -> list[Any]:
-            (folder / "apache.conf").write_text(_apache_config(folder, modules, port, basic=basic))
+            (folder / "apache.conf").write_text(_apache_config(folder, modules, port, certificate, basic=basic))
             return [program, "-f", folder / "apache.conf", "-D", "FOREGROUND"]
 
         # Started as root it would want to become somebody else; this way it is somebody else from the start.
         uid = _NOBODY if os.geteuid() == 0 else None
         with running(folder, command, uid=uid) as port:
-            yield _webdav(port, folder / "www/recordings", basic=basic)
+            yield _webdav(port, folder / "www/recordings", certificate, basic=basic)
 
 
 def _apache_modules() -> Path | None:
@@ -114,10 +118,10 @@ def _apache_modules() -> Path | None:
     return next((path for path in map(Path, candidates) if (path / "mod_dav_fs.so").is_file()), None)
 
 
-def _apache_config(folder: Path, modules: Path, port: int, *, basic: bool) -> str:
+def _apache_config(folder: Path, modules: Path, port: int, certificate: Certificate | None, *, basic: bool) -> str:
     loads = "\n".join(
         f"LoadModule {name}_module {modules}/mod_{name}.so"
-        for name in _APACHE_MODULES
+        for name in (*_APACHE_MODULES, *(["ssl"] if certificate else []))
         if (modules / f"mod_{name}.so").is_file()  # the others are part of the program
     )
     access = (
@@ -125,12 +129,17 @@ def _apache_config(folder: Path, modules: Path, port: int, *, basic: bool) -> st
         if basic
         else "Require all granted"
     )
+    tls = ""
+    if certificate:
+        files = f"SSLCertificateFile {certificate.file}\nSSLCertificateKeyFile {certificate.key}"
+        tls = f"SSLEngine on\nSSLSessionCache none\n{files}"
     return f"""
         ServerRoot {folder}
         DefaultRuntimeDir {folder}
         {loads}
         Listen 127.0.0.1:{port}
         ServerName 127.0.0.1
+        {tls}
         PidFile {folder}/pid
         ErrorLog {folder}/error.log
         Mutex file:{folder}/lock default
@@ -152,9 +161,10 @@ def _apache_config(folder: Path, modules: Path, port: int, *, basic: bool) -> st
     """
 
 
-def _webdav(port: int, folder: Path, *, basic: bool) -> WebDav:
-    url = f"http://127.0.0.1:{port}/recordings"
-    return WebDav(url, folder, USERNAME, PASSWORD) if basic else WebDav(url, folder)
+def _webdav(port: int, folder: Path, certificate: Certificate | None = None, *, basic: bool) -> WebDav:
+    url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}/recordings"
+    username, password = (USERNAME, PASSWORD) if basic else (None, None)
+    return WebDav(url, folder, username, password, certificate.file if certificate else None)
 
 
 class S3:
@@ -247,7 +257,8 @@ def gofakes3() -> Iterator[S3]:
 
 
 def webdav_storage(webdav: WebDav) -> StorageConfig:
-    return StorageConfig(webdav=(WebDavConfig(webdav.url, webdav.username, webdav.password),))
+    ca_file = str(webdav.ca_file) if webdav.ca_file else None
+    return StorageConfig(webdav=(WebDavConfig(webdav.url, webdav.username, webdav.password, ca_file=ca_file),))
 
 
 def s3_storage(s3: S3) -> StorageConfig:

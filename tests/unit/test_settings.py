@@ -50,6 +50,8 @@ def test_environment_takes_precedence_over_the_file(file: Path) -> None:
         (USER.replace('"admin"]', '"ops", "recorder"]'), "so it has none"),
         (USER.replace('"admin"]', '"recorder", "agent"]').replace('contact_center = "cc"', ""), "contact_center"),
         ("public_url = 'example.com'", "public_url"),
+        ("[[storage.webdav]]\nbase_url = 'https://a/b'\nca_file = '/nowhere.pem'", "ca_file '/nowhere.pem'"),
+        (f"[[storage.s3]]\nbuckets = ['b']\nca_file = '{__file__}'", "test_settings.py' of a storage cannot be used"),
         (USER + USER, "same name"),
         (USER.replace('contact_center = "cc"', ""), "contact_center"),
         (USER.replace('"cc"', '" cc"'), "white space"),
