@@ -1,28 +1,54 @@
 """The servers beside which playing is measured: nginx as a proxy, and the storages."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from app.embedded.servers import ServerError, find_program, go_folders, running, server_folder
+from app.embedded.servers import ServerError, find_program, free_port, go_folders, running, server_folder
+
+
+@dataclass(frozen=True)
+class WebDav:
+    """A folder on a WebDAV server, over TCP and over TLS, and the file of the authority to trust."""
+
+    url: str
+    tls_url: str
+    ca_file: Path
 
 
 @contextmanager
-def nginx_webdav() -> Iterator[str]:
-    """Yields the URL of a folder on nginx's own WebDAV server, so fast that the proxies before it are measured."""
-    with _nginx("root files; location / { dav_methods PUT DELETE; client_max_body_size 0; }") as url:
-        yield f"{url}/recordings"
+def nginx_webdav() -> Iterator[WebDav]:
+    """Yields a folder on nginx's own WebDAV server, so fast that the proxies before it are measured."""
+    with server_folder() as folder:
+        certificate, key = folder / "certificate.pem", folder / "key.pem"
+        _make_certificate(certificate, key)
+        tls_port = free_port()
+        tls = f"listen 127.0.0.1:{tls_port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"
+        with _nginx(f"{tls} root files; location / {{ dav_methods PUT DELETE; client_max_body_size 0; }}") as url:
+            yield WebDav(f"{url}/recordings", f"https://127.0.0.1:{tls_port}/recordings", certificate)
 
 
 @contextmanager
-def nginx_proxy(storage: str, connections: int, tuning: str) -> Iterator[str]:
-    """Yields the URL of an nginx that passes requests on to a storage over persistent connections."""
+def nginx_proxy(storage: str, connections: int, tuning: str, ca_file: Path | None = None) -> Iterator[str]:
+    """Yields the URL of an nginx that passes requests on to a storage over persistent connections.
+
+    With `ca_file` they are TLS.
+    """
     upstream = f"upstream storage {{ server {storage}; keepalive {connections}; }}"
     # S3's signature covers the name of the host.
     keep_alive = f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host {storage};'
     authorization = 'proxy_set_header Authorization "";'
-    with _nginx(f"location / {{ proxy_pass http://storage; {keep_alive} {authorization} {tuning} }}", upstream) as url:
+    scheme, tls = "http", ""
+    if ca_file is not None:
+        scheme, tls = (
+            "https",
+            f"proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca_file}; proxy_ssl_name 127.0.0.1;",
+        )
+    proxy = f"proxy_pass {scheme}://storage; {tls} {keep_alive} {authorization} {tuning}"
+    with _nginx(f"location / {{ {proxy} }}", upstream) as url:
         yield url
 
 
@@ -73,6 +99,14 @@ def _nginx_command(folder: Path, server: str, before: str) -> Callable[[int], Se
         return [_program("nginx"), "-p", folder, "-e", "stderr", "-c", "nginx.conf"]
 
     return command
+
+
+def _make_certificate(certificate: Path, key: Path) -> None:
+    """Makes a certificate for 127.0.0.1, which is its own authority."""
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([_program("openssl"), "req", "-x509", *kind, *subject, *files], check=True, capture_output=True)
 
 
 def _program(name: str, *folders: Path) -> str:

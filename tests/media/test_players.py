@@ -20,7 +20,7 @@ from app.settings import Settings, StorageConfig
 from tests.support.certificates import Certificate
 from tests.support.faults import CountingStorage, FaultServer, generated
 from tests.support.media import Media, post_media
-from tests.support.service import StartService
+from tests.support.service import PATIENT, StartService
 from tests.support.waiting import eventually
 
 LONG = 200_000_000
@@ -194,7 +194,7 @@ class App:
 
 @pytest.fixture
 async def long_media(start_service: StartService, counting_storage: CountingStorage) -> Media:
-    service = await start_service(storage=StorageConfig(webdav=(counting_storage.config,)))
+    service = await start_service(storage=StorageConfig(webdav=(counting_storage.config,)), **PATIENT)
     return await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", LONG)})
 
 
