@@ -25,7 +25,7 @@ from app.settings import ConfigurationError
 
 # "protection" is an attempt that was refused before it said whether it was to apply or to unapply. "request" is
 # one that was refused before its path was looked at.
-Operation = Literal["play", "delete", "purge", "apply", "unapply", "protection", "request"]
+Operation = Literal["play", "delete", "delete-media", "purge", "apply", "unapply", "protection", "request"]
 Outcome = Literal["success", "refused", "failed"]
 
 log = logging.getLogger("recall.audit")
@@ -62,8 +62,9 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     seconds: float | UnsetType = UNSET
     suppressed: int | UnsetType = UNSET  # lines of the address, before this one, that the bound left out
     path: str | UnsetType = UNSET  # if the operation is "request"
-    # Only plays have these.
-    media: str | UnsetType = UNSET  # the last segment of the path
+    with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
+    # Only plays have these, and deletions of media objects `media`.
+    media: str | UnsetType = UNSET  # the last segment of the path of a play, or its UUID
     media_id: str | UnsetType = UNSET
     bytes_sent: int | UnsetType = UNSET
     completed: bool | UnsetType = UNSET

@@ -65,6 +65,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
                 MediaClaims(client, settings),
                 storages,
                 settings.storage,
+                audit,
             ),
             storages=storages,
             metrics=metrics,

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Measure Recall beside plain Elasticsearch: `scripts/benchmarks/`."""
 
+import signal
 import sys
 
 import click
@@ -24,6 +25,8 @@ for command in (search.command, ingest.command, wildcard.command, play.command, 
 
 def main() -> None:
     """Runs the command line."""
+    # As Ctrl-C, so that servers end and temporary folders go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run(bench, sys.argv[1:], "bench.py")
 
 

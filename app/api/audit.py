@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.requests import services
+from app.api.requests import address_of, services
 from app.api.responses import Envelope
 from app.audit import Entry, Operation
 from app.auth import policy
@@ -30,7 +30,7 @@ def write_refused_request(request: Request, user: str | None, error: RecallError
     entry = Entry(
         user=user,
         contact_center=None,
-        address=_address(request),
+        address=address_of(request),
         operation="request",
         resource=None,
         recording_id="",
@@ -64,7 +64,7 @@ class AuditedRequest:
         self.entry = Entry(
             user=user,
             contact_center=_segment(request, "contact_center"),
-            address=_address(request),
+            address=address_of(request),
             operation=operation,
             resource=request.state.endpoint.resource,
             recording_id=_segment(request, "id") or "",
@@ -152,10 +152,6 @@ class AuditedStream:
             await response(scope, watched_receive, watched_send)
         finally:
             write(completed=False)
-
-
-def _address(request: Request) -> str | None:
-    return request.client.host if request.client else None
 
 
 def _segment(request: Request, name: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Protocol
 from starlette.requests import Request
 
 from app.api.endpoint import Authentication
-from app.api.requests import services
+from app.api.requests import address_of, services
 from app.auth.basic import parse_basic
 from app.settings import User
 
@@ -26,7 +26,7 @@ class Basic:
 
     async def authenticate(self, request: Request) -> User:
         """Returns the user; raises NotAuthenticated."""
-        address = request.client.host if request.client else ""
+        address = address_of(request) or ""
         return await services(request).authenticator.authenticate(request.headers.get("authorization"), address)
 
     def claimed_name(self, request: Request) -> str | None:

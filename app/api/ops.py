@@ -5,8 +5,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.audit import audit_entry
 from app.api.recordings import read_one, search_page
 from app.api.requests import (
+    address_of,
     api_url,
     contact_center_of,
     json_body,
@@ -16,10 +18,11 @@ from app.api.requests import (
     resource_of,
     scope_of,
     services,
+    user_of,
 )
 from app.api.responses import envelope
 from app.errors import InvalidParameter
-from app.lifecycle.deletion import FailedMedia
+from app.lifecycle.deletion import Actor, FailedMedia
 from app.media.location import LocationNotAllowed, check_key, resolve_location
 from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, parse_recording
@@ -38,9 +41,13 @@ async def read(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """`DELETE /ops/contact-centers/{cc}/recordings/{id}`"""
-    with_media = _with_media(request)
+    with_media = audit_entry(request).with_media = _with_media(request)
     failed = await services(request).deletion.delete(
-        resource_of(request), scope_of(request), path_segment(request, "id"), with_media=with_media
+        resource_of(request),
+        scope_of(request),
+        path_segment(request, "id"),
+        with_media=with_media,
+        by=Actor(user_of(request).name, address_of(request)),
     )
     if not failed:
         return envelope({})

@@ -43,6 +43,11 @@ def user_of(request: Request) -> User:
     return user
 
 
+def address_of(request: Request) -> str | None:
+    """Returns the address of the client, None on a socket without addresses."""
+    return request.client.host if request.client else None
+
+
 def operation_of(request: Request) -> Operation:
     """Returns the operation that the row of the route, or the body, has chosen."""
     operation: Operation = request.state.operation

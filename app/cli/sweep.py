@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import sys
+from contextlib import AsyncExitStack, closing
 
 import click
 from prometheus_client import CollectorRegistry
@@ -53,13 +54,14 @@ def command(*, dry_run: bool, missing_media_ok: bool) -> None:
 
 
 async def _sweep(settings: Settings, missing: MissingMedia) -> SweepResult:
-    # The audit log is for recordings; media objects alone have no lines in it.
-    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+    async with AsyncExitStack() as stack:
+        audit = stack.enter_context(closing(AuditLog(settings.audit_log)))
+        services = await stack.enter_async_context(open_services(settings, audit, CollectorRegistry()))
         total = await DeletionJournal(services.client, settings).count()
-        with progress(total, "sweeping", "media objects") as advance:
-            return await services.deletion.judging(missing).sweep(
-                only_due=False, advance=advance, is_over=lambda: missing.suspect is not None
-            )
+        advance = stack.enter_context(progress(total, "sweeping", "media objects"))
+        return await services.deletion.judging(missing).sweep(
+            only_due=False, advance=advance, is_over=lambda: missing.suspect is not None
+        )
 
 
 async def _show(settings: Settings) -> int:

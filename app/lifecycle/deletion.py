@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from app import codec
+from app.audit import AuditLog, Entry
 from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable, MediaStorageTimeout, RecallError, RecordingProtected
 from app.lifecycle.protection import Protection, is_protected
@@ -57,6 +58,17 @@ class FailedMedia:
 
 
 @dataclass(frozen=True)
+class Actor:
+    """Who deletes, as the audit log says: the name of a user or of a task, and the address of a client."""
+
+    name: str
+    address: str | None = None
+
+
+_SWEEP = Actor("sweep")
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The result for one recording. One that has `changed` since it was read was not deleted."""
 
@@ -87,6 +99,7 @@ class Deletion:
         claims: MediaClaims,
         storages: MediaStorages,
         configured: StorageConfig,
+        audit: AuditLog,
     ) -> None:
         self._repositories = repositories
         self._protection = protection
@@ -94,6 +107,7 @@ class Deletion:
         self._claims = claims
         self._storages = storages
         self._configured = configured
+        self._audit = audit
         self._slots = asyncio.Semaphore(_CONCURRENT_OBJECTS)
         self._questions: Batcher[frozenset[str], bool] = Batcher(self._ask)
 
@@ -104,7 +118,7 @@ class Deletion:
         return judging
 
     async def delete(
-        self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool
+        self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool, by: Actor
     ) -> tuple[FailedMedia, ...]:
         """Deletes a recording, and its media objects `with_media`; returns those that could not be deleted.
 
@@ -114,7 +128,7 @@ class Deletion:
         conflicts = conflict_backoff()
         while True:
             stored = await repository.get(scope, recording_id)
-            (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media)
+            (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media, by=by)
             if outcome.status == "protected":
                 raise RecordingProtected(recording_id)
             if outcome.status == "deleted":
@@ -122,9 +136,12 @@ class Deletion:
             await conflicts.wait()
 
     async def delete_stored(
-        self, resource: Resource, recordings: Sequence[StoredRecording], *, with_media: bool
+        self, resource: Resource, recordings: Sequence[StoredRecording], *, with_media: bool, by: Actor
     ) -> list[Outcome]:
-        """Deletes recordings in the state in which they were read; returns their outcomes in the same order."""
+        """Deletes recordings in the state in which they were read; returns their outcomes in the same order.
+
+        Each media object that goes has its line in the audit log.
+        """
         outcomes: dict[str, Outcome] = {}
         deletable = []
         for stored in recordings:
@@ -149,7 +166,7 @@ class Deletion:
         await self._journal.remove(
             [entry for document, some in entries.items() if document in outcomes for entry in some]
         )
-        failed = await self._delete_objects([entry for document in gone for entry in entries[document]])
+        failed = await self._delete_objects([entry for document in gone for entry in entries[document]], by)
         for document in gone:
             outcomes[document] = Outcome(
                 "deleted", tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
@@ -172,7 +189,7 @@ class Deletion:
         await self._claims.expire()
         async for batch in self._journal.claim(now_milliseconds() if only_due else None):
             orphans = [entry for entry in batch if not await self._revived(entry)]
-            failed = await self._delete_objects(orphans, swept)
+            failed = await self._delete_objects(orphans, _SWEEP, swept)
             swept.failed += len(failed)
             swept.needed += len(batch) - len(orphans)
             await self._journal.remove([entry for entry in batch if entry not in orphans])
@@ -204,10 +221,10 @@ class Deletion:
         return [not referenced.isdisjoint(question) for question in questions]
 
     async def _delete_objects(
-        self, entries: Sequence[MediaDeletion], swept: SweepResult | None = None
+        self, entries: Sequence[MediaDeletion], by: Actor, swept: SweepResult | None = None
     ) -> dict[str, FailedMedia]:
         """Deletes the objects that no recording refers to; returns those that stay in the journal, by entry id."""
-        results = await asyncio.gather(*map(self._delete_object, entries))
+        results = await asyncio.gather(*(self._delete_object(entry, by) for entry in entries))
         failed = {
             entry.entry_id: _failed(entry) for entry, done in zip(entries, results, strict=True) if done == "failed"
         }
@@ -220,11 +237,13 @@ class Deletion:
             log.warning("the journal of deletions still names media objects that are gone; a sweep will see that")
         return failed
 
-    async def _delete_object(self, entry: MediaDeletion) -> Literal["deleted", "needed", "failed"]:
+    async def _delete_object(self, entry: MediaDeletion, by: Actor) -> Literal["deleted", "needed", "failed"]:
         try:
             async with self._slots:
                 for _ in range(_CLAIM_ATTEMPTS):
                     outcome = await self._delete_claimed(codec.decode(entry.descriptor))
+                    if outcome == "deleted":
+                        self._audit.write(_audit_line(entry, by))
                     if outcome is not None:
                         return outcome
         except (LocationNotAllowed, ClaimHeld, RecallError, TimeoutError) as error:
@@ -319,6 +338,20 @@ def _entries(resource: Resource, stored: StoredRecording) -> list[MediaDeletion]
         )
         for media in stored.recording["mediaFiles"]
     ]
+
+
+def _audit_line(entry: MediaDeletion, by: Actor) -> Entry:
+    return Entry(
+        user=by.name,
+        contact_center=entry.contact_center,
+        address=by.address,
+        operation="delete-media",
+        resource=entry.resource,
+        recording_id=entry.recording_id,
+        media=entry.media_uuid,
+        outcome="success",
+        status_code=0,
+    )
 
 
 def _failed(entry: MediaDeletion) -> FailedMedia:

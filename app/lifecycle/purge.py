@@ -13,7 +13,7 @@ from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable
-from app.lifecycle.deletion import Deletion
+from app.lifecycle.deletion import Actor, Deletion
 from app.media.missing import MissingMedia
 from app.recordings.identity import Resource
 from app.retry import Backoff
@@ -31,6 +31,7 @@ _ATTEMPTS = 20
 _INITIAL_BACKOFF = 0.5
 _MAX_BACKOFF = 30.0
 
+_PURGE = Actor("purge")
 _SUCCESS, _PROTECTED, _FAILED, _MEDIA_LEFT = 0, 3, 4, 7  # statusCode (docs/contract.md section 1)
 
 T = TypeVar("T")
@@ -130,7 +131,7 @@ class Purge:
             conflicts = conflict_backoff()
             for _ in range(_ATTEMPTS):
                 outcomes = await self._patiently(
-                    partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media)
+                    partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media, by=_PURGE)
                 )
                 changed = []
                 for stored, outcome in zip(batch, outcomes, strict=True):
@@ -160,7 +161,7 @@ class Purge:
     def _write(self, stored: StoredRecording, outcome: AuditOutcome, code: int) -> None:
         self._audit.write(
             Entry(
-                user="purge",
+                user=_PURGE.name,
                 contact_center=stored.contact_center,
                 address=None,
                 operation="purge",
@@ -168,6 +169,7 @@ class Purge:
                 recording_id=stored.recording["id"],
                 outcome=outcome,
                 status_code=code,
+                with_media=self._task.with_media,
             )
         )
 

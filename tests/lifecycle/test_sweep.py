@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.settings import Settings
@@ -26,7 +27,7 @@ async def left_behind(start_service: StartService, apache: WebDav, tmp_path: Pat
         (apache.folder / path).mkdir()
     answer = (await ops.delete(f"{OPS_PATH}/r%0A%1B?subresources=*")).json()
     assert (answer["statusCode"], len(answer["failed"])) == (7, 2)
-    return Scripts(service.settings, tmp_path)
+    return Scripts(msgspec.structs.replace(service.settings, audit_log=str(tmp_path / "audit.jsonl")), tmp_path)
 
 
 async def test_sweeps_until_nothing_is_left(left_behind: Scripts, apache: WebDav) -> None:
@@ -44,6 +45,21 @@ async def test_sweeps_until_nothing_is_left(left_behind: Scripts, apache: WebDav
     assert (status, out) == (1, "deleted 1, still needed 0, failed 1\n")
     assert "media object" in err
     assert not apache.exists("left/1.wav")
+    (line,) = [json.loads(line) for line in (left_behind.folder / "audit.jsonl").read_text().splitlines()]
+    (media,) = {line["mediaId"] for line in lines if line["mediaDescriptor"]["path"] == apache.url_of("left/1.wav")}
+    assert line.pop("time")
+    assert line == {
+        "user": "sweep",
+        "contactCenter": CONTACT_CENTER,
+        "address": None,
+        "operation": "delete-media",
+        "resource": "recordings",
+        "recordingId": "r\n\x1b",
+        "outcome": "success",
+        "httpStatus": None,
+        "statusCode": 0,
+        "media": media,
+    }
 
     # At once again, whenever the service would.
     (apache.folder / "left/2.wav").rmdir()

@@ -1,6 +1,7 @@
 """Deleting recordings and their media from real storages (docs/contract.md section 7)."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
+from app.lifecycle.deletion import Actor
 from app.services import Services, open_services
 from app.settings import Settings, StorageConfig, WebDavConfig
 from app.store.documents import document_id
@@ -120,6 +122,26 @@ async def test_with_subresources_the_media_go_too(store: Store, remembered: Reme
     assert not store.server.exists("a folder/2.wav")
     assert await remembered() == 0
     assert_error(await store.delete("r", **ALL), 404, 6, "Requested recording [r] cannot be found.")
+
+
+async def test_each_object_that_goes_is_a_line_of_the_audit_log(
+    start_service: StartService, apache: WebDav, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    store = Store(await start_service(storage=webdav_storage(apache), audit_log=str(file)), apache)
+    await store.post("r", store.put("line/1.wav"), store.put("line/2.wav"), store.put("line/shared.wav"))
+    await store.post("other", store.put("line/shared.wav"))
+    await store.post("without", store.put("line/3.wav"))
+    media = (await store.admin.get("/api/v2/recordings/r")).json()["recording"]["mediaFiles"]
+    uuids = [one["mediaUri"].rpartition("/")[2].partition(".")[0] for one in media]
+    assert (await store.delete("without")).json() == {"statusCode": 0}
+    assert (await store.delete("r", **ALL)).json() == {"statusCode": 0}
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    found = [(line["operation"], line["recordingId"], line.get("media"), line.get("withMedia")) for line in lines]
+    assert found[0] == ("delete", "without", None, False)
+    assert sorted(found[1:3]) == sorted(("delete-media", "r", uuid, None) for uuid in uuids[:2])
+    assert found[3:] == [("delete", "r", None, True)]
+    assert {(line["user"], line["address"], line["outcome"]) for line in lines} == {("ops", "127.0.0.1", "success")}
 
 
 async def test_an_object_that_is_gone_already_counts_as_deleted(store: Store) -> None:
@@ -300,7 +322,7 @@ async def test_a_process_that_dies_after_the_journal_and_before_the_metadata_cha
     with monkeypatch.context() as patch:
         patch.setattr(RecordingRepository, "delete", die)
         with pytest.raises(Died):
-            await services.deletion.delete_stored("recordings", [in_flight], with_media=True)
+            await services.deletion.delete_stored("recordings", [in_flight], with_media=True, by=Actor("test"))
     assert await remembered() == 1
     swept = await services.deletion.sweep(only_due=False)
     assert (swept.deleted, swept.needed) == (0, 1)
