@@ -19,6 +19,7 @@ from app.api.requests import (
     resource_of,
     scope_of,
     services,
+    user_of,
 )
 from app.api.responses import envelope
 from app.background import Turns
@@ -56,7 +57,9 @@ async def read(request: Request) -> Response:
 async def protect(request: Request) -> Response:
     """`POST /recordings/{id}`: protects a recording from deletion, or no longer (docs/contract.md section 8)."""
     protect = operation_of(request) == "apply"
-    await services(request).protection.change(scope_of(request), path_segment(request, "id"), protect=protect)
+    await services(request).protection.change(
+        scope_of(request), path_segment(request, "id"), protect=protect, by=user_of(request).name
+    )
     return envelope({})
 
 

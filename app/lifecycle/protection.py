@@ -6,14 +6,14 @@ process that wrote it completes it; if that process dies, `repair` does. See doc
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
 import msgspec
 
 from app.auth.scope import Scope
 from app.recordings.model import Recording
-from app.store.documents import ProtectionChange
+from app.store.documents import Hold, ProtectionChange
 from app.store.journal import now_milliseconds
 from app.store.repository import RecordingRepository, StoredRecording, Update
 
@@ -36,8 +36,10 @@ class Protection:
         self._screen_recordings = screen_recordings
         self._slots = asyncio.Semaphore(_CONCURRENCY)
 
-    async def change(self, scope: Scope, recording_id: str, *, protect: bool) -> None:
-        """Protects a recording and its screen recordings, or ends their protection.
+    async def change(
+        self, scope: Scope, recording_id: str, *, protect: bool, by: str, reason: str | None = None
+    ) -> None:
+        """Protects a recording and its screen recordings, or ends their protection; `by` is the user's name.
 
         Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
         delete one of their media objects; the protection stands all the same, and repeating the call is safe.
@@ -48,10 +50,22 @@ class Protection:
             nonlocal group
             screens = await self._screen_recordings.associated(stored)
             group = [stored, *screens]
-            unfinished = stored.protection.pending if stored.protection else ()
-            if not unfinished and all(is_protected(other.recording) == protect for other in [stored, *screens]):
+            protection = stored.protection
+            unfinished = protection.pending if protection else ()
+            settled = all(_has_followed(screen, stored.document_id, protect=protect) for screen in screens)
+            if not unfinished and settled and is_protected(stored.recording) == protect:
                 return None
-            change = await self._next_change(stored, screens, unfinished)
+            # Whoever was taken along follows, also if its callUUID or the recording's has changed since.
+            taken = protection.taken if protection else ()
+            pending = dict.fromkeys([*(screen.document_id for screen in screens), *taken, *unfinished])
+            change = ProtectionChange(
+                decided_at=await self._next_instant(group, pending),
+                change_id=uuid4().hex,
+                pending=tuple(pending),
+                taken=tuple(pending),
+                by=by,
+                reason=reason,
+            )
             return _marked(stored, change, protect=protect)
 
         stored, update = await self._recordings.update(scope, recording_id, decide)
@@ -82,23 +96,17 @@ class Protection:
             log.warning("completed %d protection changes that were left incomplete", repaired)
         return repaired
 
-    async def _next_change(
-        self, stored: StoredRecording, screens: Sequence[StoredRecording], unfinished: Sequence[str]
-    ) -> ProtectionChange:
-        """Returns a change that is later than all that were read, even if the clock of another process is ahead."""
-        pending = dict.fromkeys(screen.document_id for screen in screens)
-        left_over = [await self._screen_recordings.read(screen) for screen in unfinished if screen not in pending]
-        seen = [other.protection for other in [stored, *screens, *left_over] if other is not None]
-        latest = max((change.decided_at for change in seen if change is not None), default=0)
-        pending |= dict.fromkeys(unfinished)
-        return ProtectionChange(
-            decided_at=max(now_milliseconds(), latest + 1), change_id=uuid4().hex, pending=tuple(pending)
-        )
+    async def _next_instant(self, group: Sequence[StoredRecording], pending: Iterable[str]) -> int:
+        """Returns a time later than all changes that were read, even if the clock of another process is ahead."""
+        read = {stored.document_id for stored in group}
+        others = [await self._screen_recordings.read(screen) for screen in pending if screen not in read]
+        seen = [stored.protection.decided_at for stored in [*group, *others] if stored and stored.protection]
+        return max(now_milliseconds(), max(seen, default=0) + 1)
 
     async def _complete(self, document: str, change: ProtectionChange, *, protect: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
             for screen in change.pending:
-                tasks.create_task(self._follow(screen, change, protect=protect))
+                tasks.create_task(self._follow(screen, document, change, protect=protect))
 
         if not change.pending:
             return
@@ -107,25 +115,68 @@ class Protection:
             # A later change has taken over the list.
             if stored is None or stored.protection is None or stored.protection.change_id != change.change_id:
                 return None
-            return Update(stored.contact_center, stored.recording, msgspec.structs.replace(change, pending=()))
+            done = msgspec.structs.replace(change, pending=(), taken=change.taken if protect else ())
+            return Update(stored.contact_center, stored.recording, done)
 
         await self._recordings.update_document(document, remove_pending)
 
-    async def _follow(self, document: str, change: ProtectionChange, *, protect: bool) -> None:
-        followed = msgspec.structs.replace(change, pending=())
+    async def _follow(self, document: str, holder: str, change: ProtectionChange, *, protect: bool) -> None:
+        """Lets a screen recording follow a change of the recording `holder`. It is protected while any holds it."""
 
         async def follow(stored: StoredRecording | None) -> Update | None:
-            if stored is None or (stored.protection is not None and not stored.protection.is_before(change)):
+            if stored is None:
                 return None
-            return _marked(stored, followed, protect=protect)
+            before = stored.protection
+            holders = await self._holders(stored, holder, change)
+            known = holders.get(holder)
+            if known is not None and not _is_before(known, change):
+                return None
+            if not protect and known is None and (before is None or before.holders):
+                return None  # it was never taken along
+            holders[holder] = Hold(change.decided_at, change.change_id, protect, change.by, change.reason)
+            latest = change if before is None or before.is_before(change) else before
+            followed = ProtectionChange(latest.decided_at, latest.change_id, holders=holders)
+            return _marked(stored, followed, protect=followed.is_held())
 
         async with self._slots:
             await self._screen_recordings.update_document(document, follow)
+
+    async def _holders(self, screen: StoredRecording, holder: str, change: ProtectionChange) -> dict[str, Hold]:
+        """Returns a copy of the holders of a screen recording.
+
+        Version 0.1.0 recorded none. Then they are the protected recordings that share a call with it, whatever
+        `holder` and the `change` to follow say. Every recording that may hold it is among them.
+        """
+        before = screen.protection
+        if before is not None and before.holders:
+            return dict(before.holders)
+        if not is_protected(screen.recording):
+            if before is not None and not before.is_before(change):  # it has followed a later change of 0.1.0
+                return {holder: Hold(before.decided_at, before.change_id, protects=False)}
+            return {}
+        return {
+            other.document_id: Hold(other.protection.decided_at, other.protection.change_id, protects=True)
+            for other in await self._recordings.associated(screen)
+            if other.document_id != holder and other.protection is not None and is_protected(other.recording)
+        }
 
 
 def is_protected(recording: Recording) -> bool:
     """Returns whether a recording in its stored form is protected from deletion."""
     return bool(recording.get("nonDelete", False))
+
+
+def _has_followed(screen: StoredRecording, holder: str, *, protect: bool) -> bool:
+    """Returns whether a screen recording needs no change to be held by a recording, or not to be."""
+    if screen.protection is None or not screen.protection.holders:
+        # From before holders were recorded: when it is protected, its holders are found when it follows.
+        return not protect and not is_protected(screen.recording)
+    hold = screen.protection.holders.get(holder)
+    return (hold is not None and hold.protects) == protect
+
+
+def _is_before(hold: Hold, change: ProtectionChange) -> bool:
+    return (hold.decided_at, hold.change_id) < (change.decided_at, change.change_id)
 
 
 def _marked(stored: StoredRecording, change: ProtectionChange, *, protect: bool) -> Update:

@@ -12,19 +12,44 @@ from app.search.fields import indexed
 Document = dict[str, Any]
 
 
+class Hold(msgspec.Struct, frozen=True, array_like=True):
+    """The latest change of a recording's protection that a screen recording has followed.
+
+    It `protects` the screen recording, or does no longer. `by` is the name of the user; `reason` is what the user gave.
+    """
+
+    decided_at: int
+    change_id: str
+    protects: bool
+    by: str = ""
+    reason: str | None = None
+
+
 class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     """The latest change of a recording's protection, made for it or followed by it.
 
-    `decided_at` (milliseconds since 1970) and then `change_id` order all changes. Of two concurrent changes the later
-    one stands. `pending` are the document ids of the screen recordings that have not followed this one yet.
+    `decided_at` (milliseconds since 1970) and then `change_id` order all changes. Of two concurrent changes of one
+    recording the later one stands. `by` is the name of the user; `reason` is what the user gave.
+
+    Of a recording: `pending` are the document ids of the screen recordings that have not followed this change yet,
+    `taken` of all that its hold has taken along. Of a screen recording: `holders` are the latest changes that it has
+    followed, by the document id of the recording. Version 0.1.0 stored neither `taken` nor `holders`.
     """
 
     decided_at: int
     change_id: str
     pending: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    holders: dict[str, Hold] = {}
+    by: str = ""
+    reason: str | None = None
 
     def is_before(self, other: "ProtectionChange") -> bool:
         return (self.decided_at, self.change_id) < (other.decided_at, other.change_id)
+
+    def is_held(self) -> bool:
+        """Returns whether any recording holds the screen recording."""
+        return any(hold.protects for hold in self.holders.values())
 
 
 SCHEMA_VERSION = 2

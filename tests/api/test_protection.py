@@ -1,13 +1,17 @@
 """Protection from deletion (docs/contract.md section 8 and "Recording Non-Deletion API")."""
 
 import itertools
+import json
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from elasticsearch import AsyncElasticsearch
 
-from app.settings import User
+from app.settings import Settings, User
+from app.store.documents import ProtectionChange, document_id, from_source, to_document
+from app.store.indices import alias
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import Service, StartService, assert_error, hash_password
 
@@ -218,6 +222,77 @@ async def test_protection_includes_associated_screen_recordings(
     assert (await admin.post("/api/v2/recordings/r", json=UNAPPLY)).status_code == 200
     assert await are_protected(ops, *group, f"{SCREENS_PATH}/s3") == [False] * 4
     assert (await ops.delete(f"{SCREENS_PATH}/s1")).status_code == 200
+
+
+async def post_with_calls(ops: httpx.AsyncClient, path: str, recording_id: str, *call_uuids: str) -> None:
+    media = [a_media_file(f"{recording_id}-{i}.wav", callUUID=call) for i, call in enumerate(call_uuids)]
+    assert (await ops.post(path, json=a_recording(recording_id, mediaFiles=media))).status_code in {200, 201}
+
+
+async def is_screen_protected(ops: httpx.AsyncClient, recording_id: str) -> bool:
+    screen = (await ops.get(f"{SCREENS_PATH}/{recording_id}")).json()["screenRecording"]
+    return bool(screen.get("nonDelete", False))
+
+
+async def test_lifting_one_hold_lifts_no_other(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    await post_with_calls(ops, OPS_PATH, "one", "shared")
+    await post_with_calls(ops, OPS_PATH, "two", "shared")
+    await post_with_calls(ops, SCREENS_PATH, "screen", "shared")
+    for recording in ("one", "two"):
+        assert (await admin.post(f"/api/v2/recordings/{recording}", json=APPLY)).status_code == 200
+    assert (await admin.post("/api/v2/recordings/one", json=UNAPPLY)).status_code == 200
+    assert await is_screen_protected(ops, "screen")
+    assert_error(await ops.delete(f"{SCREENS_PATH}/screen"), 403, 3)
+    assert (await admin.post("/api/v2/recordings/one", json=UNAPPLY)).status_code == 200  # again
+    assert await is_screen_protected(ops, "screen")
+    assert (await admin.post("/api/v2/recordings/two", json=UNAPPLY)).status_code == 200
+    assert not await is_screen_protected(ops, "screen")
+
+
+async def test_a_hold_is_lifted_by_its_holder_whatever_its_call_is_now(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post_with_calls(ops, OPS_PATH, "r", "before")
+    await post_with_calls(ops, SCREENS_PATH, "screen", "before")
+    assert (await admin.post("/api/v2/recordings/r", json=APPLY)).status_code == 200
+    assert await is_screen_protected(ops, "screen")
+    await post_with_calls(ops, OPS_PATH, "r", "afterwards")
+    assert (await admin.post("/api/v2/recordings/r", json=UNAPPLY)).status_code == 200
+    assert not await is_screen_protected(ops, "screen")
+
+
+async def test_a_recording_that_protects_nothing_lifts_nothing(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post_with_calls(ops, OPS_PATH, "holder", "shared")
+    await post_with_calls(ops, SCREENS_PATH, "screen", "shared")
+    assert (await admin.post("/api/v2/recordings/holder", json=APPLY)).status_code == 200
+    await post_with_calls(ops, OPS_PATH, "late", "shared")
+    assert (await admin.post("/api/v2/recordings/late", json=UNAPPLY)).status_code == 200
+    assert await is_screen_protected(ops, "screen")
+
+
+async def test_holds_of_version_0_1_0_have_the_holders_that_they_can_have(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, settings: Settings, elasticsearch: AsyncElasticsearch
+) -> None:
+    for recording in ("one", "two"):
+        await post_with_calls(ops, OPS_PATH, recording, "shared")
+    await post_with_calls(ops, SCREENS_PATH, "screen", "shared")
+    for recording in ("one", "two"):
+        assert (await admin.post(f"/api/v2/recordings/{recording}", json=APPLY)).status_code == 200
+    # As 0.1.0 stored it: only the order of the change, and what is pending.
+    for resource, recording in (("recordings", "one"), ("recordings", "two"), ("screen-recordings", "screen")):
+        index, _id = alias(settings, resource), document_id(CONTACT_CENTER, REGION, recording)
+        source = (await elasticsearch.get(index=index, id=_id))["_source"]
+        decided_at, change_id, *_ = json.loads(source["protection"])
+        stored = ProtectionChange(decided_at, change_id)
+        document = to_document(CONTACT_CENTER, from_source(source), stored)
+        document["protection"] = json.dumps([decided_at, change_id, []])
+        await elasticsearch.index(index=index, id=_id, document=document)
+    assert (await admin.post("/api/v2/recordings/one", json=UNAPPLY)).status_code == 200
+    assert await is_screen_protected(ops, "screen")
+    assert (await admin.post("/api/v2/recordings/two", json=UNAPPLY)).status_code == 200
+    assert not await is_screen_protected(ops, "screen")
 
 
 async def test_protection_of_more_screen_recordings_than_one_page(
