@@ -62,11 +62,16 @@ def test_node_does_not_create_indices_automatically(node: Node) -> None:
     assert refused.value.code == 404
 
 
-def test_two_nodes_do_not_form_a_cluster(node: Node) -> None:
-    with Node.start() as other:
-        call(other, "PUT", "/only-here")
-        assert call(node, "GET", "/_cat/indices?format=json") == []
-        assert call(other, "GET", "/_cluster/health")["number_of_nodes"] == 1
+def test_two_nodes_do_not_form_a_cluster_and_stop_leaves_no_process_and_no_folder(node: Node) -> None:
+    other = Node.start()
+    pid = other.pid
+    call(other, "PUT", "/only-here")
+    assert call(node, "GET", "/_cat/indices?format=json") == []
+    assert call(other, "GET", "/_cluster/health")["number_of_nodes"] == 1
+    other.stop()
+    assert not exists(pid)
+    assert not other.folder.exists()
+    other.stop()  # again does no harm
 
 
 def test_nodes_can_form_a_cluster() -> None:
@@ -75,15 +80,6 @@ def test_nodes_can_form_a_cluster() -> None:
         Node.start(name="two", seed_hosts=[one.transport]),
     ):
         wait_until(lambda: call(one, "GET", "/_cluster/health")["number_of_nodes"] == 2)
-
-
-def test_stop_leaves_no_process_and_no_folder() -> None:
-    node = Node.start()
-    pid = node.pid
-    node.stop()
-    assert not exists(pid)
-    assert not node.folder.exists()
-    node.stop()  # again does no harm
 
 
 def test_stalled_node_can_be_stopped() -> None:
@@ -142,19 +138,21 @@ def test_the_demo_keeps_its_documents_private_and_leaves_nothing_behind_on_sigte
         assert any(data.iterdir())
 
 
-def test_documents_survive_a_crash() -> None:
-    with Node.start() as node:
-        call(node, "PUT", "/crash")
-        call(node, "PUT", "/crash/_doc/1", {"some": "thing"})
-        before = node.pid, node.url
-        node.kill()
+def test_documents_survive_a_crash(node: Node) -> None:
+    call(node, "PUT", "/crash")
+    call(node, "PUT", "/crash/_doc/1", {"some": "thing"})
+    before = node.pid, node.url
+    node.kill()
+    try:
         assert not exists(before[0])
         with pytest.raises(NodeError, match="does not run"):
             _ = node.pid
+    finally:
         node.restart()
-        assert (node.pid != before[0], node.url) == (True, before[1])
-        wait_until(lambda: shards_are_there(node, "crash"))
-        assert call(node, "GET", "/crash/_doc/1")["_source"] == {"some": "thing"}
+    assert (node.pid != before[0], node.url) == (True, before[1])
+    wait_until(lambda: shards_are_there(node, "crash"))
+    assert call(node, "GET", "/crash/_doc/1")["_source"] == {"some": "thing"}
+    call(node, "DELETE", "/crash")
 
 
 def test_data_folder_is_reused_by_the_next_node(documents: Path) -> None:
