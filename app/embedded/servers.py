@@ -156,7 +156,12 @@ def inherited_environment() -> dict[str, str]:
 
 def write_settings(settings: Settings, file: Path) -> None:
     """Writes a configuration file for RECALL_CONFIG."""
-    file.write_bytes(msgspec.toml.encode(_without_none(msgspec.to_builtins(settings))))
+    file.write_bytes(to_toml(settings))
+
+
+def to_toml(value: object) -> bytes:
+    """Encodes settings, or a part of them, without what is None."""
+    return msgspec.toml.encode(_without_none(msgspec.to_builtins(value)))
 
 
 def _without_none(value: Any) -> Any:

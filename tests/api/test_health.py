@@ -1,20 +1,17 @@
 """Liveness, readiness, metrics, and stopping (docs/contract.md section 3)."""
 
 import asyncio
-import os
 import re
-import signal
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 from elasticsearch import AsyncElasticsearch
 
-from app.embedded.servers import free_port
 from app.settings import Settings
+from tests.support.processes import AppProcess
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
-from tests.support.service import USERS, Service, assert_error
+from tests.support.service import Service, assert_error
 from tests.support.waiting import eventually
 
 
@@ -51,52 +48,23 @@ async def test_metrics_count_requests_without_their_parameters(service: Service,
 async def test_request_in_flight_completes_during_shutdown(
     settings: Settings, elasticsearch: AsyncElasticsearch, tmp_path: Path
 ) -> None:
-    port = free_port()
-    (tmp_path / "recall.toml").write_text(
-        "".join(
-            f'[[users]]\nname = "{user.name}"\npassword_hash = "{user.password_hash}"\nroles = ["ops"]\n'
-            for user in USERS
-            if user.name == "ops"
-        )
-        + '[[storage.s3]]\nbuckets = ["stage-recordings"]\nendpoint_url = "http://127.0.0.1:1"\nregion = "us-east-1"\n'
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "app",
-        env={
-            **os.environ,
-            "RECALL_CONFIG": str(tmp_path / "recall.toml"),
-            "RECALL_PORT": str(port),
-            "RECALL_REGION": settings.region,
-            "RECALL_REPLICAS": "0",
-            "RECALL_INDEX_PREFIX": settings.index_prefix,
-            "RECALL_ELASTICSEARCH_URL": settings.elasticsearch_url,
-        },
-    )
-    auth = httpx.BasicAuth("ops", "ops-password")
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", auth=auth, timeout=30, trust_env=False) as ops:
-
-        async def is_ready() -> bool:
-            try:
-                return (await ops.get("/health/ready")).status_code == 200
-            except httpx.TransportError:
-                return False
+    app = AppProcess(settings, tmp_path)
+    await app.start()
+    async with app.client("ops") as ops:
 
         async def is_stored() -> bool:
             return (await ops.get(f"{OPS_PATH}/recording")).status_code == 200
 
-        await eventually(is_ready)
         # Searchable only after the index's next refresh, which is far away until we say so.
         index = f"{settings.index_prefix}-recordings"
         await elasticsearch.indices.put_settings(index=index, settings={"index.refresh_interval": "1h"})
         post = asyncio.create_task(ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording()))
         await eventually(is_stored)
-        process.send_signal(signal.SIGTERM)
+        app.terminate()
 
         async def refuses_connections() -> bool:
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(app.url).port)
             except OSError:
                 return True
             writer.close()
@@ -109,4 +77,4 @@ async def test_request_in_flight_completes_during_shutdown(
         assert response.status_code == 201
         assert CONTACT_CENTER in response.json()["uri"]
         async with asyncio.timeout(10):
-            await process.wait()
+            await app.stop()

@@ -1,9 +1,8 @@
 """Indices behind aliases (scripts/create_indices.py, and the service at its start)."""
 
 import asyncio
-import os
-import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,27 +10,22 @@ from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
 from app.store.indices import RESOURCES, SchemaMismatch, create_indices, load_schema
+from tests.support.processes import Scripts
 from tests.support.recordings import OPS_PATH, a_recording
 from tests.support.service import StartService
 
-SCRIPT = "scripts/create_indices.py"
+SCRIPT = "create_indices.py"
 
 Run = Callable[..., Awaitable[tuple[int, str]]]
 
 
 @pytest.fixture
-def run(settings: Settings) -> Run:
-    async def run(*command: str, url: str = settings.elasticsearch_url) -> tuple[int, str]:
-        """The exit status of a Python program and all it printed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *command,
-            env={**os.environ, "RECALL_ELASTICSEARCH_URL": url, "RECALL_INDEX_PREFIX": settings.index_prefix},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-        return process.returncode or 0, output.decode()
+def run(settings: Settings, tmp_path: Path) -> Run:
+    async def run(*arguments: str, script: str = SCRIPT, url: str = settings.elasticsearch_url) -> tuple[int, str]:
+        """The exit status of a script and all it printed."""
+        scripts = Scripts(msgspec.structs.replace(settings, elasticsearch_url=url), tmp_path)
+        status, output, errors = await scripts.run(script, *arguments)
+        return status, output + errors
 
     return run
 
@@ -46,11 +40,11 @@ async def test_missing_indices_are_created_once_with_the_given_shards_and_replic
     alias, index = names(settings)
     indices = [f"{settings.index_prefix}-{resource}-v2-000001" for resource in RESOURCES]
     assert index in indices
-    assert await run(SCRIPT, "--dry-run") == (0, "".join(f"would create {name}\n" for name in indices))
+    assert await run("--dry-run") == (0, "".join(f"would create {name}\n" for name in indices))
     assert not await elasticsearch.indices.exists(index=index)
-    created = await run(SCRIPT, "--shards", "3", "--replicas", "0")
+    created = await run("--shards", "3", "--replicas", "0")
     assert created == (0, "".join(f"created {name}\n" for name in indices))
-    assert await run(SCRIPT, "--shards", "3", "--replicas", "0") == (0, "everything is there\n")
+    assert await run("--shards", "3", "--replicas", "0") == (0, "everything is there\n")
     found = (await elasticsearch.indices.get(index=alias, flat_settings=True)).body[index]
     assert found["settings"]["index.number_of_shards"] == "3"
     assert found["settings"]["index.number_of_replicas"] == "0"
@@ -64,12 +58,12 @@ async def test_index_with_another_mapping_is_refused_with_the_differences(
     await elasticsearch.indices.create(
         index=index, mappings={"properties": {"id": {"type": "text"}}}, aliases={alias: {}}
     )
-    status, output = await run(SCRIPT)
+    status, output = await run()
     assert status == 1
     assert index in output
     assert "mappings.properties.id.type is 'text' instead of 'keyword'" in output
     assert "Traceback" not in output
-    status, output = await run("-m", "app")
+    status, output = await run("app", script="-m")
     assert status != 0
     assert "mappings.properties.id.type is 'text' instead of 'keyword'" in output
 
@@ -79,13 +73,13 @@ async def test_index_with_the_name_of_the_alias_is_refused(
 ) -> None:
     alias, _ = names(settings)
     await elasticsearch.indices.create(index=alias)
-    status, output = await run(SCRIPT)
+    status, output = await run()
     assert status == 1
     assert f"the alias {alias} does not exist, but its name" in output
 
 
 async def test_unreachable_elasticsearch_is_reported(run: Run) -> None:
-    status, output = await run(SCRIPT, url="http://127.0.0.1:1")
+    status, output = await run(url="http://127.0.0.1:1")
     assert status == 1
     assert "Elasticsearch at http://127.0.0.1:1 does not answer" in output
     assert "Traceback" not in output

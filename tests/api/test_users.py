@@ -13,6 +13,7 @@ import pytest
 import app.auth.throttle
 import app.auth.users_file
 from app.auth.passwords import Authenticator
+from app.embedded.servers import to_toml
 from app.errors import NotAuthenticated, TooManyAttempts
 from app.settings import StorageConfig, User, WebDavConfig
 from tests.support.faults import CountingStorage
@@ -26,14 +27,8 @@ OPS_READS = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings/any"
 
 
 def toml(users: Sequence[User], head: str = "") -> str:
-    """A configuration file; what JSON writes is TOML, too."""
-    lines = [head]
-    for user in users:
-        lines.append("[[users]]")
-        for name, value in msgspec.to_builtins(user).items():
-            if value is not None:
-                lines.append(f"{name} = {msgspec.json.encode(value).decode()}")
-    return "\n".join(lines) + "\n"
+    """A configuration file with these users."""
+    return f"{head}\n{to_toml({'users': users}).decode()}"
 
 
 def write(file: Path, content: str | bytes | None) -> None:

@@ -3,10 +3,7 @@
 import asyncio
 import base64
 import json
-import os
 import random
-import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,11 @@ import msgspec
 import pytest
 import uvloop
 
-from app.settings import Settings, StorageConfig
+from app.settings import StorageConfig
 from tests.support.certificates import Certificate
 from tests.support.faults import CountingStorage, FaultServer, generated
 from tests.support.media import Media, post_media
+from tests.support.processes import AppProcess
 from tests.support.service import PATIENT, StartService
 from tests.support.waiting import eventually
 
@@ -178,18 +176,11 @@ async def test_a_connection_to_the_storage_serves_one_play_after_the_other(
     assert (counting_storage.connections, len(counting_storage.requests)) == (1, 5)
 
 
-class App:
-    """The service as a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self.process = process
-        self.url = url
-
-    def peak_memory(self) -> int:
-        """The most bytes it ever had in memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+def peak_memory(app: AppProcess) -> int:
+    """The most bytes the process ever had in memory."""
+    status = Path(f"/proc/{app.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 @pytest.fixture
@@ -199,48 +190,23 @@ async def long_media(start_service: StartService, counting_storage: CountingStor
 
 
 @pytest.fixture
-async def app(long_media: Media, tmp_path: Path) -> AsyncIterator[App]:
-    """On the same indices and storage as `long_media`."""
-    settings: Settings = long_media.service.settings
-    values = msgspec.to_builtins(msgspec.structs.replace(settings, port=0, shutdown_seconds=1))
-    tables = {"users": values.pop("users"), "storage.webdav": values.pop("storage")["webdav"]}
-    lines = [toml(values), *(f"[[{name}]]\n{toml(entry)}" for name, entries in tables.items() for entry in entries)]
-    (tmp_path / "recall.toml").write_text("\n".join(lines))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "app",
-        env={**inherited, "RECALL_CONFIG": str(tmp_path / "recall.toml")},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr
-    url = ""
-    async for line in process.stderr:
-        if b"running on" in line:
-            url = line.split(b"running on ")[1].split()[0].decode()
-            break
-    assert url, "the app did not start"
-    yield App(process, url)
-    if process.returncode is None:
-        process.kill()
-    await process.communicate()
-
-
-def toml(values: dict[str, object]) -> str:
-    """JSON strings, numbers and lists are TOML ones."""
-    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None)
+async def app(long_media: Media, tmp_path: Path) -> AsyncIterator[AppProcess]:
+    """The service as a process of its own, on the same indices and storage as `long_media`."""
+    app = AppProcess(msgspec.structs.replace(long_media.service.settings, shutdown_seconds=1), tmp_path)
+    await app.start()
+    yield app
+    await app.kill()
 
 
 async def test_memory_does_not_grow_by_a_megabyte_for_each_slow_player(
-    app: App, long_media: Media, counting_storage: CountingStorage
+    app: AppProcess, long_media: Media, counting_storage: CountingStorage
 ) -> None:
     players = 200
     _, first = await ask(app.url, long_media.path)
     await eventually(lambda: counting_storage.bytes_sent > 0)
     first.transport.abort()
     await eventually(lambda: counting_storage.open_connections == 0)
-    before = app.peak_memory()
+    before = peak_memory(app)
 
     async def play_slowly() -> asyncio.StreamWriter:
         reader, writer = await ask(app.url, long_media.path, buffer=1024)
@@ -253,20 +219,20 @@ async def test_memory_does_not_grow_by_a_megabyte_for_each_slow_player(
 
     writers = await asyncio.gather(*(play_slowly() for _ in range(players)))
     assert counting_storage.open_connections == players
-    assert app.peak_memory() - before < players * 1_000_000
+    assert peak_memory(app) - before < players * 1_000_000
     for writer in writers:
         writer.transport.abort()
     await eventually(lambda: counting_storage.open_connections == 0)
 
 
 async def test_a_server_that_stops_frees_the_storage(
-    app: App, long_media: Media, counting_storage: CountingStorage
+    app: AppProcess, long_media: Media, counting_storage: CountingStorage
 ) -> None:
     players = [await ask(app.url, long_media.path, buffer=1024) for _ in range(5)]
     for reader, _ in players:
         await reader.readuntil(HEADERS_END)
-    app.process.send_signal(signal.SIGTERM)
+    app.terminate()
     await eventually(lambda: counting_storage.open_connections == 0)
-    await asyncio.wait_for(app.process.wait(), 20)
+    await asyncio.wait_for(app.stop(), 20)
     for _, writer in players:
         writer.transport.abort()

@@ -46,11 +46,22 @@ class AppProcess:
 
             await eventually(is_ready, seconds=60)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def terminate(self) -> None:
+        """Sends SIGTERM and does not wait; `stop` does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+
     async def kill(self) -> None:
         """As `kill -9`."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
+        """Terminates the process if it runs, and waits for its end."""
         await self._end(signal.SIGTERM)
 
     async def _end(self, number: signal.Signals) -> None:
@@ -121,10 +132,17 @@ class Scripts:
         return file
 
     async def start(self, script: str, *arguments: str, **streams: Any) -> Process:
-        """Standard input is empty, output and error are pipes, unless `streams` says something else; so with `env`."""
+        """Starts a script, or with "-m" a module. Standard input is empty, output and error are pipes.
+
+        `streams` replaces any of these, or `env`.
+        """
         defaults = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "env": _environment(self.configure())}
         return await create_subprocess_exec(
-            sys.executable, _SCRIPTS / script, *arguments, cwd=self.folder, **{**defaults, **streams}
+            sys.executable,
+            script if script == "-m" else _SCRIPTS / script,
+            *arguments,
+            cwd=self.folder,
+            **{**defaults, **streams},
         )
 
     async def run(self, script: str, *arguments: str) -> tuple[int, str, str]:
