@@ -91,7 +91,8 @@ def wsgidav(*, basic: bool = False) -> Iterator[WebDav]:
 
 
 @contextlib.contextmanager
-def apache(*, basic: bool = False, tls: bool = False) -> Iterator[WebDav]:
+def apache(*, basic: bool = False, tls: bool = False, multi_views: bool = False) -> Iterator[WebDav]:
+    """With `multi_views` it answers for a name without a file with a file of that name and any extension."""
     program, modules = find_program("apache2") or find_program("httpd"), _apache_modules()
     if not program or not modules:
         missing("Apache", "apt-get install apache2-bin")
@@ -104,7 +105,8 @@ def apache(*, basic: bool = False, tls: bool = False) -> Iterator[WebDav]:
         certificate = make_certificate(folder) if tls else None
 
         def command(port: int) -> list[Any]:
-            (folder / "apache.conf").write_text(_apache_config(folder, modules, port, certificate, basic=basic))
+            config = _apache_config(folder, modules, port, certificate, basic=basic, multi_views=multi_views)
+            (folder / "apache.conf").write_text(config)
             return [program, "-f", folder / "apache.conf", "-D", "FOREGROUND"]
 
         # Started as root it would want to become somebody else; this way it is somebody else from the start.
@@ -118,10 +120,13 @@ def _apache_modules() -> Path | None:
     return next((path for path in map(Path, candidates) if (path / "mod_dav_fs.so").is_file()), None)
 
 
-def _apache_config(folder: Path, modules: Path, port: int, certificate: Certificate | None, *, basic: bool) -> str:
+def _apache_config(
+    folder: Path, modules: Path, port: int, certificate: Certificate | None, *, basic: bool, multi_views: bool
+) -> str:
+    more = [*(["ssl"] if certificate else []), *(["negotiation"] if multi_views else [])]
     loads = "\n".join(
         f"LoadModule {name}_module {modules}/mod_{name}.so"
-        for name in (*_APACHE_MODULES, *(["ssl"] if certificate else []))
+        for name in (*_APACHE_MODULES, *more)
         if (modules / f"mod_{name}.so").is_file()  # the others are part of the program
     )
     access = (
@@ -156,6 +161,7 @@ def _apache_config(folder: Path, modules: Path, port: int, certificate: Certific
         MaxKeepAliveRequests 0
         <Location /recordings>
             Dav On
+            {"Options MultiViews" if multi_views else ""}
             {access}
         </Location>
     """
@@ -254,6 +260,31 @@ def gofakes3() -> Iterator[S3]:
             s3 = S3(port, None, "fake", "fake-secret")
             with contextlib.closing(s3.client):
                 yield s3
+
+
+@contextlib.contextmanager
+def limiting_nginx(server: WebDav) -> Iterator[WebDav]:
+    """Nginx in front of a WebDAV server, which allows no methods but these three: 405 for all others."""
+    program = find_program("nginx")
+    if not program:
+        missing("nginx", "apt-get install nginx")
+    origin = server.url.removesuffix("/recordings")
+    with server_folder() as folder:
+
+        def command(port: int) -> list[Any]:
+            temporary = "".join(
+                f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            (folder / "nginx.conf").write_text(
+                f"daemon off; pid {folder}/pid; events {{}} http {{ {temporary} access_log off; "
+                f"server {{ listen 127.0.0.1:{port}; location / {{ "
+                'if ($request_method !~ "^(GET|HEAD|DELETE)$") { return 405; } '
+                f"proxy_pass {origin}; }} }} }}"
+            )
+            return [program, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+
+        with running(folder, command) as port:
+            yield WebDav(f"http://127.0.0.1:{port}/recordings", server.folder)
 
 
 def webdav_storage(webdav: WebDav) -> StorageConfig:
