@@ -62,12 +62,12 @@ class SearchTooLarge(RecallError):
 
 
 class RecordingTooLarge(RecallError):
-    """Updates have made a recording larger than it can be stored: 413, code 2."""
+    """Updates would make a recording larger than is allowed: 413, code 2."""
 
     http_status, code = 413, 2
 
-    def __init__(self, recording_id: str) -> None:
-        super().__init__(f"Recording [{recording_id}] has become too large to be stored with this update.")
+    def __init__(self, recording_id: str, limit: str) -> None:
+        super().__init__(f"Recording [{recording_id}] would have more than {limit} with this update.")
 
 
 class RequestHeadTooLarge(RecallError):

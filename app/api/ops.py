@@ -1,15 +1,20 @@
-"""`/ops/contact-centers/{cc}/…`: for the component that makes recordings (docs/contract.md sections 3, 4 and 7)."""
+"""`/ops/contact-centers/{cc}/…`: for the component that makes recordings (docs/contract.md sections 3, 4 and 7).
 
+`/internal-api/contact-centers/{cc}/…` is the same for clients that exist, with differences in what is answered.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.audit import audit_entry
-from app.api.recordings import read_one, search_page
+from app.api.recordings import NAMES, read_one, search_page
 from app.api.requests import (
     address_of,
     api_url,
+    base_url,
     contact_center_of,
     json_body,
     path_segment,
@@ -26,17 +31,34 @@ from app.lifecycle.deletion import Actor, FailedMedia
 from app.media.location import LocationNotAllowed, check_key, resolve_location
 from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, parse_recording
+from app.recordings.render import MediaAddresses
 from app.settings import StorageConfig
 
 
 async def search(request: Request) -> Response:
     """`GET /ops/contact-centers/{cc}/recordings?…`"""
-    return await search_page(request, for_ops=True)
+    return await search_page(request, _ops_addresses(request))
 
 
 async def read(request: Request) -> Response:
     """`GET /ops/contact-centers/{cc}/recordings/{id}`"""
-    return await read_one(request, for_ops=True)
+    return await read_one(request, NAMES[resource_of(request)].one, _ops_addresses(request))
+
+
+async def read_internal(request: Request) -> Response:
+    """`GET /internal-api/contact-centers/{cc}/screen-recordings/{id}`: always under the key `recording`."""
+    prefix = f"/contact-centers/{encode_segment(contact_center_of(request))}"
+    base = f"{base_url(request)}/internal-api"
+    return await read_one(request, "recording", MediaAddresses(base, prefix, "content", descriptors=True))
+
+
+async def contact_centers(request: Request) -> Response:
+    """`GET /ops/contact-centers`: those of the configured users and those that have recordings."""
+    found = set(services(request).authenticator.contact_centers)
+    for repository_ in services(request).repositories.values():
+        found |= await repository_.contact_centers(services(request).settings.region)
+    here = f"{api_url(request)}/ops/contact-centers"
+    return envelope({"uris": [f"{here}/{encode_segment(contact_center)}" for contact_center in sorted(found)]})
 
 
 async def delete(request: Request) -> Response:
@@ -49,21 +71,43 @@ async def delete(request: Request) -> Response:
         with_media=with_media,
         by=Actor(user_of(request).name, address_of(request)),
     )
-    if not failed:
-        return envelope({})
-    return envelope({"statusCode": 7, "failed": [_render_failed(media) for media in failed]})
+    return _deleted(failed)
+
+
+async def delete_media(request: Request) -> Response:
+    """`DELETE /internal-api/contact-centers/{cc}/screen-recordings/{id}/content/{uuid}.{ext}`"""
+    failed = await services(request).deletion.delete_media(
+        resource_of(request),
+        scope_of(request),
+        path_segment(request, "id"),
+        path_segment(request, "name"),
+        by=Actor(user_of(request).name, address_of(request)),
+    )
+    return _deleted(failed)
 
 
 async def post(request: Request) -> Response:
     """`POST /ops/contact-centers/{cc}/recordings`: creates or updates a recording."""
+    body = await json_body(request)
+    if isinstance(body, dict) and "id" not in body and body.get("operationName") == "createCRCF":
+        return envelope({})  # it prepared the tables of a contact center
+    return await _post(request, parse_recording(body, resource_of(request)), created_status=201)
+
+
+async def post_internal(request: Request) -> Response:
+    """`POST /internal-api/contact-centers/{cc}/recordings`: recorders that exist take only 200 for success."""
+    posted = parse_recording(await json_body(request), resource_of(request), needs_events=False)
+    return await _post(request, posted, created_status=200)
+
+
+async def _post(request: Request, posted: Recording, *, created_status: int) -> Response:
     contact_center = contact_center_of(request)
     wait_for_refresh = _wait_for_refresh(request)
     resource = resource_of(request)
-    posted = parse_recording(await json_body(request), resource)
     _check_storages(posted, services(request).settings.storage)
     created = await repository(request).save(contact_center, posted, wait_for_refresh=wait_for_refresh)
     path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
-    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=201 if created else 200)
+    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=created_status if created else 200)
 
 
 def _check_storages(posted: Recording, configured: StorageConfig) -> None:
@@ -90,6 +134,17 @@ def _with_media(request: Request) -> bool:
     if len(parameters) > 1:
         raise InvalidParameter("subresources", "it is given more than once")
     return parameters == [("subresources", "*")]
+
+
+def _ops_addresses(request: Request) -> MediaAddresses:
+    prefix = f"/ops/contact-centers/{encode_segment(contact_center_of(request))}"
+    return MediaAddresses(api_url(request), prefix, descriptors=True)
+
+
+def _deleted(failed: Sequence[FailedMedia]) -> Response:
+    if not failed:
+        return envelope({})
+    return envelope({"statusCode": 7, "failed": [_render_failed(media) for media in failed]})
 
 
 def _render_failed(media: FailedMedia) -> dict[str, Any]:

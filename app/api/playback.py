@@ -17,6 +17,7 @@ from app.errors import MediaNotFound, MediaStorageRefused, OtherMediaObject
 from app.media.answers import open_media
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.response import MediaResponse, unless_client_leaves
+from app.recordings.model import media_file_named
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ async def play(request: Request) -> Response:
     name = path_segment(request, "name")
     download = any(parameter == "download" for parameter, _ in query_parameters(request))
     recording = (await repository(request).get(scope_of(request), path_segment(request, "id"))).recording
-    media = _media_file(recording, name)
+    media = media_file_named(recording, name)
     audit_entry(request).media_id = media.get("mediaId", UNSET)
     try:
         location = resolve_location(media["mediaDescriptor"], services(request).settings.storage)
@@ -74,14 +75,6 @@ async def play(request: Request) -> Response:
     except BaseException:
         stream.close()
         raise
-
-
-def _media_file(recording: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    for media in recording["mediaFiles"]:
-        if media["mediaPath"].endswith(f"/{name}"):
-            found: Mapping[str, Any] = media
-            return found
-    raise MediaNotFound(name)
 
 
 def _playable(media_type: str | None) -> str | None:

@@ -25,33 +25,33 @@ from app.api.responses import envelope
 from app.background import Turns
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
-from app.recordings.render import render
+from app.recordings.render import MediaAddresses, render
 from app.search.criteria import parse_search
 from app.search.paging import page_links, unpacked
 from app.shares import Place
 
 
-class _Names(NamedTuple):
+class Names(NamedTuple):
     """Under which names an answer has one resource, and a list of them."""
 
     one: str
     many: str
 
 
-_NAMES: dict[Resource, _Names] = {
-    "recordings": _Names("recording", "recordings"),
-    "screen-recordings": _Names("screenRecording", "screenRecordings"),
+NAMES: dict[Resource, Names] = {
+    "recordings": Names("recording", "recordings"),
+    "screen-recordings": Names("screenRecording", "screenRecordings"),
 }
 
 
 async def search(request: Request) -> Response:
     """`GET /recordings?…`: a page of the caller's contact center."""
-    return await search_page(request, for_ops=False)
+    return await search_page(request, MediaAddresses(api_url(request)))
 
 
 async def read(request: Request) -> Response:
     """`GET /recordings/{id}`"""
-    return await read_one(request, for_ops=False)
+    return await read_one(request, NAMES[resource_of(request)].one, MediaAddresses(api_url(request)))
 
 
 async def protect(request: Request) -> Response:
@@ -63,7 +63,7 @@ async def protect(request: Request) -> Response:
     return envelope({})
 
 
-async def search_page(request: Request, *, for_ops: bool) -> Response:
+async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     """A page of recordings with links to the pages before and after it."""
     scope = scope_of(request)
     parameters = unpacked(query_parameters(request))
@@ -76,11 +76,8 @@ async def search_page(request: Request, *, for_ops: bool) -> Response:
     try:
         async with services(request).searches.place(owner):
             page = await repository(request).search(scope, criteria, wanted, reserve)
-        url = api_url(request)
-        content: dict[str, object] = {
-            _NAMES[resource_of(request)].many: await _encoded(page.hits, url, for_ops=for_ops)
-        }
-        here = f"{url}{request.scope['path'].removeprefix(API)}"
+        content: dict[str, object] = {NAMES[resource_of(request)].many: await _encoded(page.hits, addresses)}
+        here = f"{api_url(request)}{request.scope['path'].removeprefix(API)}"
         response = envelope(content | dict(page_links(here, parameters, wanted, page)))
     except BaseException:
         for place in places:
@@ -90,17 +87,17 @@ async def search_page(request: Request, *, for_ops: bool) -> Response:
     return response
 
 
-async def _encoded(recordings: Sequence[Recording], url: str, *, for_ops: bool) -> list[msgspec.Raw]:
+async def _encoded(recordings: Sequence[Recording], addresses: MediaAddresses) -> list[msgspec.Raw]:
     """Returns recordings as clients see them, as JSON."""
     encoded, turns = list[msgspec.Raw](), Turns()
     for recording in recordings:
-        text = codec.encode(render(recording, url, for_ops=for_ops))
+        text = codec.encode(render(recording, addresses))
         encoded.append(msgspec.Raw(text))
         await turns.worked_on(len(text))
     return encoded
 
 
-async def read_one(request: Request, *, for_ops: bool) -> Response:
-    """One recording; raises RecordingNotFound."""
+async def read_one(request: Request, name: str, addresses: MediaAddresses) -> Response:
+    """One recording under a name; raises RecordingNotFound."""
     stored = await repository(request).get(scope_of(request), path_segment(request, "id"))
-    return envelope({_NAMES[resource_of(request)].one: render(stored.recording, api_url(request), for_ops=for_ops)})
+    return envelope({name: render(stored.recording, addresses)})

@@ -111,10 +111,14 @@ def query_parameters(request: Request) -> list[tuple[str, str]]:
     return [(_form_decoded("query", name), _form_decoded(name, value)) for name, _, value in pairs]
 
 
+def base_url(request: Request) -> str:
+    """Returns the absolute URL of the service without a slash at its end, as the client reached it or as configured."""
+    return (services(request).settings.public_url or str(request.base_url)).rstrip("/")
+
+
 def api_url(request: Request) -> str:
-    """Returns the absolute URL up to `/api/v2`, as the client reached it or as configured."""
-    base = services(request).settings.public_url or str(request.base_url)
-    return f"{base.rstrip('/')}{API}"
+    """Returns the absolute URL up to `/api/v2`."""
+    return f"{base_url(request)}{API}"
 
 
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:

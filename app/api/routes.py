@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from starlette.routing import Route
 
-from app.api import health, ops, playback, recordings
+from app.api import about, health, ops, playback, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
@@ -31,6 +31,8 @@ _OPS_SEARCH = Method(handler=ops.search, operation="ops-search", audit=None)
 _OPS_READ = Method(handler=ops.read, operation="ops-read", audit=None)
 _OPS_POST = Method(handler=ops.post, operation="ops-post", audit=None)
 _OPS_DELETE = Method(handler=ops.delete, operation="ops-delete", audit="delete")
+_OPS_PLAY = Method(handler=playback.play, operation="ops-play", audit="play")
+_INTERNAL_POST = Method(handler=ops.post_internal, operation="ops-post", audit=None)
 
 # A path stands before the patterns that match it too.
 ENDPOINTS: Sequence[Endpoint] = (
@@ -103,6 +105,14 @@ ENDPOINTS: Sequence[Endpoint] = (
         delete=_OPS_DELETE,
     ),
     Endpoint(
+        name="ops-recording-media",
+        path=f"{_OPS}/recordings/{{id}}/play/{{name}}",
+        authentication="basic",
+        resource="recordings",
+        get=_OPS_PLAY,
+        headers=playback.HEADERS,
+    ),
+    Endpoint(
         name="ops-screen-recordings",
         path=f"{_OPS}/screen-recordings",
         aliases=(f"{_OPS}/screen-recordings/",),
@@ -120,12 +130,63 @@ ENDPOINTS: Sequence[Endpoint] = (
         delete=_OPS_DELETE,
     ),
     Endpoint(
+        name="ops-screen-recording-media",
+        path=f"{_OPS}/screen-recordings/{{id}}/play/{{name}}",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_OPS_PLAY,
+        headers=playback.HEADERS,
+    ),
+    Endpoint(
         name="internal-recordings",
         path=f"{_INTERNAL}/recordings",
         aliases=(f"{_INTERNAL}/recordings/",),
         authentication="basic",
         resource="recordings",
-        post=_OPS_POST,
+        post=_INTERNAL_POST,
+    ),
+    Endpoint(
+        name="internal-screen-recordings",
+        path=f"{_INTERNAL}/screen-recordings",
+        aliases=(f"{_INTERNAL}/screen-recordings/",),
+        authentication="basic",
+        resource="screen-recordings",
+        post=_INTERNAL_POST,
+    ),
+    Endpoint(
+        name="internal-screen-recording",
+        path=f"{_INTERNAL}/screen-recordings/{{id}}",
+        authentication="basic",
+        resource="screen-recordings",
+        get=Method(handler=ops.read_internal, operation="ops-read", audit=None),
+    ),
+    Endpoint(
+        name="internal-screen-recording-media",
+        path=f"{_INTERNAL}/screen-recordings/{{id}}/content/{{name}}",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_OPS_PLAY,
+        delete=Method(handler=ops.delete_media, operation="ops-delete", audit="delete"),
+        headers=playback.HEADERS,
+    ),
+    Endpoint(
+        name="ops-contact-centers",
+        path=f"{API}/ops/contact-centers",
+        aliases=(f"{API}/ops/contact-centers/",),
+        authentication="basic",
+        get=Method(handler=ops.contact_centers, operation="ops-contact-centers", audit=None),
+    ),
+    Endpoint(
+        name="me",
+        path=f"{API}/me",
+        authentication="basic",
+        get=Method(handler=about.me, operation="me", audit=None),
+    ),
+    Endpoint(
+        name="diagnostics-version",
+        path=f"{API}/diagnostics/version",
+        authentication="none",
+        get=Method(handler=about.diagnostics_version, operation=None, audit=None),
     ),
     Endpoint(
         name="health-live",

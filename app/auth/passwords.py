@@ -62,6 +62,11 @@ class Authenticator:
         self._replaced.set()
         self._replaced = asyncio.Event()
 
+    @property
+    def contact_centers(self) -> set[str]:
+        """The contact centers that users have."""
+        return {user.contact_center for user in self._users.values() if user.contact_center is not None}
+
     async def until_changed(self, user: User) -> None:
         """Returns when the user is removed, or may do something else than when the user was authenticated."""
         while self._users.get(user.name) == user:

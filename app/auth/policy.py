@@ -15,16 +15,22 @@ Operation = Literal[
     "unapply",
     "ops-search",
     "ops-read",
+    "ops-play",
+    "ops-contact-centers",
     "ops-post",
     "ops-delete",
+    "me",
 ]
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One of the roles and, unless the user is an admin, one of the permissions; an empty set asks for none."""
+    """One of the roles and, unless the user is an admin, one of the permissions; an empty set asks for none.
 
-    roles: frozenset[Role]
+    None for the roles stands for every user.
+    """
+
+    roles: frozenset[Role] | None
     permissions: frozenset[str] = frozenset()
 
 
@@ -46,8 +52,11 @@ POLICY: Mapping[Operation, Requirement] = {
     "unapply": Requirement(_PROTECTORS, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
     "ops-search": Requirement(_OPS),
     "ops-read": Requirement(_OPS),
+    "ops-play": Requirement(_OPS),
+    "ops-contact-centers": Requirement(_OPS),
     "ops-post": Requirement(_POSTERS),
     "ops-delete": Requirement(_OPS),
+    "me": Requirement(None),
 }
 
 
@@ -60,7 +69,8 @@ def require_role(user: User, *operations: Operation, contact_center: str | None 
     roles = set(user.roles)
     if contact_center is not None and user.contact_center not in {None, contact_center}:
         roles.discard("recorder")
-    if not any(POLICY[operation].roles & roles for operation in operations):
+    allowed = [POLICY[operation].roles for operation in operations]
+    if not any(some is None or some & roles for some in allowed):
         raise InsufficientRole
 
 

@@ -16,7 +16,13 @@ from typing import Any, Literal
 from app import codec
 from app.audit import AuditLog, Entry
 from app.auth.scope import Scope
-from app.errors import ElasticsearchUnavailable, MediaStorageTimeout, RecallError, RecordingProtected
+from app.errors import (
+    ElasticsearchUnavailable,
+    InvalidParameter,
+    MediaStorageTimeout,
+    RecallError,
+    RecordingProtected,
+)
 from app.lifecycle.protection import Protection, is_protected
 from app.media.http import REQUEST_WATCH
 from app.media.identity import claim_keys, same_object_keys
@@ -24,6 +30,8 @@ from app.media.location import LocationNotAllowed, resolve_location
 from app.media.missing import MissingMedia
 from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_url, media_uuid
+from app.recordings.merge import merge
+from app.recordings.model import media_file_named
 from app.settings import StorageConfig
 from app.store.batching import Batcher
 from app.store.claims import Claim, ClaimHeld, MediaClaims
@@ -134,6 +142,49 @@ class Deletion:
             if outcome.status == "deleted":
                 return outcome.failed
             await conflicts.wait()
+
+    async def delete_media(
+        self, resource: Resource, scope: Scope, recording_id: str, name: str, *, by: Actor
+    ) -> tuple[FailedMedia, ...]:
+        """Deletes one media file of a recording, which must have others, and its object; returns what failed.
+
+        Raises RecordingNotFound, MediaNotFound, RecordingProtected, or InvalidParameter for the last media file; then
+        nothing was deleted.
+        """
+        repository = self._repositories[resource]
+        conflicts = conflict_backoff()
+        while True:
+            stored = await repository.get(scope, recording_id)
+            media = media_file_named(stored.recording, name)
+            if is_protected(stored.recording):
+                raise RecordingProtected(recording_id)
+            if len(stored.recording["mediaFiles"]) == 1:
+                raise InvalidParameter("name", "the last media file is deleted only together with its recording")
+            (entry,) = (one for one in _entries(resource, stored) if name.startswith(f"{one.media_uuid}."))
+            await self._journal.add([entry])
+            if await self._remove_media(repository, stored, media):
+                return tuple((await self._delete_objects([entry], by)).values())
+            await self._journal.remove([entry])
+            await conflicts.wait()
+
+    async def _remove_media(
+        self, repository: RecordingRepository, stored: StoredRecording, media: Mapping[str, Any]
+    ) -> bool:
+        """Removes a media file from a recording in the state in which it was read; returns False if it has changed."""
+
+        async def without(now: StoredRecording | None) -> Update | None:
+            if now is None or now.version != stored.version:
+                return None
+            others = [other for other in now.recording["mediaFiles"] if other["mediaPath"] != media["mediaPath"]]
+            return Update(now.contact_center, merge(None, {**now.recording, "mediaFiles": others}), now.protection)
+
+        before, update = await repository.update_document(stored.document_id, without)
+        if update is not None:
+            return True
+        # A conflict may be with our own first attempt, whose answer was lost: then the media file is gone.
+        return before is not None and all(
+            other["mediaPath"] != media["mediaPath"] for other in before.recording["mediaFiles"]
+        )
 
     async def delete_stored(
         self, resource: Resource, recordings: Sequence[StoredRecording], *, with_media: bool, by: Actor

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
+from app import codec
+from app.errors import RecordingTooLarge
 from app.recordings.identity import event_identity, media_identity
 from app.recordings.model import Recording
 
@@ -24,6 +26,21 @@ def merge(stored: Recording | None, posted: Recording) -> Recording:
     merged["startTime"] = min(media["startTime"] for media in media_files)
     merged["stopTime"] = max(media["stopTime"] for media in media_files)
     return merged
+
+
+MAX_MEDIA_FILES = 1_000
+MAX_EVENTS = 10_000
+MAX_RECORDING_BYTES = 4 * 1024 * 1024
+
+
+def check_size(recording: Recording) -> None:
+    """Raises RecordingTooLarge for more than a recording may have after all updates (docs/contract.md section 4)."""
+    if len(recording["mediaFiles"]) > MAX_MEDIA_FILES:
+        raise RecordingTooLarge(recording["id"], f"{MAX_MEDIA_FILES} media files")
+    if len(recording["eventHistory"]) > MAX_EVENTS:
+        raise RecordingTooLarge(recording["id"], f"{MAX_EVENTS} events")
+    if len(codec.encode(recording)) > MAX_RECORDING_BYTES:
+        raise RecordingTooLarge(recording["id"], f"{MAX_RECORDING_BYTES} bytes of JSON")
 
 
 def _deduplicate_keep_last(

@@ -7,7 +7,7 @@ form the dates of media files and events are in UTC, and each media file has its
 
 from typing import Any
 
-from app.errors import InvalidParameter, MissingParameter
+from app.errors import InvalidParameter, MediaNotFound, MissingParameter
 from app.folding import fold_number
 from app.ids import id_error
 from app.recordings.dates import normalise_date
@@ -16,14 +16,15 @@ from app.recordings.identity import Resource, is_http_url, media_path, storage_f
 Recording = dict[str, Any]
 
 # The service computes these attributes, so it ignores posted ones: a client may post back what it has read.
-_COMPUTED_ATTRIBUTES = ("startTime", "stopTime", "nonDelete")
-_COMPUTED_MEDIA_ATTRIBUTES = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc")
+_COMPUTED_ATTRIBUTES = ("startTime", "stopTime", "nonDelete", "nonDeletion", "labels")
+_COMPUTED_MEDIA_ATTRIBUTES = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc", "originalMediaDescriptor")
 
 
-def parse_recording(body: object, resource: Resource = "recordings") -> Recording:
+def parse_recording(body: object, resource: Resource = "recordings", *, needs_events: bool = True) -> Recording:
     """Checks a posted recording or screen recording and returns its stored form.
 
-    The same rules hold for both; attributes without a rule stay as they came.
+    The same rules hold for both, but a screen recording's media file needs no `callUUID`. Attributes without a rule
+    stay as they came. Only with `needs_events` the `eventHistory` must not be empty.
     Raises MissingParameter or InvalidParameter with the path of the first attribute that breaks a rule.
     """
     fields = _Fields(body)
@@ -36,7 +37,9 @@ def parse_recording(body: object, resource: Resource = "recordings") -> Recordin
     recording["mediaFiles"] = [
         _parse_media_file(resource, recording_id, media) for media in fields.require_objects("mediaFiles")
     ]
-    recording["eventHistory"] = [_parse_event(event) for event in fields.require_objects("eventHistory")]
+    recording["eventHistory"] = [
+        _parse_event(event) for event in fields.require_objects("eventHistory", not_empty=needs_events)
+    ]
     return recording
 
 
@@ -44,6 +47,15 @@ def validate_id(name: str, value: str) -> None:
     """Raises InvalidParameter for the parameter `name` when its value is no valid id (docs/contract.md section 3)."""
     if why := id_error(value):
         raise InvalidParameter(name, why)
+
+
+def media_file_named(recording: Recording, name: str) -> dict[str, Any]:
+    """Returns the media file whose path ends with `{uuid}.{ext}`; raises MediaNotFound."""
+    for media in recording["mediaFiles"]:
+        if media["mediaPath"].endswith(f"/{name}"):
+            found: dict[str, Any] = media
+            return found
+    raise MediaNotFound(name)
 
 
 class _Fields:
@@ -104,11 +116,11 @@ class _Fields:
     def require_object(self, key: str) -> "_Fields":
         return _Fields(self.require(key), self, key)
 
-    def require_objects(self, key: str) -> list["_Fields"]:
-        """A required array of objects, not empty."""
+    def require_objects(self, key: str, *, not_empty: bool = True) -> list["_Fields"]:
+        """A required array of objects."""
         values = self.require(key)
-        if not isinstance(values, list) or not values:
-            raise self.invalid(key, "it must be a non-empty array of JSON objects")
+        if not isinstance(values, list) or (not_empty and not values):
+            raise self.invalid(key, f"it must be {'a non-empty' if not_empty else 'an'} array of JSON objects")
         return [_Fields(value, self, f"{key}[{i}]") for i, value in enumerate(values)]
 
     # Optional attributes may be absent or null.
@@ -132,7 +144,8 @@ class _Fields:
 
 def _parse_media_file(resource: Resource, recording_id: str, fields: _Fields) -> dict[str, Any]:
     _check_media_descriptor(fields.require_object("mediaDescriptor"))
-    fields.require_trimmed("callUUID")
+    if resource == "recordings" or fields.attributes.get("callUUID") is not None:
+        fields.require_trimmed("callUUID")
     fields.check_optional_text("mediaId", "type", "duration", "size", "tenant", "ivrprofile", "pkcs7")
     fields.check_optional_map("parameters")
     fields.check_optional_array("masks", dict, "JSON objects")

@@ -1,25 +1,35 @@
 """A stored recording as a client sees it (docs/contract.md section 4, "Out")."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from app.recordings.model import Recording
 
 
-def render(stored: Recording, api_url: str, *, for_ops: bool = False) -> Recording:
-    """The recording with media addresses in place of descriptors; `api_url` is the absolute URL up to `/api/v2`.
+@dataclass(frozen=True)
+class MediaAddresses:
+    """How a client reaches media files: `mediaUri` is `base`, an absolute URL, and `mediaPath`.
 
-    For ops each media file has its descriptor too, as `originalMediaDesc`.
+    `prefix` is what the path has before `/recordings/{id}/…`, and `verb` the segment before the name. With
+    `descriptors` a media file has its descriptor too.
     """
-    return {
-        **stored,
-        "mediaFiles": [_render_media_file(media, api_url, for_ops) for media in stored["mediaFiles"]],
-    }
+
+    base: str
+    prefix: str = ""
+    verb: Literal["play", "content"] = "play"
+    descriptors: bool = False
 
 
-def _render_media_file(stored: dict[str, Any], api_url: str, for_ops: bool) -> dict[str, Any]:
-    path = stored["mediaPath"]
-    media = {**stored, "mediaUri": api_url + path, "playPath": path}
+def render(stored: Recording, addresses: MediaAddresses) -> Recording:
+    """The recording with media addresses in place of descriptors, or beside them."""
+    return {**stored, "mediaFiles": [_render_media_file(media, addresses) for media in stored["mediaFiles"]]}
+
+
+def _render_media_file(stored: dict[str, Any], addresses: MediaAddresses) -> dict[str, Any]:
+    recording, _, name = stored["mediaPath"].rpartition("/play/")
+    path = f"{addresses.prefix}{recording}/{addresses.verb}/{name}"
+    media = {**stored, "mediaUri": addresses.base + path, "mediaPath": path, "playPath": path}
     descriptor = media.pop("mediaDescriptor")
-    if for_ops:
-        media["originalMediaDesc"] = descriptor
+    if addresses.descriptors:
+        media |= {"originalMediaDesc": descriptor, "originalMediaDescriptor": descriptor}
     return media

@@ -62,8 +62,11 @@ class TextField:
 
 
 def call_uuids(recording: Recording) -> list[str]:
-    """Returns the call UUIDs of the media files, by which screen recordings belong to a recording."""
-    return list(dict.fromkeys(_keyword(media["callUUID"]) for media in recording["mediaFiles"]))
+    """Returns the call UUIDs of the media files, by which screen recordings belong to a recording.
+
+    The id stands for that of a screen recording's media file which has none.
+    """
+    return list(dict.fromkeys(_keyword(media.get("callUUID") or recording["id"]) for media in recording["mediaFiles"]))
 
 
 def _media_object_keys(recording: Recording) -> list[str]:

@@ -17,7 +17,7 @@ from app.background import Turns
 from app.errors import ElasticsearchUnavailable, RecordingNotFound, RecordingTooLarge, SearchTooLarge
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource, media_object_keys
-from app.recordings.merge import merge
+from app.recordings.merge import check_size, merge
 from app.recordings.model import Recording
 from app.retry import Backoff
 from app.search.criteria import Criteria
@@ -190,15 +190,15 @@ class RecordingRepository:
         """Creates the recording, or merges what was posted into it; returns whether it was created.
 
         A client may post for any region, so this takes no scope. On return the recording is stored, and searchable too
-        with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed MAX_DOCUMENT_BYTES, and
+        with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed what is allowed, and
         MediaBeingDeleted as `keep_media` does; then the recording is stored, but its media may be lost.
         """
         _id = document_id(contact_center, posted["region"], posted["id"])
 
         async def merged(stored: StoredRecording | None) -> Update:
-            if stored is None:
-                return Update(contact_center, merge(None, posted))
-            return Update(contact_center, merge(stored.recording, posted), stored.protection)
+            recording = merge(stored.recording if stored else None, posted)
+            check_size(recording)
+            return Update(contact_center, recording, stored.protection if stored else None)
 
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
         async with store_errors(seconds), self._turn(_id, wait_for_refresh=wait_for_refresh):
@@ -266,7 +266,7 @@ class RecordingRepository:
                 return stored, None
             body = codec.encode(to_document(update.contact_center, update.recording, update.protection))
             if len(body) > max_bytes:
-                raise RecordingTooLarge(update.recording["id"])
+                raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
             version = stored.version if stored else None
             seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
             async with store_errors(seconds):
@@ -320,6 +320,21 @@ class RecordingRepository:
             if len(hits) < _BATCH:
                 return found
             body["search_after"] = hits[-1]["sort"]
+
+    async def contact_centers(self, region: str) -> set[str]:
+        """Returns the contact centers that have recordings in a region."""
+        found: set[str] = set()
+        composite: dict[str, Any] = {
+            "size": _BATCH,
+            "sources": [{"contactCenter": {"terms": {"field": "contactCenter"}}}],
+        }
+        body = {"query": {"term": {"region": region}}, "aggs": {"all": {"composite": composite}}, "size": 0}
+        while True:
+            answer = (await self._search(body))["aggregations"]["all"]
+            found.update(bucket["key"]["contactCenter"] for bucket in answer["buckets"])
+            if "after_key" not in answer:
+                return found
+            composite["after"] = answer["after_key"]
 
     async def pending(self) -> list[str]:
         """Returns document ids of recordings whose protection change some screen recordings have yet to follow."""

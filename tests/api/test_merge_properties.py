@@ -110,7 +110,7 @@ def some_media_file(rng: Random) -> dict[str, Any]:
         callUUID=rng.choice(("call-1", "call-2")),
         **{name: value for name, value in known.items() if rng.random() < 0.3},
         **{name: value for name, value in unknown_attributes(rng, ["nonDelete"]).items() if name not in known},
-        **ignored_attributes(rng, (*oracle.LINKS, "originalMediaDesc")),
+        **ignored_attributes(rng, (*oracle.LINKS, *oracle.DESCRIPTORS)),
     )
 
 
@@ -139,7 +139,7 @@ def some_post(rng: Random, recording_id: str, region: str = REGION) -> Recording
         eventHistory=[some_event(rng) for _ in range(rng.randint(1, 4))],
         # What the service does not derive for a recording is kept like any other attribute.
         **{**unknown_attributes(rng, ["mediaUri", "occurredAt"]), **unknown_attributes(rng)},
-    ) | ignored_attributes(rng, ("startTime", "stopTime", "nonDelete"))
+    ) | ignored_attributes(rng, ("startTime", "stopTime", "nonDelete", "nonDeletion", "labels"))
 
 
 # --- Asking the service ---------------------------------------------------------------------------
@@ -178,6 +178,7 @@ class Reader:
 
     async def check(self, *posts: Recording) -> None:
         kept = oracle.merge(*posts)
+        ops_prefix = OPS_PATH.removeprefix("/api/v2").removesuffix("/recordings")
         for to_ops, got in (
             (False, await get(self.admin, "/api/v2/recordings", self.recording_id)),
             (True, await get(self.ops, OPS_PATH, self.recording_id)),
@@ -186,10 +187,10 @@ class Reader:
             differing = _differing(oracle.comparable(expected), oracle.comparable(oracle.without_links(got)))
             sent = "\n".join(oracle.dumps(one, ascii_only=True) for one in posts)
             assert not differing, f"{differing}\nafter these posts:\n{sent}"
-            self._check_links(kept, got)
+            self._check_links(kept, got, ops_prefix if to_ops else "")
 
-    def _check_links(self, kept: Recording, got: Recording) -> None:
-        path = f"/recordings/{quote(self.recording_id, safe='')}/play/"
+    def _check_links(self, kept: Recording, got: Recording, prefix: str) -> None:
+        path = f"{prefix}/recordings/{quote(self.recording_id, safe='')}/play/"
         for stored, media_file in zip(kept["mediaFiles"], got["mediaFiles"], strict=True):
             for link in ("mediaPath", "playPath"):
                 assert media_file[link].startswith(path), media_file[link]

@@ -186,14 +186,12 @@ async def test_screen_recordings_are_posted_read_and_deleted_like_recordings(
     assert_error(await ops.get(f"{SCREENS_PATH}/a%2Fb"), 404, 6, "Requested recording [a/b] cannot be found.")
 
 
-async def test_screen_recordings_have_no_protection_operation_and_no_internal_path(
-    ops: httpx.AsyncClient, admin: httpx.AsyncClient
-) -> None:
+async def test_screen_recordings_have_no_protection_operation(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
     refused = await admin.post("/api/v2/screen-recordings/s", json=APPLY)
     assert_error(refused, 405, 2)
     assert "POST" not in refused.headers["allow"]
     internal = f"/internal-api/contact-centers/{CONTACT_CENTER}/screen-recordings"
-    assert_error(await ops.post(internal, json=a_recording()), 404, 6)
+    assert_error(await ops.post(internal, json=APPLY), 400, 1, "Parameter 'id' is missing")
 
 
 async def test_protection_includes_associated_screen_recordings(

@@ -233,8 +233,16 @@ async def test_only_ops_sees_the_media_descriptor_as_posted(
 ) -> None:
     await post_media(ops, new_id, descriptor)
     (for_ops,), (for_admin,) = await read_media(ops, new_id, OPS_PATH), await read_media(admin, new_id)
-    assert for_ops == {**for_admin, "originalMediaDesc": descriptor}
-    assert for_admin.keys().isdisjoint({"mediaDescriptor", "originalMediaDesc"})
+    path = OPS_PATH.removeprefix("/api/v2").removesuffix("/recordings") + for_admin["mediaPath"]
+    uri = for_admin["mediaUri"].replace(for_admin["mediaPath"], path)
+    addresses = {"mediaPath": path, "playPath": path, "mediaUri": uri}
+    assert for_ops == {
+        **for_admin,
+        **addresses,
+        "originalMediaDesc": descriptor,
+        "originalMediaDescriptor": descriptor,
+    }
+    assert for_admin.keys().isdisjoint({"mediaDescriptor", "originalMediaDesc", "originalMediaDescriptor"})
 
 
 async def test_search_shows_the_media_descriptor_only_to_ops(

@@ -374,9 +374,10 @@ def search(
 # --- Section 4: what is kept, and what is returned ------------------------------------------------
 
 # The service says these; a client that posts them is not believed.
-_DERIVED_OF_RECORDING = ("startTime", "stopTime", "nonDelete")
+_DERIVED_OF_RECORDING = ("startTime", "stopTime", "nonDelete", "nonDeletion", "labels")
 LINKS = ("mediaUri", "mediaPath", "playPath")
-_DERIVED_OF_MEDIA_FILE = (*LINKS, "originalMediaDesc")
+DESCRIPTORS = ("originalMediaDesc", "originalMediaDescriptor")
+_DERIVED_OF_MEDIA_FILE = (*LINKS, *DESCRIPTORS)
 
 
 def media_identity(media_file: dict[str, Any]) -> tuple[str, ...]:
@@ -438,5 +439,5 @@ def _shown_media_file(media_file: dict[str, Any], *, to_ops: bool) -> dict[str, 
         **{name: value for name, value in media_file.items() if name not in hidden},
         "startTime": date_out(instant(media_file["startTime"])),
         "stopTime": date_out(instant(media_file["stopTime"])),
-        **({"originalMediaDesc": media_file["mediaDescriptor"]} if to_ops else {}),
+        **(dict.fromkeys(DESCRIPTORS, media_file["mediaDescriptor"]) if to_ops else {}),
     }
