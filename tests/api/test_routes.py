@@ -74,7 +74,8 @@ async def test_caller_with_the_role_is_not_403(
     for user in USERS:
         if roles_of(method) & set(user.roles):
             response = await service.client(user.name).request(name, f"{filled_in(path)}?x=%FF", content=b"{")
-            assert response.status_code in {400, 404}
+            # What is about no recording has nothing to refuse.
+            assert response.status_code in ({400, 404} if endpoint.resource else {200})
 
 
 @CASES
