@@ -63,6 +63,7 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     suppressed: int | UnsetType = UNSET  # lines of the address, before this one, that the bound left out
     path: str | UnsetType = UNSET  # if the operation is "request"
     with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
+    screen_recordings: list[str] | UnsetType = UNSET  # the ids of those that "apply" or "unapply" took along
     # Only plays have these, and deletions of media objects `media`.
     media: str | UnsetType = UNSET  # the last segment of the path of a play, or its UUID
     media_id: str | UnsetType = UNSET

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import codec
+from app.api.audit import audit_entry
 from app.api.requests import (
     API,
     api_url,
@@ -57,8 +58,14 @@ async def read(request: Request) -> Response:
 async def protect(request: Request) -> Response:
     """`POST /recordings/{id}`: protects a recording from deletion, or no longer (docs/contract.md section 8)."""
     protect = operation_of(request) == "apply"
+    # In the audit line also when not all could follow yet.
+    taken_along = audit_entry(request).screen_recordings = []
     await services(request).protection.change(
-        scope_of(request), path_segment(request, "id"), protect=protect, by=user_of(request).name
+        scope_of(request),
+        path_segment(request, "id"),
+        protect=protect,
+        by=user_of(request).name,
+        took_along=taken_along.append,
     )
     return envelope({})
 

@@ -6,7 +6,7 @@ process that wrote it completes it; if that process dies, `repair` does. See doc
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import uuid4
 
 import msgspec
@@ -24,6 +24,12 @@ _CONCURRENCY = 10
 # The process that made a younger change is probably still completing it.
 _ABANDONED_SECONDS = 10.0
 
+TookAlong = Callable[[str], object]
+
+
+def _ignore(_screen_recording_id: str) -> None:
+    pass
+
 
 class Protection:
     """Changes the protection of recordings, and completes every change.
@@ -37,9 +43,18 @@ class Protection:
         self._slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def change(
-        self, scope: Scope, recording_id: str, *, protect: bool, by: str, reason: str | None = None
+        self,
+        scope: Scope,
+        recording_id: str,
+        *,
+        protect: bool,
+        by: str,
+        reason: str | None = None,
+        took_along: TookAlong = _ignore,
     ) -> None:
         """Protects a recording and its screen recordings, or ends their protection; `by` is the user's name.
+
+        `took_along` gets the id of each screen recording that has followed.
 
         Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
         delete one of their media objects; the protection stands all the same, and repeating the call is safe.
@@ -70,14 +85,14 @@ class Protection:
 
         stored, update = await self._recordings.update(scope, recording_id, decide)
         if stored is not None and update is not None and update.protection is not None:
-            await self._complete(stored.document_id, update.protection, protect=protect)
+            await self._complete(stored.document_id, update.protection, took_along, protect=protect)
         if protect:
             await self._recordings.keep_media(protected.recording for protected in group)
 
     async def complete(self, stored: StoredRecording) -> None:
         """Completes the protection change of a recording, if some screen recordings have yet to follow it."""
         if stored.protection is not None and stored.protection.pending:
-            await self._complete(stored.document_id, stored.protection, protect=is_protected(stored.recording))
+            await self._complete(stored.document_id, stored.protection, _ignore, protect=is_protected(stored.recording))
 
     async def repair(self, *, older_than_seconds: float = _ABANDONED_SECONDS) -> int:
         """Completes the changes that were left incomplete; returns their number."""
@@ -103,10 +118,10 @@ class Protection:
         seen = [stored.protection.decided_at for stored in [*group, *others] if stored and stored.protection]
         return max(now_milliseconds(), max(seen, default=0) + 1)
 
-    async def _complete(self, document: str, change: ProtectionChange, *, protect: bool) -> None:
+    async def _complete(self, document: str, change: ProtectionChange, took_along: TookAlong, *, protect: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
             for screen in change.pending:
-                tasks.create_task(self._follow(screen, document, change, protect=protect))
+                tasks.create_task(self._follow(screen, document, change, took_along, protect=protect))
 
         if not change.pending:
             return
@@ -120,7 +135,9 @@ class Protection:
 
         await self._recordings.update_document(document, remove_pending)
 
-    async def _follow(self, document: str, holder: str, change: ProtectionChange, *, protect: bool) -> None:
+    async def _follow(
+        self, document: str, holder: str, change: ProtectionChange, took_along: TookAlong, *, protect: bool
+    ) -> None:
         """Lets a screen recording follow a change of the recording `holder`. It is protected while any holds it."""
 
         async def follow(stored: StoredRecording | None) -> Update | None:
@@ -139,7 +156,9 @@ class Protection:
             return _marked(stored, followed, protect=followed.is_held())
 
         async with self._slots:
-            await self._screen_recordings.update_document(document, follow)
+            screen, update = await self._screen_recordings.update_document(document, follow)
+        if screen is not None and update is not None:
+            took_along(screen.recording["id"])
 
     async def _holders(self, screen: StoredRecording, holder: str, change: ProtectionChange) -> dict[str, Hold]:
         """Returns a copy of the holders of a screen recording.

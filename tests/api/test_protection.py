@@ -335,6 +335,28 @@ async def test_unprotected_recording_has_no_protection_attribute(
     assert "nonDelete" not in (await admin.get("/api/v2/recordings/r")).json()["recording"]
 
 
+async def test_the_audit_names_the_screen_recordings_that_were_taken_along(
+    start_service: StartService, tmp_path: Any
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    service = await start_service(audit_log=str(file))
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, OPS_PATH, "r", "call")
+    await post(ops, OPS_PATH, "alone", "another call")
+    for screen in ("s/1", "s 2"):
+        await post(ops, SCREENS_PATH, screen, "call")
+    for recording, body in (("r", APPLY), ("r", APPLY), ("r", UNAPPLY), ("alone", APPLY), ("missing", APPLY)):
+        await admin.post(f"/api/v2/recordings/{recording}", json=body)
+    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    assert [(line["operation"], line["recordingId"], sorted(line["screenRecordings"])) for line in lines] == [
+        ("apply", "r", ["s 2", "s/1"]),
+        ("apply", "r", []),
+        ("unapply", "r", ["s 2", "s/1"]),
+        ("apply", "alone", []),
+        ("apply", "missing", []),
+    ]
+
+
 async def test_each_attempt_is_one_audit_line(start_service: StartService, tmp_path: Any) -> None:
     file = tmp_path / "audit.jsonl"
     service = await start_service(audit_log=str(file))
