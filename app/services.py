@@ -22,6 +22,7 @@ from app.store.repository import RecordingRepository
 
 # How long a search within its user's share waits for those of the same contact center that came before.
 _SEARCH_PATIENCE_SECONDS = 10.0
+_UNLIMITED = 2**31
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Services:
     audit: AuditLog
     searches: Shares
     search_bytes: Shares
+    streams: Shares
 
 
 @asynccontextmanager
@@ -72,6 +74,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             audit=audit,
             searches=_search_shares(settings, metrics),
             search_bytes=_search_byte_shares(settings, metrics),
+            streams=_stream_shares(settings, metrics),
         )
 
 
@@ -94,3 +97,9 @@ def _search_byte_shares(settings: Settings, metrics: CollectorRegistry) -> Share
     share = settings.search_bytes // 2
     limits = Limits(settings.search_bytes, share, user=share)
     return Shares("searches", "search_bytes", limits, metrics, wait=_SEARCH_PATIENCE_SECONDS)
+
+
+def _stream_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
+    # Each storage bounds all of its streams by itself.
+    limits = Limits(_UNLIMITED, settings.streams_per_contact_center, user=settings.streams_per_user)
+    return Shares("streams", "streams", limits, metrics, wait=settings.storage_wait_seconds)

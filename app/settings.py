@@ -154,12 +154,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search_wait_seconds: float = 2.0
     search_bytes: int = 64 * 1024 * 1024
 
-    storage_streams: int = 200
+    storage_streams: int = 400
+    streams_per_contact_center: int = 300
+    streams_per_user: int = 200
     storage_wait_seconds: float = 5.0
     storage_connect_seconds: float = 5.0
     storage_first_byte_seconds: float = 15.0
     storage_stall_seconds: float = 30.0
     player_stall_seconds: float = 60.0
+    player_stall_scarce_seconds: float = 4.0
 
     elasticsearch_url: str = "http://127.0.0.1:9200"
     elasticsearch_username: str | None = None
@@ -197,6 +200,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _check_shares(self) -> None:
         if self.searches_per_user < 8 or not 1 <= self.searches_per_contact_center <= self.searches:
             raise ValueError("searches_per_user is 8 or more, searches_per_contact_center from 1 to searches")
+        if not 1 <= self.streams_per_user <= self.streams_per_contact_center:
+            raise ValueError("streams_per_user is from 1 to streams_per_contact_center")
         if self.search_bytes < 32 * 1024 * 1024:
             raise ValueError("search_bytes is 33554432 or more: twice a page")
 

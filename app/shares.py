@@ -5,7 +5,7 @@ docs/decisions/0019-shares.md.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeVar
@@ -36,11 +36,15 @@ class Limits:
 
 @dataclass(eq=False)
 class Place:
-    """What one owner has in use; `release` gives it back, however often it is called."""
+    """What one owner has in use; `release` gives it back, however often it is called.
+
+    `on_scarce` is called whenever a request has to wait for the share that this place is part of.
+    """
 
     shares: "Shares"
     owner: Owner
     amount: int
+    on_scarce: Callable[[], object] | None = None
     _is_taken: bool = True
 
     def release(self) -> None:
@@ -84,6 +88,7 @@ class Shares:
         self._by_user: Counter[Owner] = Counter()
         self._requests: Counter[Owner] = Counter()
         self._waiting: list[_Waiting] = []
+        self._places: set[Place] = set()
         in_use = Gauge(f"recall_{name}_in_use", f"How many {name} are in use.", registry=registry)
         in_use.set_function(lambda: self._used)
         waiting = Gauge(f"recall_{name}_waiting", f"How many requests wait for {name}.", registry=registry)
@@ -119,10 +124,12 @@ class Shares:
         except BaseException:
             _add(self._requests, owner, -1)
             raise
+        self._places.add(place)
         return place
 
     def give_back(self, place: Place) -> None:
         """Makes a place free again; `Place.release` calls it."""
+        self._places.discard(place)
         _add(self._requests, place.owner, -1)
         self._count(place, -place.amount)
         self._grant()
@@ -133,6 +140,8 @@ class Shares:
         self._waiting.append(waiting)
         self._grant()  # the others may wait for a share that is not this one's
         try:
+            if not waiting.granted.done():
+                self._tell_holders(place.owner)
             async with asyncio.timeout(seconds):
                 await waiting.granted
         except BaseException as error:
@@ -146,6 +155,11 @@ class Shares:
             if isinstance(error, TimeoutError):
                 raise self._refusal(place) from None
             raise
+
+    def _tell_holders(self, owner: Owner) -> None:
+        for place in list(self._places):
+            if place.on_scarce is not None and place.owner.contact_center == owner.contact_center:
+                place.on_scarce()
 
     def _grant(self) -> None:
         """Gives free places to those who wait, the contact center and the user that use least first."""

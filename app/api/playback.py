@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.audit import audit_entry
-from app.api.requests import path_segment, query_parameters, repository, scope_of, services
+from app.api.requests import owner_of, path_segment, query_parameters, repository, scope_of, services
 from app.errors import MediaNotFound, MediaStorageRefused, OtherMediaObject
 from app.media.answers import open_media
-from app.media.location import LocationNotAllowed, resolve_location
+from app.media.location import Location, LocationNotAllowed, resolve_location
 from app.media.response import MediaResponse, unless_client_leaves
 from app.recordings.model import media_file_named
+from app.shares import Place
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,18 @@ async def play(request: Request) -> Response:
     except LocationNotAllowed as error:
         log.warning("media file %s of recording %s is refused: %s", name, recording["id"], error)
         raise MediaStorageRefused from error
+    place = await services(request).streams.take(owner_of(request))
+    try:
+        return await _open(request, media, name, location, place, download=download)
+    except BaseException:
+        place.release()
+        raise
+
+
+async def _open(
+    request: Request, media: Mapping[str, Any], name: str, location: Location, place: Place, *, download: bool
+) -> MediaResponse:
+    """Returns a response that gives back the place at its end."""
     may_be_html = _is_html(media.get("type"), name)
     opening = open_media(
         services(request).storages, request.method, location, request.headers, name, may_be_html=may_be_html
@@ -59,7 +72,7 @@ async def play(request: Request) -> Response:
     try:
         stream = await unless_client_leaves(request.receive, opening)
     except OtherMediaObject as error:
-        log.warning("media file %s of recording %s is missing: %s", name, recording["id"], error.reason)
+        log.warning("media file %s of recording %s is missing: %s", name, path_segment(request, "id"), error.reason)
         raise MediaNotFound(name) from error
     try:
         headers = {**stream.headers, **HEADERS}
@@ -71,7 +84,15 @@ async def play(request: Request) -> Response:
                 headers["Content-Disposition"] = "attachment"
             if download:
                 headers["Content-Disposition"] = _attachment(_file_name(media, name))
-        return MediaResponse(stream, stream.status, headers, services(request).settings.player_stall_seconds)
+        settings = services(request).settings
+        return MediaResponse(
+            stream,
+            stream.status,
+            headers,
+            settings.player_stall_seconds,
+            scarce_seconds=settings.player_stall_scarce_seconds,
+            place=place,
+        )
     except BaseException:
         stream.close()
         raise

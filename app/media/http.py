@@ -26,6 +26,9 @@ _LONGEST_ANSWER = 1024 * 1024
 # The longest head of an answer with the interim ones before it, and the longest rest of a body in chunks, in bytes.
 _LONGEST_HEAD = 64 * 1024
 
+# Requests with short answers that are in flight beside the streams.
+_SHORT_REQUESTS = 16
+
 # How long a connection without a request is kept, in seconds.
 _KEEP_SECONDS = 15.0
 
@@ -246,7 +249,9 @@ class HttpPool:
     def __init__(self, name: str, ca_file: str | None, settings: Settings) -> None:
         self._name = name
         self._ca_file = ca_file
-        self._places = asyncio.Semaphore(settings.storage_streams)
+        self._streams = asyncio.Semaphore(settings.storage_streams)
+        # Deletions, which streams must not hold up.
+        self._short_requests = asyncio.Semaphore(_SHORT_REQUESTS)
         self._wait_seconds = settings.storage_wait_seconds
         self._connect_seconds = settings.storage_connect_seconds
         self._first_byte_seconds = settings.storage_first_byte_seconds
@@ -276,7 +281,7 @@ class HttpPool:
         statuses_with_body: Collection[int] = (),
     ) -> Answer:
         """Returns a short answer. Its body is read only if the status is one of `statuses_with_body`."""
-        stream = await self.open(method, address, headers, body)
+        stream = await self._open_in(self._short_requests, method, address, headers, body)
         content = b""
         try:
             # It is so short that one time limit does for all of it.
@@ -316,15 +321,20 @@ class HttpPool:
 
         Raises MediaStorageBusy, MediaStorageTimeout or MediaStorageFailed, after a line in the log.
         """
+        return await self._open_in(self._streams, method, address, headers, body)
+
+    async def _open_in(
+        self, places: asyncio.Semaphore, method: str, address: Address, headers: Mapping[str, str], body: bytes
+    ) -> HttpStream:
         try:
             async with asyncio.timeout(self._wait_seconds):
-                await self._places.acquire()
+                await places.acquire()
         except TimeoutError:
             log.warning("media storage %s: all of its streams are in use (setting storage_streams)", self._name)
             raise MediaStorageBusy from None
         try:
             async with asyncio.timeout(self._first_byte_seconds):
-                return await self._open(method, address, headers, body)
+                return await self._open(places, method, address, headers, body)
         except TimeoutError as error:
             reason = str(error) or f"it has not answered within {self._first_byte_seconds:g} seconds"
             log.warning("media storage %s: %s", self._name, reason)
@@ -334,7 +344,9 @@ class HttpPool:
             log.warning("media storage %s: %s", self._name, reason)
             raise MediaStorageFailed(reason) from error
 
-    async def _open(self, method: str, address: Address, headers: Mapping[str, str], body: bytes) -> HttpStream:
+    async def _open(
+        self, places: asyncio.Semaphore, method: str, address: Address, headers: Mapping[str, str], body: bytes
+    ) -> HttpStream:
         """Needs a place, and has given it back if it fails."""
         connection = None
         try:
@@ -356,13 +368,13 @@ class HttpPool:
             framing = head.framing(method)
         except BaseException:
             if connection is None:
-                self._places.release()
+                places.release()
             else:
-                self._end(connection)
+                self._end(connection, places)
             raise
         opened = connection
         return HttpStream(
-            connection, head, framing, lambda stream: self._end_of(stream, origin, opened), self._stall_seconds
+            connection, head, framing, lambda stream: self._end_of(stream, origin, opened, places), self._stall_seconds
         )
 
     async def _connect(self, origin: "_Origin") -> Connection:
@@ -393,21 +405,21 @@ class HttpPool:
             connection.abort()
         return None
 
-    def _end_of(self, stream: HttpStream, origin: "_Origin", connection: Connection) -> None:
+    def _end_of(self, stream: HttpStream, origin: "_Origin", connection: Connection, places: asyncio.Semaphore) -> None:
         """The stream needs its connection no more."""
         if stream.sent_too_much:
             self._stop_keeping()
         if not (stream.may_be_kept and self._keeps_connections and connection.is_reusable):
-            self._end(connection)
+            self._end(connection, places)
             return
         timer = asyncio.get_running_loop().call_later(_KEEP_SECONDS, connection.abort)
         self._kept.setdefault(origin, {})[connection] = timer
         connection.rest()
-        self._places.release()
+        places.release()
 
-    def _end(self, connection: Connection) -> None:
+    def _end(self, connection: Connection, places: asyncio.Semaphore) -> None:
         connection.abort()
-        connection.call_when_lost(self._places.release)
+        connection.call_when_lost(places.release)
 
     def _lost(self, origin: "_Origin", connection: Connection) -> None:
         self._all.discard(connection)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -11,25 +12,45 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import MediaStorageFailed, MediaStorageTimeout
 from app.media.stream import MediaStream
+from app.shares import Place
 
 log = logging.getLogger(__name__)
+
+
+# How long streams count as scarce after one had to wait.
+_SCARCITY_SECONDS = 10.0
 
 
 class MediaResponse(Response):
     """Passes bytes on as fast as the client takes them, and frees the storage as soon as the client does not.
 
-    A storage that fails on the way ends the connection, so that the client sees that something is missing.
+    A storage that fails on the way ends the connection, so that the client sees that something is missing. `place` is
+    given back at the end. A player takes nothing for `player_stall_seconds` at most, or `scarce_seconds` while others
+    wait for such a place.
     """
 
     def __init__(
-        self, stream: MediaStream, status: int, headers: Mapping[str, str], player_stall_seconds: float
+        self,
+        stream: MediaStream,
+        status: int,
+        headers: Mapping[str, str],
+        player_stall_seconds: float,
+        *,
+        scarce_seconds: float = math.inf,
+        place: Place | None = None,
     ) -> None:
         super().__init__(None, status, headers)
         if status != 304 and "content-length" not in stream.headers:
             del self.headers["content-length"]
         self.player_stalled = False
         self._stream = stream
+        self._place = place
         self._player_seconds = player_stall_seconds
+        self._scarce_seconds = min(scarce_seconds, player_stall_seconds)
+        self._sending: asyncio.Timeout | None = None
+        self._sending_since = self._scarce_until = 0.0
+        if place is not None:
+            place.on_scarce = self._hurry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_body = scope["method"] != "HEAD" and self.status_code != 304
@@ -47,15 +68,27 @@ class MediaResponse(Response):
                 log.warning("a media stream broke off: %s", error.reason or error)
         except TimeoutError:
             self.player_stalled = True
-            log.info("a media stream ends: its player has taken nothing for %g seconds", self._player_seconds)
+            seconds = asyncio.get_running_loop().time() - self._sending_since
+            log.info("a media stream ends: its player has taken nothing for %.0f seconds", seconds)
         finally:
             watch.cancel()
             self._stream.close()
+            if self._place is not None:
+                self._place.release()
 
     async def _send_body(self, send: Send) -> None:
         while chunk := await self._stream.read():
-            async with asyncio.timeout(self._player_seconds):
+            self._sending_since = asyncio.get_running_loop().time()
+            is_scarce = self._sending_since < self._scarce_until
+            async with asyncio.timeout(self._scarce_seconds if is_scarce else self._player_seconds) as self._sending:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sending = None
+
+    def _hurry(self) -> None:
+        """Another stream waits for a place, so a player that takes nothing keeps its own for a shorter time."""
+        self._scarce_until = asyncio.get_running_loop().time() + _SCARCITY_SECONDS
+        if self._sending is not None and not self._sending.expired():
+            self._sending.reschedule(self._sending_since + self._scarce_seconds)
 
     async def _close_when_client_leaves(self, receive: Receive) -> None:
         await _client_leaves(receive)
