@@ -162,7 +162,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-async def test_exactly_the_unprotected_old_ones_go(store: Store, start_service: StartService) -> None:
+async def test_exactly_the_old_unprotected_recordings_are_deleted(store: Store, start_service: StartService) -> None:
     elsewhere = (await start_service(region="elsewhere")).client("ops")
     await store.post(aged("old", 91), aged("older", 900), aged("kept", 91), aged("young", 89))
     await store.post(aged("old"), path=OTHER_OPS_PATH)
@@ -197,7 +197,7 @@ async def test_exactly_the_unprotected_old_ones_go(store: Store, start_service: 
     store.reported(matched=1, protected=1, completed=True)
 
 
-async def test_a_recording_with_a_wrong_stop_time_is_as_old_as_its_start(store: Store) -> None:
+async def test_age_of_a_recording_with_a_wrong_stop_time_is_that_of_its_start(store: Store) -> None:
     yesterday = aged("yesterday", 1)
     yesterday["mediaFiles"][0]["stopTime"] = "1970-01-01T00:00:00Z"
     await store.post(aged("old"), yesterday)
@@ -207,7 +207,7 @@ async def test_a_recording_with_a_wrong_stop_time_is_as_old_as_its_start(store: 
     store.reported(matched=1, deleted=1, completed=True)
 
 
-async def test_all_contact_centers_of_the_region(store: Store, start_service: StartService) -> None:
+async def test_all_contact_centers_of_the_region_are_purged(store: Store, start_service: StartService) -> None:
     elsewhere = (await start_service(region="elsewhere")).client("ops")
     await store.post(aged("a"), aged("young", 1))
     await store.post(aged("a"), path=OTHER_OPS_PATH)
@@ -220,7 +220,7 @@ async def test_all_contact_centers_of_the_region(store: Store, start_service: St
     store.reported(matched=2, deleted=2)
 
 
-async def test_screen_recordings_instead_of_recordings(store: Store) -> None:
+async def test_screen_recordings_can_be_purged_instead_of_recordings(store: Store) -> None:
     await store.post(aged("call"), aged("kept"))
     await store.post(aged("call"), aged("kept"), aged("young", 1), path=SCREENS_PATH)
     await store.protect("kept")  # and with it the screen recording of the same call
@@ -237,7 +237,7 @@ def days_ago(days: int) -> str:
     return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
-async def test_filters(store: Store, quickly: Quickly) -> None:
+async def test_filters_restrict_the_purge(store: Store, quickly: Quickly) -> None:
     await store.post(
         aged("100", 100, callerPhoneNumber="+4420", eventHistory=[an_event(data={"case": "CASE-21"})]),
         *(aged(f"200{one}", 200, eventHistory=[an_event(contact=a_user("Ann", "Lee", userName="al"))]) for one in "ab"),
@@ -310,7 +310,7 @@ async def test_wrong_arguments(tmp_path: Path, quickly: Quickly, arguments: tupl
     assert message in err
 
 
-async def test_a_dry_run_changes_nothing(store: Store, quickly: Quickly) -> None:
+async def test_dry_run_changes_nothing(store: Store, quickly: Quickly) -> None:
     await store.post(aged("old"), aged("kept"))
     await store.protect("kept")
     report = ("--report", str(store.report))
@@ -323,7 +323,7 @@ async def test_a_dry_run_changes_nothing(store: Store, quickly: Quickly) -> None
 
 
 @pytest.mark.parametrize(("answer", "gone"), [("yes", True), ("y", False)])
-async def test_asks_on_a_terminal(store: Store, answer: str, gone: bool) -> None:
+async def test_confirmation_is_asked_on_a_terminal(store: Store, answer: str, gone: bool) -> None:
     await store.post(aged("old"))
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
@@ -351,7 +351,7 @@ async def test_asks_on_a_terminal(store: Store, answer: str, gone: bool) -> None
         store.reported(matched=1, completed=False, error="nothing was deleted, because it was not confirmed")
 
 
-async def test_the_rate_is_kept(store: Store) -> None:
+async def test_rate_limits_the_purge(store: Store) -> None:
     await store.post(*(aged(str(i)) for i in range(5)))
     store.scripts.settings = store.service.settings  # without a file for the audit log
     begun = time.monotonic()
@@ -362,7 +362,7 @@ async def test_the_rate_is_kept(store: Store) -> None:
     assert err.count(' INFO recall.audit: {"time": ') == err.count('"outcome": "success"') == 5
 
 
-async def test_a_report_that_cannot_be_written_stops_it_at_once(store: Store, quickly: Quickly) -> None:
+async def test_unwritable_report_prevents_the_purge(store: Store, quickly: Quickly) -> None:
     await store.post(aged("old"))
     status, _, err = await quickly(store.scripts, *OLD, "--yes", "--report", str(store.report / "no-such-folder"))
     assert status == 1
@@ -386,7 +386,7 @@ def with_media(recording_id: str, server: WebDav, *paths: str, days: float = 100
     return {**template, "mediaFiles": [{**media, "mediaDescriptor": descriptor} for descriptor in descriptors]}
 
 
-async def test_media_goes_too_but_not_what_is_still_needed(media_store: Store, apache: WebDav) -> None:
+async def test_media_is_deleted_unless_still_referenced(media_store: Store, apache: WebDav) -> None:
     store = media_store
     await store.post(
         with_media("old", apache, "m/1.wav", "m/2.wav", "m/shared-with-protected.wav", "m/shared-with-young.wav"),
@@ -405,7 +405,7 @@ async def test_media_goes_too_but_not_what_is_still_needed(media_store: Store, a
     store.reported(deleted=2, protected=1)
 
 
-async def test_media_that_cannot_be_deleted_is_reported_and_swept_later(
+async def test_undeletable_media_is_reported_and_swept_later(
     media_store: Store,
     apache: WebDav,
 ) -> None:
@@ -484,7 +484,7 @@ async def until_gone(elasticsearch: AsyncElasticsearch, settings: Settings, coun
     await eventually(are_gone, seconds=60)
 
 
-async def test_waits_while_elasticsearch_is_away(
+async def test_purge_waits_while_elasticsearch_is_unreachable(
     store: Store, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await store.post(*(aged(str(i)) for i in range(40)))
@@ -507,7 +507,7 @@ async def test_waits_while_elasticsearch_is_away(
     assert len(store.audited()) == 40
 
 
-async def test_gives_up_when_elasticsearch_stays_away(
+async def test_purge_gives_up_when_elasticsearch_stays_unreachable(
     store: Store, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await store.post(*(aged(str(i)) for i in range(60)))
@@ -529,7 +529,7 @@ async def test_gives_up_when_elasticsearch_stays_away(
     assert report["deleted"] <= 60 - left <= report["deleted"] + report["failed"]
 
 
-async def test_there_is_no_elasticsearch(tmp_path: Path, quickly: Quickly) -> None:
+async def test_unreachable_elasticsearch_is_reported(tmp_path: Path, quickly: Quickly) -> None:
     scripts = Scripts(Settings(elasticsearch_url="http://127.0.0.1:1"), tmp_path)
     status, out, err = await quickly(scripts, *OLD, "--yes", "--patience", "1")
     assert (status, out) == (1, "")
@@ -540,7 +540,7 @@ async def test_there_is_no_elasticsearch(tmp_path: Path, quickly: Quickly) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_it_after_the_batch_under_way(
+async def test_signal_stops_the_purge_after_the_batch_in_flight(
     store: Store, elasticsearch: AsyncElasticsearch, settings: Settings, number: signal.Signals
 ) -> None:
     await store.post(*(aged(f"{i:02}", 200 - i) for i in range(30)))
@@ -604,7 +604,7 @@ async def watch_memory(process: Process) -> list[int]:
     return sizes
 
 
-async def test_many_recordings_with_a_kill_in_the_middle(
+async def test_purge_of_many_recordings_survives_a_kill(
     store: Store, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     index = f"{settings.index_prefix}-recordings"
@@ -640,7 +640,7 @@ async def test_many_recordings_with_a_kill_in_the_middle(
 # --- Others write meanwhile ---------------------------------------------------------------------------------
 
 
-async def test_what_is_protected_or_prolonged_meanwhile_stays(
+async def test_recordings_protected_or_prolonged_meanwhile_are_kept(
     media_store: Store,
     elasticsearch: AsyncElasticsearch,
     apache: WebDav,

@@ -30,7 +30,7 @@ async def left_behind(start_service: StartService, apache: WebDav, tmp_path: Pat
     return Scripts(msgspec.structs.replace(service.settings, audit_log=str(tmp_path / "audit.jsonl")), tmp_path)
 
 
-async def test_sweeps_until_nothing_is_left(left_behind: Scripts, apache: WebDav) -> None:
+async def test_sweep_continues_until_nothing_is_left(left_behind: Scripts, apache: WebDav) -> None:
     status, out, err = await left_behind.run("sweep_media.py", "--dry-run")
     assert (status, err) == (0, "2 media objects are to be deleted\n")
     lines = [json.loads(line) for line in out.splitlines()]
@@ -67,7 +67,7 @@ async def test_sweeps_until_nothing_is_left(left_behind: Scripts, apache: WebDav
     assert (await left_behind.run("sweep_media.py")) == (0, "deleted 0, still needed 0, failed 0\n", "")
 
 
-async def test_there_is_no_elasticsearch(tmp_path: Path) -> None:
+async def test_unreachable_elasticsearch_is_reported(tmp_path: Path) -> None:
     scripts = Scripts(Settings(elasticsearch_url="http://127.0.0.1:1"), tmp_path)
     status, out, err = await scripts.run("sweep_media.py")
     assert (status, out) == (1, "")

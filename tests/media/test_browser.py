@@ -147,7 +147,7 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
         await process.wait()
 
 
-async def test_an_audio_element_knows_the_duration_and_seeks(
+async def test_audio_element_knows_the_duration_and_seeks(
     start_service: StartService, apache_basic: WebDav, page: Page
 ) -> None:
     storage = WebDavConfig(apache_basic.url, apache_basic.username, apache_basic.password)
@@ -199,7 +199,7 @@ HAS_RUN = "document.documentElement?.getAttribute('ran')"
         ("image/svg+xml", f'<svg xmlns="http://www.w3.org/2000/svg"><script><![CDATA[{UNPROTECT}]]></script></svg>'),
     ],
 )
-async def test_a_media_file_does_not_run_as_a_page_of_ours(
+async def test_media_file_is_not_executed_as_a_page(
     start_service: StartService, page: Page, media_type: str, document: str
 ) -> None:
     async with TypedStorage() as storage:

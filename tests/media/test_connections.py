@@ -149,9 +149,7 @@ def test_bytes_that_wait_in_the_system_are_seen_before_a_connection_is_reused(ru
 
 @pytest.mark.parametrize("headers", ["", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n"])
 @pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("DELETE", "204 No Content")])
-def test_a_body_where_none_belongs_never_reaches_another_request(
-    run: Run, method: str, status: str, headers: str
-) -> None:
+def test_unexpected_body_never_reaches_another_request(run: Run, method: str, status: str, headers: str) -> None:
     def script(peer: Peer) -> None:
         while request := peer.request():
             if request[0].startswith("GET"):
@@ -169,7 +167,7 @@ def test_a_body_where_none_belongs_never_reaches_another_request(
     run(script, test)
 
 
-def test_an_answer_that_is_not_read_to_its_end_ends_its_connection(run: Run) -> None:
+def test_partly_read_response_closes_its_connection(run: Run) -> None:
     def script(peer: Peer) -> None:
         while request := peer.request():
             peer.answer(own_bytes(path_of(request)), status="404 Not Found" if path_of(request) == "A" else "200 OK")
@@ -185,7 +183,7 @@ def test_an_answer_that_is_not_read_to_its_end_ends_its_connection(run: Run) -> 
     run(script, test)
 
 
-def test_a_connection_serves_one_request_after_the_other(run: Run) -> None:
+def test_connection_is_reused(run: Run) -> None:
     def script(peer: Peer) -> None:
         while request := peer.request():
             peer.answer(own_bytes(path_of(request)))
@@ -231,7 +229,7 @@ def test_an_interim_answer_and_an_offer_to_upgrade_are_skipped(run: Run) -> None
         b"\r\n\r\n",
     ],
 )
-def test_an_answer_that_can_be_framed_in_two_ways_is_refused(run: Run, head: bytes) -> None:
+def test_ambiguously_framed_response_is_refused(run: Run, head: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(head)
@@ -250,7 +248,7 @@ def test_an_answer_that_can_be_framed_in_two_ways_is_refused(run: Run, head: byt
 SIZE = 3_000_000
 
 
-def test_a_storage_that_closes_behind_its_answer_cuts_no_body(run: Run) -> None:
+def test_body_is_complete_when_the_storage_closes_after_it(run: Run) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.answer(generated(0, SIZE), "Connection: close\r\n")
@@ -273,7 +271,7 @@ def test_a_storage_that_closes_behind_its_answer_cuts_no_body(run: Run) -> None:
 
 @pytest.mark.parametrize("end", ["end", "reset", "end_below_tls"])
 @pytest.mark.parametrize("framing", ["until the end", "chunked", "length"])
-def test_a_body_is_complete_only_when_its_end_is_certain(
+def test_body_is_complete_only_when_its_end_is_certain(
     run: Run, framing: str, end: str, request: pytest.FixtureRequest
 ) -> None:
     headers = {"until the end": "", "chunked": "Transfer-Encoding: chunked\r\n", "length": "Content-Length: 9\r\n"}
@@ -300,7 +298,7 @@ def test_a_body_is_complete_only_when_its_end_is_certain(
     run(script, test)
 
 
-def test_a_body_in_chunks_arrives_whole(run: Run) -> None:
+def test_chunked_body_arrives_complete(run: Run) -> None:
     def script(peer: Peer) -> None:
         while peer.request():
             peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -390,7 +388,7 @@ def endless(peer: Peer) -> None:
         peer.send(b"x" * 65536)
 
 
-def test_a_closed_stream_frees_the_storage_immediately(run: Run) -> None:
+def test_closed_stream_frees_the_storage_immediately(run: Run) -> None:
     async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
         for wanted in (0, 1, 1_000_000):
             stream = await pool.open("GET", at(storage, "A"), {})
@@ -424,7 +422,7 @@ def test_a_storage_that_goes_on_behind_the_end_of_tls_is_left(run: Run) -> None:
     run(script, test)
 
 
-def test_a_request_that_is_cancelled_before_its_answer_frees_the_storage_immediately(run: Run) -> None:
+def test_request_cancelled_before_its_response_frees_the_storage_immediately(run: Run) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.wait_until_client_leaves()
@@ -465,7 +463,7 @@ def test_the_limit_of_streams_holds_while_streams_are_aborted(run: Run) -> None:
     assert most <= 4
 
 
-def test_a_pool_that_ends_frees_the_storage(run: Run) -> None:
+def test_closed_pool_frees_the_storage(run: Run) -> None:
     seen: list[ScriptedStorage] = []
 
     async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
@@ -477,7 +475,7 @@ def test_a_pool_that_ends_frees_the_storage(run: Run) -> None:
     assert all(peer.gone.wait(5) for peer in seen[0].peers)
 
 
-def test_a_storage_that_stalls_is_a_timeout(run: Run) -> None:
+def test_stalled_storage_times_out(run: Run) -> None:
     def script(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
@@ -495,7 +493,7 @@ def test_a_storage_that_stalls_is_a_timeout(run: Run) -> None:
 
 @pytest.mark.parametrize("end", ["end", "reset", "408"])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PROPFIND", "DELETE"])
-def test_a_kept_connection_that_breaks_before_the_answer(run: Run, method: str, end: str) -> None:
+def test_reused_connection_that_breaks_before_the_response_is_replaced(run: Run, method: str, end: str) -> None:
     def script(peer: Peer) -> None:
         count = 0
         while request := peer.request():
@@ -571,7 +569,7 @@ async def play(storage: ScriptedStorage, pool: HttpPool, headers: dict[str, str]
 
 
 @pytest.mark.parametrize("part", [None, (5, SIZE - 7)])
-def test_a_body_that_breaks_off_goes_on_where_it_broke(run: Run, part: tuple[int, int] | None) -> None:
+def test_interrupted_body_is_resumed(run: Run, part: tuple[int, int] | None) -> None:
     async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
         headers = {"Range": f"bytes={part[0]}-{part[1] - 1}"} if part else {}
         assert await play(storage, pool, headers) == generated(*(part or (0, SIZE)))
@@ -590,7 +588,7 @@ def test_a_body_that_breaks_off_goes_on_where_it_broke(run: Run, part: tuple[int
     ],
     ids=["weak validator", "changed file", "another range", "ever again"],
 )
-def test_a_body_that_cannot_go_on_exactly_is_an_error(run: Run, storage: dict[str, Any]) -> None:
+def test_body_that_cannot_be_resumed_exactly_is_an_error(run: Run, storage: dict[str, Any]) -> None:
     async def test(scripted: ScriptedStorage, pool: HttpPool) -> None:
         with pytest.raises(MediaStorageFailed):
             await play(scripted, pool, {})
@@ -639,7 +637,7 @@ class Signer:
         return f"{self._storage.url}/{parameters['Key']}"
 
 
-def test_a_url_is_signed_when_there_is_a_place_for_its_request(run: Run) -> None:
+def test_url_is_signed_when_its_request_is_sent(run: Run) -> None:
     async def test(storage: ScriptedStorage, pool: HttpPool) -> None:
         signer = Signer(storage)
         s3, location = S3Storage(signer, pool), S3Location(S3Config(("b",)), "b", "A")
@@ -655,9 +653,7 @@ def test_a_url_is_signed_when_there_is_a_place_for_its_request(run: Run) -> None
 
 
 @pytest.mark.parametrize("refusals", [1, 2])
-def test_a_storage_that_asks_for_a_slower_pace_is_asked_once_more(
-    run: Run, refusals: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_request_is_retried_once_after_503(run: Run, refusals: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.media.s3._SLOW_DOWN_SECONDS", 0.01)
     requests = itertools.count(1)
 
@@ -700,7 +696,7 @@ def refuses(peer: Peer) -> None:
         ("unknown name", "cannot be resolved"),
     ],
 )
-def test_a_failure_to_connect_is_one_line_with_the_storage_and_the_remedy(  # noqa: PLR0917
+def test_failed_connection_is_logged_in_one_line_with_the_remedy(  # noqa: PLR0917
     failure: str, words: str, loop: Any, certificate: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     unusual = {"another host": {"host": "media.example"}, "expired": {"days": -1}}

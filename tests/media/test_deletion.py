@@ -103,7 +103,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Callable[[StorageConfi
         await context.__aexit__(None, None, None)
 
 
-async def test_without_subresources_only_the_metadata_goes(store: Store) -> None:
+async def test_without_subresources_only_the_metadata_is_deleted(store: Store) -> None:
     await store.post("r", store.put("only-metadata.wav"))
     for value in ({}, {"subresources": "yes"}):
         await store.post("r", store.put("only-metadata.wav"))
@@ -113,7 +113,7 @@ async def test_without_subresources_only_the_metadata_goes(store: Store) -> None
         assert store.server.exists("only-metadata.wav")
 
 
-async def test_with_subresources_the_media_go_too(store: Store, remembered: Remembered) -> None:
+async def test_with_subresources_the_media_are_deleted(store: Store, remembered: Remembered) -> None:
     await store.post("r", store.put("a folder/ü 1.wav"), store.put("a folder/2.wav"))
     response = await store.delete("r", **ALL)
     assert (response.status_code, response.json()) == (200, {"statusCode": 0})
@@ -124,7 +124,7 @@ async def test_with_subresources_the_media_go_too(store: Store, remembered: Reme
     assert_error(await store.delete("r", **ALL), 404, 6, "Requested recording [r] cannot be found.")
 
 
-async def test_each_object_that_goes_is_a_line_of_the_audit_log(
+async def test_each_deleted_object_is_an_audit_line(
     start_service: StartService, apache: WebDav, tmp_path: Path
 ) -> None:
     file = tmp_path / "audit.jsonl"
@@ -144,7 +144,7 @@ async def test_each_object_that_goes_is_a_line_of_the_audit_log(
     assert {(line["user"], line["address"], line["outcome"]) for line in lines} == {("ops", "127.0.0.1", "success")}
 
 
-async def test_an_object_that_is_gone_already_counts_as_deleted(store: Store) -> None:
+async def test_missing_object_counts_as_deleted(store: Store) -> None:
     await store.post("r", store.put("there.wav"), store.put("gone.wav"))
     await store.post("other", store.put("gone.wav"))
     # The object of "other" is the same: it stays as long as that refers to it.
@@ -157,7 +157,7 @@ async def test_an_object_that_is_gone_already_counts_as_deleted(store: Store) ->
     assert not store.server.exists("gone.wav")
 
 
-async def test_an_object_that_another_recording_needs_stays(store: Store) -> None:
+async def test_object_of_another_recording_is_kept(store: Store) -> None:
     shared = store.put("shared.wav")
     await store.post("first", shared)
     await store.post("second", shared, path=OTHER_OPS_PATH)
@@ -182,7 +182,7 @@ async def test_two_spellings_of_a_url_are_one_object(webdav_store: Store) -> Non
     assert store.server.exists("spelled.wav")
 
 
-async def test_a_folder_is_never_deleted(webdav_store: Store) -> None:
+async def test_folder_is_never_deleted(webdav_store: Store) -> None:
     store = webdav_store
     store.put("folder/of/others.wav")
     descriptor = store.put("folder-name.wav")
@@ -192,7 +192,7 @@ async def test_a_folder_is_never_deleted(webdav_store: Store) -> None:
     assert store.server.exists("folder/of/others.wav")
 
 
-async def test_a_protected_recording_is_not_touched(store: Store) -> None:
+async def test_protected_recording_is_unchanged(store: Store) -> None:
     await store.post("r", store.put("protected.wav"))
     protect = await store.admin.post("/api/v2/recordings/r", json={"operationName": "applyNonDelete"})
     assert protect.status_code == 200
@@ -206,14 +206,14 @@ async def test_a_protected_recording_is_not_touched(store: Store) -> None:
 @pytest.mark.parametrize(
     "params", [{"subresource": "*"}, {"force": "1"}, [("subresources", "*"), ("subresources", "*")]]
 )
-async def test_parameters_that_are_unknown_or_repeated_are_refused(webdav_store: Store, params: Any) -> None:
+async def test_unknown_or_repeated_parameters_are_refused(webdav_store: Store, params: Any) -> None:
     await webdav_store.post("r", webdav_store.put("kept.wav"))
     response = await webdav_store.ops.delete(f"{OPS_PATH}/r", params=params)
     assert_error(response, 400, 2, "Parameter '")
     assert await webdav_store.exists("r")
 
 
-async def test_deleting_is_for_ops_and_within_contact_center_and_region(
+async def test_deletion_is_limited_to_ops_contact_center_and_region(
     webdav_store: Store, start_service: StartService
 ) -> None:
     store = webdav_store
@@ -266,7 +266,7 @@ async def test_media_that_cannot_be_deleted_are_reported_and_remembered(
     assert await remembered() == 1
 
 
-async def test_a_sweep_retries_what_failed(
+async def test_sweep_retries_failed_deletions(
     start_service: StartService,
     apache: WebDav,
     open_store: Any,
@@ -287,7 +287,7 @@ async def test_a_sweep_retries_what_failed(
     assert await remembered() == 0
 
 
-async def test_a_sweep_leaves_what_a_new_recording_refers_to(
+async def test_sweep_keeps_media_of_a_new_recording(
     start_service: StartService, apache: WebDav, open_store: Any, remembered: Remembered
 ) -> None:
     configured = webdav_storage(apache)
@@ -308,7 +308,7 @@ class Died(BaseException):
     """What a process that is killed at this point is like for what it has done so far."""
 
 
-async def test_a_process_that_dies_after_the_journal_and_before_the_metadata_changes_nothing(
+async def test_crash_between_journal_and_metadata_changes_nothing(
     webdav_store: Store, open_store: Any, remembered: Remembered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = webdav_store
@@ -334,7 +334,7 @@ async def test_a_process_that_dies_after_the_journal_and_before_the_metadata_cha
     assert await store.exists("r")
 
 
-async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_media(
+async def test_killed_process_leaves_each_recording_complete_or_deleted(
     settings: Settings, apache: WebDav, tmp_path: Path, open_store: Any, remembered: Remembered
 ) -> None:
     configured = webdav_storage(apache)
@@ -367,7 +367,7 @@ async def test_a_killed_process_leaves_each_recording_whole_or_gone_with_its_med
         assert recording is None or f"r{i}" not in answered
 
 
-async def test_a_deletion_that_meets_an_update_deletes_what_was_updated_too(webdav_store: Store) -> None:
+async def test_deletion_includes_a_concurrent_update(webdav_store: Store) -> None:
     store = webdav_store
     for round_number in range(30):
         await store.post("r", store.put("old.wav"))

@@ -34,7 +34,7 @@ async def media(request: pytest.FixtureRequest, start_service: StartService) -> 
     return await post_media(service, descriptor, type="audio/wav", mediaId='the "first" ü.wav')
 
 
-async def test_the_whole_file_with_its_exact_length_and_type(media: Media) -> None:
+async def test_whole_file_has_its_exact_length_and_type(media: Media) -> None:
     response = await media.play()
     assert (response.status_code, response.content) == (200, CONTENT)
     assert response.headers["content-length"] == str(SIZE)
@@ -108,13 +108,13 @@ def a_range(rng: random.Random) -> tuple[str, range | None]:
 
 
 @pytest.mark.parametrize("header", ["bytes=x-", "bytes=5-2", "items=0-1", "bytes=0-1,5-6", "bytes", "bytes=-", ""])
-async def test_a_range_that_is_none_or_several_gets_the_whole(media: Media, header: str) -> None:
+async def test_invalid_or_multiple_ranges_return_the_whole_file(media: Media, header: str) -> None:
     response = await media.play(Range=header)
     assert (response.status_code, len(response.content)) == (200, SIZE)
 
 
 @pytest.mark.parametrize("header", [f"bytes={SIZE}-", f"bytes={SIZE + 5}-{SIZE + 9}"])
-async def test_a_range_beyond_the_end_is_416_with_the_length(media: Media, header: str) -> None:
+async def test_range_beyond_the_end_is_416_with_the_length(media: Media, header: str) -> None:
     response = await media.play(Range=header)
     assert_error(response, 416, 2, "Range")
     assert response.headers["content-range"] == f"bytes */{SIZE}"
@@ -138,7 +138,7 @@ async def test_conditions(media: Media) -> None:
     assert (await media.play(Range=f"bytes={SIZE}-", If_Range='"x"')).status_code == 200
 
 
-async def test_what_is_not_there_is_404(media: Media, start_service: StartService) -> None:
+async def test_missing_media_is_404(media: Media, start_service: StartService) -> None:
     base = media.path.rpartition("/")[0]
     assert_error(await media.admin.get(f"{base}/00000000-0000-0000-0000-000000000000.wav"), 404, 6)
     assert_error(await media.admin.get(media.path.replace("/recording/", "/other/")), 404, 6, "recording [other]")
@@ -177,7 +177,7 @@ async def faulty(start_service: StartService, faults: FaultServer) -> Service:
         ("status-401", 502),
     ],
 )
-async def test_a_storage_that_fails_before_the_first_byte_is_an_error(
+async def test_storage_failure_before_the_first_byte_is_an_error(
     faulty: Service, faults: FaultServer, trap: Trap, fault: str, status: int
 ) -> None:
     media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of(fault)})
@@ -189,7 +189,7 @@ async def test_a_storage_that_fails_before_the_first_byte_is_an_error(
 
 
 @pytest.mark.parametrize("fault", ["stall-in-body", "short-body", "reset-in-body"])
-async def test_a_storage_that_fails_in_the_middle_ends_the_connection(
+async def test_storage_failure_in_the_body_ends_the_connection(
     faulty: Service, faults: FaultServer, fault: str
 ) -> None:
     media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of(fault)})
@@ -198,16 +198,14 @@ async def test_a_storage_that_fails_in_the_middle_ends_the_connection(
     await eventually(lambda: faults.open_connections == 0)
 
 
-async def test_a_storage_that_knows_no_ranges_sends_the_whole(faulty: Service, faults: FaultServer) -> None:
+async def test_storage_without_ranges_sends_the_whole_file(faulty: Service, faults: FaultServer) -> None:
     media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of("ignores-range")})
     response = await media.play(Range="bytes=5-9")
     assert response.status_code == 200
     assert "content-range" not in response.headers
 
 
-async def test_a_player_that_stalls_frees_the_storage(
-    start_service: StartService, counting_storage: CountingStorage
-) -> None:
+async def test_stalled_player_frees_the_storage(start_service: StartService, counting_storage: CountingStorage) -> None:
     service = await start_service(
         storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)), player_stall_seconds=0.5
     )
@@ -217,7 +215,7 @@ async def test_a_player_that_stalls_frees_the_storage(
         await eventually(lambda: counting_storage.open_connections == 0)
 
 
-async def test_streams_of_a_storage_are_bounded_with_a_bounded_wait(
+async def test_streams_of_a_storage_and_the_wait_for_them_are_bounded(
     start_service: StartService, counting_storage: CountingStorage
 ) -> None:
     service = await start_service(

@@ -59,7 +59,7 @@ async def ask(url: str, path: str, *, buffer: int = 1 << 16) -> tuple[asyncio.St
 
 
 @pytest.mark.parametrize("endless", [False, True], ids=["known length", "in chunks"])
-async def test_players_that_leave_free_the_storage_at_once(
+async def test_disconnected_players_free_the_storage_immediately(
     start_service: StartService, counting_storage: CountingStorage, faults: FaultServer, endless: bool
 ) -> None:
     storage: CountingStorage | FaultServer = faults if endless else counting_storage
@@ -132,7 +132,7 @@ async def test_an_answer_whose_body_is_not_wanted_frees_the_storage_immediately(
 
 
 @pytest.mark.parametrize("end", ["pauses", "leaves"])
-async def test_a_listener_that_pauses_or_leaves_is_no_failure(
+async def test_listener_that_pauses_or_leaves_is_not_a_failure(
     start_service: StartService,
     counting_storage: CountingStorage,
     tmp_path: Path,
@@ -165,7 +165,7 @@ async def test_a_listener_that_pauses_or_leaves_is_no_failure(
     )
 
 
-async def test_a_connection_to_the_storage_serves_one_play_after_the_other(
+async def test_storage_connection_is_reused_by_later_plays(
     start_service: StartService, counting_storage: CountingStorage
 ) -> None:
     service = await start_service(storage=StorageConfig(webdav=(counting_storage.config,)))
@@ -198,7 +198,7 @@ async def app(long_media: Media, tmp_path: Path) -> AsyncIterator[AppProcess]:
     await app.kill()
 
 
-async def test_memory_does_not_grow_by_a_megabyte_for_each_slow_player(
+async def test_memory_per_slow_player_is_below_a_megabyte(
     app: AppProcess, long_media: Media, counting_storage: CountingStorage
 ) -> None:
     players = 200
@@ -225,7 +225,7 @@ async def test_memory_does_not_grow_by_a_megabyte_for_each_slow_player(
     await eventually(lambda: counting_storage.open_connections == 0)
 
 
-async def test_a_server_that_stops_frees_the_storage(
+async def test_shutdown_frees_the_storage(
     app: AppProcess, long_media: Media, counting_storage: CountingStorage
 ) -> None:
     players = [await ask(app.url, long_media.path, buffer=1024) for _ in range(5)]

@@ -46,7 +46,7 @@ sys.addaudithook(lambda event, arguments: connected.append(arguments[1]) if even
         None,
     ],
 )
-async def test_what_is_not_configured_sees_no_connection(  # noqa: PLR0917
+async def test_unconfigured_storage_receives_no_connection(  # noqa: PLR0917
     start_service: StartService,
     elasticsearch: AsyncElasticsearch,
     settings: Settings,
@@ -81,7 +81,7 @@ async def test_what_is_not_configured_sees_no_connection(  # noqa: PLR0917
     assert ("127.0.0.1", counting_storage.port) in connected
 
 
-async def test_a_redirect_is_not_followed(
+async def test_redirect_is_not_followed(
     start_service: StartService,
     elasticsearch: AsyncElasticsearch,
     settings: Settings,

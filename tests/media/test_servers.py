@@ -106,7 +106,7 @@ def test_webdav_deletes_a_folder_with_all_that_is_in_it(dav: httpx.Client, webda
 
 
 @pytest.mark.parametrize("auth", [None, (storages.USERNAME, "wrong"), ("another", storages.PASSWORD)])
-def test_webdav_refuses_who_has_no_password(webdav_basic: WebDav, auth: tuple[str, str] | None) -> None:
+def test_webdav_refuses_requests_without_password(webdav_basic: WebDav, auth: tuple[str, str] | None) -> None:
     url = webdav_basic.put("secret.wav", CONTENT)
     for method in ("GET", "HEAD", "DELETE"):
         response = httpx.request(method, url, auth=auth, trust_env=False)
@@ -227,7 +227,7 @@ async def test_versitygw_refuses_a_wrong_key(wrong: dict[str, str], status: int,
     assert versitygw.exists(PATH)
 
 
-async def test_versitygw_refuses_what_is_not_signed_or_not_signed_so(versitygw: S3) -> None:
+async def test_versitygw_refuses_unsigned_or_wrongly_signed_requests(versitygw: S3) -> None:
     versitygw.put(PATH, CONTENT)
     async with s3_client(versitygw) as client, httpx.AsyncClient(trust_env=False) as http:
         url = await presigned(client)
@@ -261,7 +261,7 @@ async def presigned(client: Any, seconds: int = 60) -> str:
 # --- What starts and stops them -----------------------------------------------------------------------------
 
 
-def test_a_stopped_server_is_gone() -> None:
+def test_stopped_server_does_not_answer() -> None:
     with storages.wsgidav() as server:
         server.put("call.wav", CONTENT)
         folder = server.folder.parent
@@ -271,7 +271,7 @@ def test_a_stopped_server_is_gone() -> None:
         httpx.get(server.url, trust_env=False)
 
 
-def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
+def test_failed_start_of_a_server_is_explained(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="here is why"),
         servers.running(tmp_path, lambda _: ["sh", "-c", "echo here is why"]),
@@ -282,7 +282,7 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "server", [storages.apache, storages.versitygw, storages.gofakes3, storages.wsgidav, storages.moto]
 )
-def test_what_is_missing_is_skipped_but_not_in_ci(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program_skips_the_test_except_in_ci(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "find_program", lambda *_: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.delenv("CI", raising=False)
@@ -361,7 +361,7 @@ async def test_counting_storage_counts(counting_storage: CountingStorage, http: 
     assert counting_storage.connections == len(counting_storage.requests) == 3
 
 
-async def test_counting_storage_waits_for_who_does_not_read(counting_storage: CountingStorage) -> None:
+async def test_counting_storage_waits_for_clients_that_do_not_read(counting_storage: CountingStorage) -> None:
     url = httpx.URL(counting_storage.put("long.wav", 1_000_000_000))
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
@@ -405,7 +405,7 @@ async def settled(storage: CountingStorage) -> None:
         ("not-http", httpx.RemoteProtocolError),
     ],
 )
-async def test_a_fault_is_seen(
+async def test_fault_is_visible_to_the_client(
     fault: str, error: type[Exception], headers: dict[str, str], faults: FaultServer, http: httpx.AsyncClient
 ) -> None:
     received = bytearray()
@@ -425,7 +425,7 @@ async def test_a_fault_is_seen(
     assert [request.method for request in faults.requests] == ["GET"]
 
 
-async def test_a_redirect_leads_into_the_trap(faults: FaultServer, trap: Trap, http: httpx.AsyncClient) -> None:
+async def test_redirect_leads_to_the_trap(faults: FaultServer, trap: Trap, http: httpx.AsyncClient) -> None:
     response = await http.get(faults.url_of("redirect"))
     assert (response.status_code, response.headers["location"]) == (302, f"{trap.url}/call.wav")
     assert (trap.connections, trap.requests) == (0, [])
@@ -433,7 +433,7 @@ async def test_a_redirect_leads_into_the_trap(faults: FaultServer, trap: Trap, h
     assert (trap.connections, [request.target for request in trap.requests]) == (1, ["/recordings/call.wav"])
 
 
-async def test_an_endless_body_does_not_end(faults: FaultServer, http: httpx.AsyncClient) -> None:
+async def test_endless_body_does_not_end(faults: FaultServer, http: httpx.AsyncClient) -> None:
     received = 0
     async with http.stream("GET", faults.url_of("endless")) as response:
         async for piece in response.aiter_raw():
@@ -458,11 +458,11 @@ async def test_wrong_answers(faults: FaultServer, http: httpx.AsyncClient) -> No
     assert faults.connections == 1
 
 
-async def test_every_fault_is_there(faults: FaultServer) -> None:
+async def test_every_fault_is_tested(faults: FaultServer) -> None:
     assert all(hasattr(faults, f"_{fault.replace('-', '_')}") for fault in FaultServer.FAULTS if "status" not in fault)
 
 
-async def test_a_reset_is_seen_as_one(faults: FaultServer) -> None:
+async def test_reset_is_visible_to_the_client(faults: FaultServer) -> None:
     """And not as an end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", faults.port)
     writer.write(b"GET /recordings/reset-in-body/call.wav HTTP/1.1\r\n\r\n")
@@ -473,7 +473,7 @@ async def test_a_reset_is_seen_as_one(faults: FaultServer) -> None:
         await writer.wait_closed()
 
 
-async def test_the_trap_sees_whoever_comes(trap: Trap) -> None:
+async def test_trap_sees_every_connection(trap: Trap) -> None:
     """Also those who say nothing, and those who come by IPv6."""
     hosts = ["127.0.0.1", "::1"] if len(trap._servers) == 2 else ["127.0.0.1"]
     for host in hosts:
@@ -484,7 +484,7 @@ async def test_the_trap_sees_whoever_comes(trap: Trap) -> None:
     assert trap.requests == []
 
 
-async def test_a_client_that_resets_is_noticed(counting_storage: CountingStorage) -> None:
+async def test_reset_by_the_client_is_noticed(counting_storage: CountingStorage) -> None:
     url = httpx.URL(counting_storage.put("long.wav", 1_000_000_000))
     _, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(f"GET {url.path} HTTP/1.1\r\n\r\n".encode())
@@ -495,7 +495,7 @@ async def test_a_client_that_resets_is_noticed(counting_storage: CountingStorage
     await eventually(lambda: counting_storage.open_connections == 0)
 
 
-async def test_a_server_tells_what_went_wrong_in_it() -> None:
+async def test_error_in_a_server_is_reported() -> None:
     class Broken(Trap):
         async def answer(self, *_: object) -> None:
             raise ValueError("a bug")

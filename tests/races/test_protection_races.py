@@ -100,7 +100,7 @@ async def a_little_later(rng: random.Random, awaitable: Awaitable[int]) -> int:
     return await awaitable
 
 
-async def test_delete_against_apply(cluster: Cluster) -> None:
+async def test_concurrent_delete_and_apply(cluster: Cluster) -> None:
     outcomes: set[tuple[int, int]] = set()
 
     async def run(recording_id: str, rng: random.Random) -> None:
@@ -121,7 +121,7 @@ async def test_delete_against_apply(cluster: Cluster) -> None:
     assert len(outcomes) == 2  # or this was no race
 
 
-async def test_apply_against_unapply(cluster: Cluster) -> None:
+async def test_concurrent_apply_and_unapply(cluster: Cluster) -> None:
     finals: set[bool] = set()
 
     async def run(recording_id: str, rng: random.Random) -> None:
@@ -144,7 +144,7 @@ async def test_apply_against_unapply(cluster: Cluster) -> None:
     assert finals == {True, False}
 
 
-async def test_update_against_apply(cluster: Cluster) -> None:
+async def test_concurrent_update_and_apply(cluster: Cluster) -> None:
     async def run(recording_id: str, rng: random.Random) -> None:
         await cluster.post(0, recording_id)
         updated, applied = await asyncio.gather(
@@ -160,7 +160,7 @@ async def test_update_against_apply(cluster: Cluster) -> None:
     await in_rounds("update-apply", run)
 
 
-async def test_apply_against_the_arrival_of_a_screen_recording(cluster: Cluster) -> None:
+async def test_concurrent_apply_and_arrival_of_a_screen_recording(cluster: Cluster) -> None:
     finals: set[bool] = set()
 
     async def run(recording_id: str, rng: random.Random) -> None:
@@ -190,7 +190,7 @@ async def test_apply_against_the_arrival_of_a_screen_recording(cluster: Cluster)
     assert finals == {True, False}
 
 
-async def test_killed_processes_leave_each_group_all_or_none(settings: Settings, tmp_path: Path) -> None:
+async def test_killed_processes_leave_each_group_fully_or_not_protected(settings: Settings, tmp_path: Path) -> None:
     app = AppProcess(settings, tmp_path)
     groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(200)}
     await app.start()
