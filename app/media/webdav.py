@@ -112,10 +112,10 @@ class WebDavStorage:
         left = await self._get(location.url)
         if left.status in {200, 206, 416} and not names_another(left.headers, location):
             raise Unproven(f"it answers DELETE with {answer.status}, but still has the object")
-        if left.status not in GONE:
-            may_not_tell = left.status < 500 or left.status == 501
-            if not may_not_tell or (answer.status not in GONE and not is_said):
-                raise Unproven(f"it answers DELETE with {answer.status}, and has not shown that the object is gone")
+        # A storage may refuse to tell (403, 405), and is then taken at its word.
+        has_failed = left.status >= 500 and left.status != 501
+        if left.status not in GONE and (has_failed or not (is_said or answer.status in GONE)):
+            raise Unproven(f"it answers DELETE with {answer.status}, and has not shown that the object is gone")
         if is_said:
             return "deleted"
         missing = await self._believe_missing()
