@@ -154,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search_wait_seconds: float = 2.0
     search_bytes: int = 64 * 1024 * 1024
 
+    delete_seconds: float = 10.0
     storage_streams: int = 400
     streams_per_contact_center: int = 300
     streams_per_user: int = 200

@@ -70,6 +70,7 @@ async def delete(request: Request) -> Response:
         path_segment(request, "id"),
         with_media=with_media,
         by=Actor(user_of(request).name, address_of(request)),
+        seconds=services(request).settings.delete_seconds,
     )
     return _deleted(failed)
 

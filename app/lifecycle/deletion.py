@@ -7,6 +7,7 @@ docs/decisions/0021-claims.md.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 _GRACE = 60_000
 
 _CONCURRENT_OBJECTS = 16
+# Of one deletion, so that another's objects do not wait behind all of them.
+_CONCURRENT_OBJECTS_OF_ONE = 8
 
 # A storage call ends at most so many seconds after its claim was marked: far less than CLAIM_SECONDS, after which
 # another process takes the claim for abandoned.
@@ -126,17 +129,18 @@ class Deletion:
         return judging
 
     async def delete(
-        self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool, by: Actor
+        self, resource: Resource, scope: Scope, recording_id: str, *, with_media: bool, by: Actor, seconds: float
     ) -> tuple[FailedMedia, ...]:
         """Deletes a recording, and its media objects `with_media`; returns those that could not be deleted.
 
+        No object is begun after so many seconds. Those that are left are returned too, and a sweep deletes them.
         Raises RecordingNotFound or RecordingProtected; then nothing was deleted.
         """
         repository = self._repositories[resource]
         conflicts = conflict_backoff()
         while True:
             stored = await repository.get(scope, recording_id)
-            (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media, by=by)
+            (outcome,) = await self.delete_stored(resource, [stored], with_media=with_media, by=by, seconds=seconds)
             if outcome.status == "protected":
                 raise RecordingProtected(recording_id)
             if outcome.status == "deleted":
@@ -187,12 +191,20 @@ class Deletion:
         )
 
     async def delete_stored(
-        self, resource: Resource, recordings: Sequence[StoredRecording], *, with_media: bool, by: Actor
+        self,
+        resource: Resource,
+        recordings: Sequence[StoredRecording],
+        *,
+        with_media: bool,
+        by: Actor,
+        seconds: float = math.inf,
     ) -> list[Outcome]:
         """Deletes recordings in the state in which they were read; returns their outcomes in the same order.
 
-        Each media object that goes has its line in the audit log.
+        Media objects that are not begun after so many seconds are left to a sweep. Each one that goes has its line in
+        the audit log.
         """
+        begun = time.monotonic()
         outcomes: dict[str, Outcome] = {}
         deletable = []
         for stored in recordings:
@@ -217,7 +229,8 @@ class Deletion:
         await self._journal.remove(
             [entry for document, some in entries.items() if document in outcomes for entry in some]
         )
-        failed = await self._delete_objects([entry for document in gone for entry in entries[document]], by)
+        objects = [entry for document in gone for entry in entries[document]]
+        failed = await self._delete_objects(objects, by, until=begun + seconds)
         for document in gone:
             outcomes[document] = Outcome(
                 "deleted", tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
@@ -272,16 +285,36 @@ class Deletion:
         return [not referenced.isdisjoint(question) for question in questions]
 
     async def _delete_objects(
-        self, entries: Sequence[MediaDeletion], by: Actor, swept: SweepResult | None = None
+        self,
+        entries: Sequence[MediaDeletion],
+        by: Actor,
+        swept: SweepResult | None = None,
+        *,
+        until: float = math.inf,
     ) -> dict[str, FailedMedia]:
-        """Deletes the objects that no recording refers to; returns those that stay in the journal, by entry id."""
-        results = await asyncio.gather(*(self._delete_object(entry, by) for entry in entries))
+        """Deletes the objects that no recording refers to; returns those that stay in the journal, by entry id.
+
+        None is begun after `until`, a time of the monotonic clock.
+        """
+        results: dict[str, str] = {}
+        waiting = iter(entries)
+
+        async def work() -> None:
+            for entry in waiting:
+                if time.monotonic() >= until:
+                    return
+                results[entry.entry_id] = await self._delete_object(entry, by)
+
+        await asyncio.gather(*(work() for _ in range(_CONCURRENT_OBJECTS_OF_ONE)))
+        outcomes = {entry: results.get(entry.entry_id, "left") for entry in entries}
         failed = {
-            entry.entry_id: _failed(entry) for entry, done in zip(entries, results, strict=True) if done == "failed"
+            entry.entry_id: _failed(entry) if outcome == "failed" else _left(entry)
+            for entry, outcome in outcomes.items()
+            if outcome in {"failed", "left"}
         }
         if swept is not None:
-            swept.deleted += results.count("deleted")
-            swept.needed += results.count("needed")
+            swept.deleted += list(results.values()).count("deleted")
+            swept.needed += list(results.values()).count("needed")
         try:
             await self._journal.remove([entry for entry in entries if entry.entry_id not in failed])
         except ElasticsearchUnavailable:
@@ -413,3 +446,8 @@ def _failed(entry: MediaDeletion) -> FailedMedia:
         else f"{descriptor['data']['bucket']}/{descriptor['path']}"
     )
     return FailedMedia(entry.media_uuid, descriptor, f"Fail to send request deleting {where}")
+
+
+def _left(entry: MediaDeletion) -> FailedMedia:
+    message = "The recording has too many media for one request: this one is deleted later, by itself."
+    return FailedMedia(entry.media_uuid, codec.decode(entry.descriptor), message)

@@ -8,10 +8,11 @@ import pytest
 
 from app.settings import StorageConfig, WebDavConfig
 from tests.media.test_players import LONG, ask
-from tests.support.faults import CountingStorage
+from tests.support.faults import Connection, CountingStorage, Request
 from tests.support.media import Media, post_media
-from tests.support.recordings import OPS_PATH
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording
 from tests.support.service import USERS, StartService, assert_error
+from tests.support.waiting import eventually
 
 SHARE = 4
 
@@ -85,3 +86,33 @@ async def test_a_player_that_reads_nothing_loses_its_stream_sooner_when_another_
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     assert (await media.play(Range="bytes=0-9")).status_code == 206
     writer.transport.abort()
+
+
+class SlowDeletions(CountingStorage):
+    """Each DELETE takes a while."""
+
+    async def answer(self, request: Request, connection: Connection) -> None:
+        if request.method == "DELETE":
+            await asyncio.sleep(0.05)
+        await super().answer(request, connection)
+
+
+async def test_a_deletion_of_very_many_media_answers_in_time_and_lets_another_pass(start_service: StartService) -> None:
+    async with SlowDeletions() as storage:
+        service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(storage.url),)), delete_seconds=2.0)
+        ops = service.client("ops")
+        urls = [storage.put(f"{i}.wav", 10) for i in range(900)]
+        files = [a_media_file(mediaDescriptor={"storage": "webDAV", "path": url}) for url in urls]
+        assert (await ops.post(OPS_PATH, json=a_recording("many", mediaFiles=files))).status_code == 201
+        other = a_media_file(mediaDescriptor={"storage": "webDAV", "path": storage.put("other.wav", 10)})
+        assert (await ops.post(OPS_PATH, json=a_recording("other", mediaFiles=[other]))).status_code == 201
+        many = asyncio.create_task(ops.delete(f"{OPS_PATH}/many", params={"subresources": "*"}))
+        await eventually(lambda: len(storage.sizes) < 900)
+        assert (await ops.delete(f"{OPS_PATH}/other", params={"subresources": "*"})).json() == {"statusCode": 0}
+        assert not many.done()
+        answer = (await many).json()
+        assert answer["statusCode"] == 7
+        assert 0 < len(answer["failed"]) == len(storage.sizes)
+        assert {failed["statusMessage"] for failed in answer["failed"]} == {
+            "The recording has too many media for one request: this one is deleted later, by itself."
+        }
