@@ -129,12 +129,11 @@ class AuditLog:
 
         Raises OSError when the file does not take the whole line.
         """
-        fcntl.flock(
-            descriptor, fcntl.LOCK_EX
-        )  # the other processes' lines must not come between the look and the write
+        # No line of another process may come between the look and the write.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             if not _ends_a_line(descriptor):
-                # A full disk took part of a line: no reader shall take the next one for the rest of it.
+                # A full disk took part of a line. Without an end it would become one with this line.
                 data = b"\n" + data
             if os.write(descriptor, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -60,7 +60,10 @@ class Dispatcher:
 
 
 def _forget_credentials(request: Request) -> None:
-    """Removes the password from what lasts as long as the request, or the connection: hours for a play."""
+    """Removes the password from what lasts as long as the request: hours for a play.
+
+    `app.server.protocol.Cycle` does the same with what lasts as long as the connection.
+    """
     headers = request.scope["headers"]
     headers[:] = [header for header in headers if header[0] != b"authorization"]
 

@@ -47,7 +47,7 @@ class Origins:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = Headers(raw=scope["headers"])
         origin = headers.get("origin")
         if origin is not None and self._allowed is not None and self._allowed.fullmatch(origin):
             await self._cors(scope, receive, send)

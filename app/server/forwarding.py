@@ -32,7 +32,7 @@ class ForwardedHeaders:
             if peer is not None:
                 client = peer
                 if self._trusts(peer):
-                    headers = Headers(scope=scope)
+                    headers = Headers(raw=scope["headers"])
                     client = self._client(peer, headers.getlist("x-forwarded-for"))
                     if (scheme := headers.get("x-forwarded-proto", "").strip()) in {"http", "https"}:
                         scope["scheme"] = scheme

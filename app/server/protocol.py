@@ -101,6 +101,10 @@ class Cycle(RequestResponseCycle):
             self.transport.abort()
 
     async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            # The connection keeps them until its next request, and nothing asks for credentials any more.
+            headers: Any = self.scope["headers"]
+            headers[:] = [header for header in headers if header[0] != b"authorization"]
         if self.scope["http_version"] == "1.0":
             self._unframe(message)
         await super().send(message)

@@ -1,6 +1,7 @@
 """Each operation leaves exactly one line in the audit log (docs/operations.md, "Read the audit log")."""
 
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -432,6 +434,36 @@ async def test_an_operation_that_answers_with_an_envelope(
     assert (line["operation"], line["outcome"], line["httpStatus"], line["statusCode"]) == expected
     assert (line["user"], line["contactCenter"], line["recordingId"]) == ("ops", "recordings", "a/b")
     assert line["resource"] == "screen-recordings"
+
+
+def headers_in_memory(name: bytes) -> list[bytes]:
+    """Returns the values of a header in every list of headers that this process holds."""
+    return [
+        item[1]
+        for found in gc.get_objects()
+        if type(found) is list
+        for item in found
+        if type(item) is tuple and len(item) == 2 and item[0] == name
+    ]
+
+
+async def test_a_play_and_an_idle_connection_hold_no_password(
+    played: Played, counting_storage: CountingStorage
+) -> None:
+    counting_storage.rate = 100_000
+    url = urlsplit(played.service.url)
+    request = f"GET %s HTTP/1.1\r\nHost: x\r\nX-Mark: here\r\nAuthorization: {basic('admin', 'admin-password')}\r\n\r\n"
+    writers = []
+    for path in (played.path, "/api/v2/recordings/missing"):
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        writers.append(writer)
+        writer.write((request % path).encode())
+        assert b"HTTP/1.1" in await reader.readuntil(b"\r\n\r\n")
+    values = headers_in_memory(b"authorization")
+    assert headers_in_memory(b"x-mark")
+    for writer in writers:
+        writer.close()
+    assert basic("admin", "admin-password").encode() not in values
 
 
 @pytest.mark.parametrize("is_right", [True, False])
