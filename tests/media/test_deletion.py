@@ -23,7 +23,7 @@ from app.store.repository import RecordingRepository
 from tests.support.faults import FaultServer
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
-from tests.support.service import Service, StartService, assert_error
+from tests.support.service import PATIENT, Service, StartService, assert_error
 from tests.support.storages import S3, WebDav, s3_storage, webdav_storage
 
 pytestmark = pytest.mark.emptied_indices
@@ -338,7 +338,7 @@ async def test_killed_process_leaves_each_recording_complete_or_deleted(
     settings: Settings, apache: WebDav, tmp_path: Path, open_store: Any, remembered: Remembered
 ) -> None:
     configured = webdav_storage(apache)
-    app = AppProcess(msgspec.structs.replace(settings, storage=configured), tmp_path)
+    app = AppProcess(msgspec.structs.replace(settings, storage=configured, **PATIENT), tmp_path)
     descriptors = {
         f"r{i}": [{"storage": "webDAV", "path": apache.put(f"killed/{i}-{j}.wav", b"media")} for j in range(3)]
         for i in range(200)

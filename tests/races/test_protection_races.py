@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.store.documents import document_id
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
-from tests.support.service import own_settings
+from tests.support.service import PATIENT, own_settings
 from tests.support.sizes import RACE_ROUNDS
 from tests.support.storages import WebDav, webdav_storage
 from tests.support.storages import apache as start_apache
@@ -66,7 +66,7 @@ class Cluster:
 async def cluster(elasticsearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     with start_apache() as media:
         async with own_settings(elasticsearch_url) as own:
-            settings = msgspec.structs.replace(own, storage=webdav_storage(media))
+            settings = msgspec.structs.replace(own, storage=webdav_storage(media), **PATIENT)
             processes = [AppProcess(settings, tmp_path_factory.mktemp("app")) for _ in range(3)]
             for process in processes:
                 await process.start()
@@ -191,7 +191,7 @@ async def test_concurrent_apply_and_arrival_of_a_screen_recording(cluster: Clust
 
 
 async def test_killed_processes_leave_each_group_fully_or_not_protected(settings: Settings, tmp_path: Path) -> None:
-    app = AppProcess(settings, tmp_path)
+    app = AppProcess(msgspec.structs.replace(settings, **PATIENT), tmp_path)
     groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(200)}
     await app.start()
     async with app.client("ops") as ops:
