@@ -156,6 +156,23 @@ async def test_one_file_under_two_names_stays_while_a_recording_needs_it(
         assert apache.exists("two-names/call.wav")
 
 
+async def test_a_file_name_in_a_folder_is_played_and_deleted(apache: WebDav, start_service: StartService) -> None:
+    service = await start_service(storage=webdav_storage(apache))
+    url = apache.put("screens/a b%20ü.mp4", b"a screen recording")
+    folder = apache.url_of("screens")
+    descriptor = {"storage": "webDAV", "path": "a b%20ü.mp4", "data": {"storagePath": folder}}
+    await post(service, "r", descriptor)
+    assert (await play(service, "r")).content == b"a screen recording"
+    read = (await service.client("ops").get(f"{OPS_PATH}/r")).json()["recording"]
+    assert read["mediaFiles"][0]["originalMediaDesc"] == descriptor
+    # Its URL names the same media file, so this update replaces it.
+    await post(service, "r", webdav(url))
+    assert len((await service.client("ops").get(f"{OPS_PATH}/r")).json()["recording"]["mediaFiles"]) == 1
+    await post(service, "r", descriptor)
+    assert await delete(service, "r") == 0
+    assert not apache.exists("screens/a b%20ü.mp4")
+
+
 async def test_a_404_counts_only_while_the_presence_url_answers(apache: WebDav, start_service: StartService) -> None:
     apache.put("presence/mounted", b"")
     url = apache.url_of("presence/x.wav")
