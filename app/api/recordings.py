@@ -84,8 +84,9 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
         async with services(request).searches.place(owner):
             page = await repository(request).search(scope, criteria, wanted, reserve)
         content: dict[str, object] = {NAMES[resource_of(request)].many: await _encoded(page.hits, addresses)}
-        here = f"{api_url(request)}{request.scope['path'].removeprefix(API)}"
-        response = envelope(content | dict(page_links(here, parameters, wanted, page)))
+        query = request.scope["query_string"].decode("latin-1")
+        url = f"{api_url(request)}{request.scope['path'].removeprefix(API)}?{query}"
+        response = envelope(content | dict(page_links(url, parameters, wanted, page)))
     except BaseException:
         for place in places:
             place.release()

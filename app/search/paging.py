@@ -38,10 +38,11 @@ T = TypeVar("T")
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The place just after or just before the recording with this start time (an instant) and id.
 
+    "until" is just before it too, when nothing followed that place.
     It only names a place, so a client that makes its own sees nothing that a search would not show it.
     """
 
-    direction: Literal["after", "before"]
+    direction: Literal["after", "before", "until"]
     start_time: int
     recording_id: str
 
@@ -84,7 +85,7 @@ class PageRequest:
     @property
     def is_backwards(self) -> bool:
         """Whether the hits are read in reversed order, from the recording that follows the page."""
-        return self.cursor is not None and self.cursor.direction == "before"
+        return self.cursor is not None and self.cursor.direction != "after"
 
     def body(self) -> dict[str, Any]:
         """Returns the part of a search's body that selects the page and one hit more.
@@ -102,7 +103,8 @@ class PageRequest:
         """Returns the page that a search for `body` has found; `left_out` hits follow that are too large for it."""
         page, more = list(hits[: self.limit]), len(hits) > self.limit or left_out > 0
         if self.is_backwards:
-            return Page(page[::-1], more, bool(page), is_bounded)
+            ends = self.cursor is not None and self.cursor.direction == "until"
+            return Page(page[::-1], more, bool(page) and not ends, is_bounded)
         return Page(page, self.offset > 0, more, is_bounded)
 
 
@@ -137,17 +139,17 @@ def unpacked(parameters: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]
 
 
 def page_links(
-    here: str, parameters: Sequence[tuple[str, str]], request: PageRequest, page: Page[Recording]
+    url: str, parameters: Sequence[tuple[str, str]], request: PageRequest, page: Page[Recording]
 ) -> Iterator[tuple[str, str]]:
-    """Yields `prevUri` and `nextUri`, as far as there are such pages; `here` is the URL of the search without query.
+    """Yields `prevUri` and `nextUri`, as far as there are such pages; `url` is that of the request, with its query.
 
-    A link keeps every parameter of the request except the place. When it would become too long for a proxy, it holds
-    them packed in its cursor.
+    A link keeps every parameter of the request except the place. When it would become too long for a proxy, and the
+    request was not, it holds them packed in its cursor.
     """
     if page.more_before:
-        yield "prevUri", _link(here, parameters, max(request.offset - request.limit, 0), _before(request, page))
+        yield "prevUri", _link(url, parameters, max(request.offset - request.limit, 0), _before(request, page))
     if page.more_after:
-        yield "nextUri", _link(here, parameters, request.offset + len(page.hits), _cursor("after", page.hits[-1]))
+        yield "nextUri", _link(url, parameters, request.offset + len(page.hits), _cursor("after", page.hits[-1]))
 
 
 def _before(request: PageRequest, page: Page[Recording]) -> Cursor | None:
@@ -160,19 +162,21 @@ def _before(request: PageRequest, page: Page[Recording]) -> Cursor | None:
         return _cursor("before", page.hits[0])
     # An empty page has no place but the requested one.
     last = _cursor("before", page.hits[:repeated][-1]) if page.hits else request.cursor
+    is_end = not page.more_after and repeated >= len(page.hits)
     # No id stands between an id and the same with a NUL behind it, so the recording itself is before that place.
-    return last and Cursor("before", last.start_time, last.recording_id + "\0")
+    return last and Cursor("until" if is_end else "before", last.start_time, last.recording_id + "\0")
 
 
 def _cursor(direction: Literal["after", "before"], recording: Recording) -> Cursor:
     return Cursor(direction, parse_instant(recording["startTime"]), recording["id"])
 
 
-def _link(here: str, parameters: Sequence[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:
+def _link(url: str, parameters: Sequence[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:
+    here = url.partition("?")[0]
     kept = [(name, value) for name, value in parameters if name not in {"offset", "cursor"}]
     place = [("cursor", cursor.encode())] if cursor else []
     link = f"{here}?{_query_string([*kept, ('offset', str(offset)), *place])}"
-    if len(link) > _MAX_LINK_LENGTH:
+    if len(link) > _MAX_LINK_LENGTH >= len(url):
         packed = _PACKED + _to_base64(zlib.compress(msgspec.msgpack.encode([*kept, *place]), 9))
         link = f"{here}?{_query_string([('offset', str(offset)), ('cursor', packed)])}"
     return link

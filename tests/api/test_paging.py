@@ -247,6 +247,7 @@ async def test_a_step_back_to_the_first_page_skips_nothing_while_others_arrive(
     await store_many(elasticsearch, settings, [recording_at(f"new{i:02}", -100 + 1000 * (12 - i)) for i in range(12)])
     page = await admin.get(page.json()["prevUri"])
     assert ids(page) == ten
+    assert "nextUri" not in page.json()
     page = await admin.get(page.json()["prevUri"])
     assert ids(page) == [f"new{i:02}" for i in range(2, 12)]
     page = await admin.get(page.json()["prevUri"])
@@ -306,6 +307,13 @@ async def test_links_are_shorter_than_8000_bytes_if_the_request_was(
         seen += ids(page)
         uri = page.json()[link]
     assert seen == [*expected[:4], expected[4], *expected[2:4]]
+
+
+async def test_links_of_a_longer_request_keep_every_parameter(admin: httpx.AsyncClient, ten: list[str]) -> None:
+    names = f"Dima {chr(0xE9) * 4_900}"
+    page = await admin.get(PATH, params={"userName": names, "limit": 4})
+    assert parameters(page.json()["nextUri"])["userName"] == [names]
+    assert ids(await admin.get(page.json()["nextUri"])) == ten[4:8]
 
 
 def packed(parameters: Any) -> str:
