@@ -24,8 +24,20 @@ from app.recordings.identity import Resource
 from app.settings import ConfigurationError
 
 # "protection" is an attempt that was refused before it said whether it was to apply or to unapply. "request" is
-# one that was refused before its path was looked at.
-Operation = Literal["play", "delete", "delete-media", "purge", "apply", "unapply", "protection", "request"]
+# one that was refused before its path was looked at, "ops-post" a POST that was not stored.
+Operation = Literal[
+    "play",
+    "delete",
+    "delete-media",
+    "purge",
+    "apply",
+    "unapply",
+    "protection",
+    "create",
+    "update",
+    "ops-post",
+    "request",
+]
 Outcome = Literal["success", "refused", "failed"]
 
 log = logging.getLogger("recall.audit")
@@ -64,6 +76,10 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     path: str | UnsetType = UNSET  # if the operation is "request"
     with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
     screen_recordings: list[str] | UnsetType = UNSET  # the ids of those that "apply" or "unapply" took along
+    # Only posts have these: the paths of what an update changed, and the SHA-256 of the recording before and after.
+    changed: list[str] | UnsetType = UNSET
+    digest_before: str | UnsetType = UNSET
+    digest_after: str | UnsetType = UNSET
     # Only plays have these, and deletions of media objects `media`.
     media: str | UnsetType = UNSET  # the last segment of the path of a play, or its UUID
     media_id: str | UnsetType = UNSET

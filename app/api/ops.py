@@ -29,9 +29,11 @@ from app.api.responses import envelope
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import Actor, FailedMedia
 from app.media.location import LocationNotAllowed, check_key, resolve_location
+from app.recordings.changes import changed_paths, content_digest
+from app.recordings.dates import format_instant
 from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, parse_recording
-from app.recordings.render import MediaAddresses
+from app.recordings.render import MediaAddresses, render
 from app.settings import StorageConfig
 
 
@@ -106,9 +108,39 @@ async def _post(request: Request, posted: Recording, *, created_status: int) -> 
     wait_for_refresh = _wait_for_refresh(request)
     resource = resource_of(request)
     _check_storages(posted, services(request).settings.storage)
-    created = await repository(request).save(contact_center, posted, wait_for_refresh=wait_for_refresh)
+    entry = audit_entry(request)
+    entry.recording_id = posted["id"]
+    before, after = await repository(request).save(
+        contact_center, posted, by=user_of(request).name, wait_for_refresh=wait_for_refresh
+    )
+    entry.digest_after = content_digest(after)
+    if before is None:
+        entry.operation = "create"
+    else:
+        entry.operation = "update"
+        entry.digest_before, entry.changed = content_digest(before), changed_paths(before, after)
     path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
-    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=created_status if created else 200)
+    status = created_status if before is None else 200
+    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=status)
+
+
+async def versions(request: Request) -> Response:
+    """`GET /ops/contact-centers/{cc}/recordings/{id}/versions`: what it said while it was protected, oldest first."""
+    recordings = repository(request)
+    stored = await recordings.get(scope_of(request), path_segment(request, "id"))
+    addresses = _ops_addresses(request)
+    return envelope(
+        {
+            "versions": [
+                {
+                    "at": format_instant(former.at),
+                    "by": former.by,
+                    "recording": render(former.content(), addresses),
+                }
+                for former in await recordings.versions(stored)
+            ]
+        }
+    )
 
 
 def _check_storages(posted: Recording, configured: StorageConfig) -> None:

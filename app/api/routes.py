@@ -29,10 +29,11 @@ _PROTECT = Method(
 )
 _OPS_SEARCH = Method(handler=ops.search, operation="ops-search", audit=None)
 _OPS_READ = Method(handler=ops.read, operation="ops-read", audit=None)
-_OPS_POST = Method(handler=ops.post, operation="ops-post", audit=None)
+_OPS_POST = Method(handler=ops.post, operation="ops-post", audit="ops-post")
+_OPS_VERSIONS = Method(handler=ops.versions, operation="ops-read", audit=None)
 _OPS_DELETE = Method(handler=ops.delete, operation="ops-delete", audit="delete")
 _OPS_PLAY = Method(handler=playback.play, operation="ops-play", audit="play")
-_INTERNAL_POST = Method(handler=ops.post_internal, operation="ops-post", audit=None)
+_INTERNAL_POST = Method(handler=ops.post_internal, operation="ops-post", audit="ops-post")
 
 # A path stands before the patterns that match it too.
 ENDPOINTS: Sequence[Endpoint] = (
@@ -97,6 +98,13 @@ ENDPOINTS: Sequence[Endpoint] = (
         post=_OPS_POST,
     ),
     Endpoint(
+        name="ops-recording-versions",
+        path=f"{_OPS}/recordings/{{id}}/versions",
+        authentication="basic",
+        resource="recordings",
+        get=_OPS_VERSIONS,
+    ),
+    Endpoint(
         name="ops-recording",
         path=f"{_OPS}/recordings/{{id}}",
         authentication="basic",
@@ -120,6 +128,13 @@ ENDPOINTS: Sequence[Endpoint] = (
         resource="screen-recordings",
         get=_OPS_SEARCH,
         post=_OPS_POST,
+    ),
+    Endpoint(
+        name="ops-screen-recording-versions",
+        path=f"{_OPS}/screen-recordings/{{id}}/versions",
+        authentication="basic",
+        resource="screen-recordings",
+        get=_OPS_VERSIONS,
     ),
     Endpoint(
         name="ops-screen-recording",

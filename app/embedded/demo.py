@@ -118,7 +118,7 @@ async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path
             first = recording["mediaFiles"][0]
             size = str((folder / name).stat().st_size)
             recording["mediaFiles"] = [{**first, "mediaDescriptor": descriptor, "type": "audio/wav", "size": size}]
-            await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording))
+            await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording), by="demo")
         await client.indices.refresh(index=f"{settings.index_prefix}-*")
 
 

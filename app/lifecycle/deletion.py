@@ -218,6 +218,10 @@ class Deletion:
                 deletable.append(stored)
         entries = {stored.document_id: _entries(resource, stored) if with_media else [] for stored in deletable}
         await self._journal.add([entry for some in entries.values() for entry in some])
+        versions = self._repositories[resource].version_store
+        # Only a recording that was once protected has former versions.
+        histories = {stored.document_id: stored.protection.history for stored in deletable if stored.protection}
+        await versions.begin_deletion([*histories.items()])
         unchanged = await self._repositories[resource].delete(deletable) if deletable else []
         gone = []
         for stored, deleted in zip(deletable, unchanged, strict=True):
@@ -229,6 +233,11 @@ class Deletion:
         await self._journal.remove(
             [entry for document, some in entries.items() if document in outcomes for entry in some]
         )
+        try:
+            for document, history in histories.items():
+                await (versions.delete if document in gone else versions.keep)(document, history)
+        except ElasticsearchUnavailable:
+            log.warning("former versions of deleted recordings are left; a sweep will delete them")
         objects = [entry for document in gone for entry in entries[document]]
         failed = await self._delete_objects(objects, by, until=begun + seconds)
         for document in gone:
@@ -251,6 +260,7 @@ class Deletion:
         """
         swept = SweepResult()
         await self._claims.expire()
+        await self._delete_versions(now_milliseconds() - (_GRACE if only_due else 0))
         async for batch in self._journal.claim(now_milliseconds() if only_due else None):
             orphans = [entry for entry in batch if not await self._revived(entry)]
             failed = await self._delete_objects(orphans, _SWEEP, swept)
@@ -261,6 +271,14 @@ class Deletion:
             if is_over():
                 break
         return swept
+
+    async def _delete_versions(self, before: int) -> None:
+        """Deletes the former versions of recordings whose deletion was interrupted."""
+        for repository in self._repositories.values():
+            for document, history in await repository.version_store.deletions(before):
+                stored = await repository.read(document)
+                exists = stored is not None and stored.protection is not None and stored.protection.history == history
+                await (repository.version_store.keep if exists else repository.version_store.delete)(document, history)
 
     async def _revived(self, entry: MediaDeletion) -> bool:
         """Returns whether the recording was not deleted; then this attempt to delete it never succeeds either.

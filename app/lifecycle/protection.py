@@ -80,6 +80,7 @@ class Protection:
                 taken=tuple(pending),
                 by=by,
                 reason=reason,
+                history=protection.history if protection else uuid4().hex,
             )
             return _marked(stored, change, protect=protect)
 
@@ -152,7 +153,12 @@ class Protection:
                 return None  # it was never taken along
             holders[holder] = Hold(change.decided_at, change.change_id, protect, change.by, change.reason)
             latest = change if before is None or before.is_before(change) else before
-            followed = ProtectionChange(latest.decided_at, latest.change_id, holders=holders)
+            followed = ProtectionChange(
+                latest.decided_at,
+                latest.change_id,
+                holders=holders,
+                history=before.history if before else uuid4().hex,
+            )
             return _marked(stored, followed, protect=followed.is_held())
 
         async with self._slots:

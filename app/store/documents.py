@@ -34,6 +34,8 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     Of a recording: `pending` are the document ids of the screen recordings that have not followed this change yet,
     `taken` of all that its hold has taken along. Of a screen recording: `holders` are the latest changes that it has
     followed, by the document id of the recording. Version 0.1.0 stored neither `taken` nor `holders`.
+
+    `history` is made with the first change, and stays. It names the recording in `app.store.versions`.
     """
 
     decided_at: int
@@ -43,6 +45,7 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     holders: dict[str, Hold] = {}
     by: str = ""
     reason: str | None = None
+    history: str = ""
 
     def is_before(self, other: "ProtectionChange") -> bool:
         return (self.decided_at, self.change_id) < (other.decided_at, other.change_id)

@@ -23,6 +23,7 @@ _MAPPING_FILES = {
     "screen-recordings": "recordings.json",
     "media-deletions": "media-deletions.json",
     "media-claims": "media-claims.json",
+    "recording-versions": "recording-versions.json",
 }
 
 RESOURCES = tuple(_MAPPING_FILES)

@@ -31,6 +31,7 @@ from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocke
 from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
 from app.store.indices import alias, refresh
 from app.store.pages import BoundedSearch, Reserve, unlimited
+from app.store.versions import FormerVersion, VersionStore, says_the_same
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class RecordingRepository:
         )
         # A write that waits for a refresh keeps its connection, so half of the connections are left for other requests.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
+        self.version_store = VersionStore(client, settings, resource)
         self._claims = MediaClaims(client, settings)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -186,8 +188,13 @@ class RecordingRepository:
         )
         return [_stored(hit) for hit in response["hits"]["hits"]]
 
-    async def save(self, contact_center: str, posted: Recording, *, wait_for_refresh: bool = False) -> bool:
-        """Creates the recording, or merges what was posted into it; returns whether it was created.
+    async def save(
+        self, contact_center: str, posted: Recording, *, by: str, wait_for_refresh: bool = False
+    ) -> tuple[Recording | None, Recording]:
+        """Creates the recording, or merges what was posted into it; `by` is the user's name.
+
+        Returns the recording before (None if it was created) and after. An update that changes what a protected
+        recording says keeps the former version.
 
         A client may post for any region, so this takes no scope. On return the recording is stored, and searchable too
         with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed what is allowed, and
@@ -210,10 +217,15 @@ class RecordingRepository:
                 blocked_timeout=self._write_seconds,
                 max_bytes=MAX_DOCUMENT_BYTES,
                 wait_for_refresh=wait_for_refresh,
+                versions_by=by,
             )
         assert update is not None
         await self.keep_media([update.recording])
-        return before is None
+        return before.recording if before else None, update.recording
+
+    async def versions(self, stored: StoredRecording) -> list[FormerVersion]:
+        """Returns what a recording said before updates while it was protected, oldest first."""
+        return await self.version_store.of(stored.document_id, stored.version, _history(stored), stored.recording)
 
     async def keep_media(self, recordings: Iterable[Recording]) -> None:
         """Returns when no deletion that began before can delete a media object of these stored recordings any more.
@@ -248,12 +260,14 @@ class RecordingRepository:
         blocked_timeout: float = 0.0,
         max_bytes: float = math.inf,
         wait_for_refresh: bool = False,
+        versions_by: str | None = None,
     ) -> Updated:
         """Reads a recording by document id, applies a change, and stores the result if nothing else changed meanwhile.
 
         `change` gets the stored recording, or None, and returns what to store, or None for nothing. It must not
         write: after a conflict it is called again with the new state. With `create_first` its first call gets None
         without a read. While the index is blocked for writes, attempts continue for `blocked_timeout` seconds.
+        With `versions_by`, the user's name, the former version of a protected recording is kept if it says otherwise.
         Raises RecordingTooLarge for a document of more than `max_bytes` bytes.
         """
         conflicts = conflict_backoff()
@@ -268,6 +282,7 @@ class RecordingRepository:
             if len(body) > max_bytes:
                 raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
             version = stored.version if stored else None
+            kept = await self._keep_version(stored, update, versions_by) if stored and versions_by is not None else None
             seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
             async with store_errors(seconds):
                 try:
@@ -280,7 +295,15 @@ class RecordingRepository:
                         raise ElasticsearchUnavailable from error
                 else:
                     return stored, update
+            if kept is not None:
+                await self.version_store.remove(kept)
             unread = False
+
+    async def _keep_version(self, stored: StoredRecording, update: Update, by: str) -> str | None:
+        """Stores what a protected recording says before it says otherwise. Returns the key of the version."""
+        if not stored.recording.get("nonDelete") or says_the_same(stored.recording, update.recording):
+            return None
+        return await self.version_store.add(stored.document_id, stored.version, _history(stored), stored.recording, by)
 
     def _turn(self, _id: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
         """Returns the lock of a save.
@@ -397,6 +420,10 @@ class RecordingRepository:
         async with store_errors(self._seconds):
             answer: dict[str, Any] = (await self._client.mget(body=body)).body
         return answer
+
+
+def _history(stored: StoredRecording) -> str:
+    return stored.protection.history if stored.protection else ""
 
 
 def conflict_backoff() -> Backoff:

@@ -36,6 +36,7 @@ from app.audit import AuditLog, Entry
 from app.errors import ElasticsearchUnavailable, InsufficientRole, MissingParameter, NotAuthenticated, RecordingNotFound
 from app.main import create_app
 from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig
+from tests.support.audit import lines_but_posts
 from tests.support.faults import CountingStorage, FaultServer
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
 from tests.support.service import USERS, Service, StartService, basic
@@ -65,7 +66,7 @@ class Played:
         self.path = ""
 
     def lines(self) -> list[dict[str, Any]]:
-        return [msgspec.json.decode(line) for line in self.file.read_bytes().split(b"\n") if line]
+        return lines_but_posts(self.file)
 
     async def post(self, url: str) -> None:
         media = a_media_file(mediaDescriptor={"storage": "webDAV", "path": url}, mediaId="the media")

@@ -5,13 +5,13 @@ import json
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings, User
 from app.store.documents import ProtectionChange, document_id, from_source, to_document
 from app.store.indices import alias
+from tests.support.audit import lines_but_posts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import Service, StartService, assert_error, hash_password
 
@@ -347,7 +347,7 @@ async def test_the_audit_names_the_screen_recordings_that_were_taken_along(
         await post(ops, SCREENS_PATH, screen, "call")
     for recording, body in (("r", APPLY), ("r", APPLY), ("r", UNAPPLY), ("alone", APPLY), ("missing", APPLY)):
         await admin.post(f"/api/v2/recordings/{recording}", json=body)
-    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    lines = lines_but_posts(file)
     assert [(line["operation"], line["recordingId"], sorted(line["screenRecordings"])) for line in lines] == [
         ("apply", "r", ["s 2", "s/1"]),
         ("apply", "r", []),
@@ -373,7 +373,7 @@ async def test_each_attempt_is_one_audit_line(start_service: StartService, tmp_p
     await admin.post(path, json={"operationName": "unapplyNonDeletion"})
     await ops.delete(f"{SCREENS_PATH}/s")
     await ops.delete(f"{OPS_PATH}/r", params={"subresources": "*"})
-    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    lines = lines_but_posts(file)
     assert [
         (line["user"], line["operation"], line["resource"], line["recordingId"], line["outcome"], line["statusCode"])
         for line in lines

@@ -1,0 +1,39 @@
+"""What an update changed in a recording: for the audit log."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+from app import codec
+from app.recordings.model import Recording
+
+_MAX_PATHS = 50
+
+
+def changed_paths(before: Recording, after: Recording) -> list[str]:
+    """Returns the paths of what differs, as `mediaFiles[0].startTime`; of more than 50 the first, and `…`."""
+    paths: list[str] = []
+    for path in _differences("", before, after):
+        if len(paths) == _MAX_PATHS:
+            return [*paths, "…"]
+        paths.append(path)
+    return paths
+
+
+def content_digest(recording: Recording) -> str:
+    """Returns the SHA-256 of a recording in its stored form, in hexadecimal digits."""
+    return sha256(codec.encode(recording)).hexdigest()
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
+    if before == after:
+        return
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            yield from _differences(f"{path}.{key}" if path else key, before.get(key), after.get(key))
+    elif isinstance(before, list) and isinstance(after, list):
+        for i in range(max(len(before), len(after))):
+            both = [values[i] if i < len(values) else None for values in (before, after)]
+            yield from _differences(f"{path}[{i}]", *both)
+    else:
+        yield path

@@ -1,0 +1,143 @@
+"""Former versions of protected recordings (docs/contract.md section 4)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from elasticsearch import AsyncElasticsearch
+from prometheus_client import CollectorRegistry
+
+from app.audit import AuditLog
+from app.auth.scope import Scope
+from app.errors import ElasticsearchUnavailable
+from app.services import open_services
+from app.settings import Settings
+from app.store.document_store import DocumentWriter
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording
+from tests.support.service import PATIENT, StartService, assert_error
+
+APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
+
+
+async def post(ops: httpx.AsyncClient, **attributes: Any) -> None:
+    assert (await ops.post(OPS_PATH, json=a_recording("r", **attributes))).status_code in {200, 201}
+
+
+async def protect(admin: httpx.AsyncClient, operation: dict[str, str] = APPLY) -> None:
+    assert (await admin.post("/api/v2/recordings/r", json=operation)).status_code == 200
+
+
+async def versions(ops: httpx.AsyncClient) -> list[dict[str, Any]]:
+    response = await ops.get(f"{OPS_PATH}/r/versions")
+    assert response.status_code == 200, response.text
+    assert response.json()["statusCode"] == 0
+    found: list[dict[str, Any]] = response.json()["versions"]
+    return found
+
+
+def notes(found: list[dict[str, Any]]) -> list[str]:
+    return [version["recording"]["note"] for version in found]
+
+
+async def test_an_update_of_a_protected_recording_keeps_what_it_said(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post(ops, note="unprotected")
+    await post(ops, note="a")
+    await protect(admin)
+    assert await versions(ops) == []
+    await post(ops, note="b")
+    await post(ops, note="b")  # says the same
+    await protect(admin)
+    await post(ops, note="a")
+    await post(ops, note="c", callerPhoneNumber="+1")
+    found = await versions(ops)
+    assert notes(found) == ["a", "b", "a"]
+    assert {version["by"] for version in found} == {"ops"}
+    assert [version["at"] for version in found] == sorted(version["at"] for version in found)
+    assert found[0]["recording"]["callerPhoneNumber"] == "+16504668888"
+    assert "originalMediaDesc" in found[0]["recording"]["mediaFiles"][0]
+    await protect(admin, UNAPPLY)
+    await post(ops, note="d")
+    assert notes(await versions(ops)) == ["a", "b", "a"]
+
+
+async def test_versions_go_with_the_recording(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    await post(ops, note="a")
+    await protect(admin)
+    await post(ops, note="b")
+    await protect(admin, UNAPPLY)
+    assert (await ops.delete(f"{OPS_PATH}/r")).json() == {"statusCode": 0}
+    assert_error(await ops.get(f"{OPS_PATH}/r/versions"), 404, 6)
+    index = f"{settings.index_prefix}-recording-versions"
+    await elasticsearch.indices.refresh(index=index)
+    assert (await elasticsearch.count(index=index))["count"] == 0
+    await post(ops, note="another recording")
+    assert await versions(ops) == []
+
+
+async def test_versions_that_a_killed_deletion_left_belong_to_no_later_recording(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    await post(ops, note="a")
+    await protect(admin)
+    await post(ops, note="b")
+    await protect(admin, UNAPPLY)
+    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+        repository = services.repositories["recordings"]
+        stored = await repository.get(Scope(CONTACT_CENTER, REGION), "r")
+        assert stored.protection is not None
+        await repository.version_store.begin_deletion([(stored.document_id, stored.protection.history)])
+        assert await repository.delete([stored]) == [True]
+        await post(ops, note="another recording")
+        await protect(admin)
+        assert await versions(ops) == []
+        await services.deletion.sweep(only_due=False)
+    index = f"{settings.index_prefix}-recording-versions"
+    await elasticsearch.indices.refresh(index=index)
+    assert (await elasticsearch.count(index=index))["count"] == 0
+
+
+async def test_an_update_that_was_not_stored_leaves_no_version(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, settings: Settings
+) -> None:
+    await post(ops, note="a")
+    await protect(admin)
+    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+        repository = services.repositories["recordings"]
+        stored = await repository.get(Scope(CONTACT_CENTER, REGION), "r")
+
+        async def fail(*_: Any, **__: Any) -> None:
+            raise TimeoutError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DocumentWriter, "put", fail)
+            with pytest.raises(ElasticsearchUnavailable):
+                await repository.save(
+                    CONTACT_CENTER, {**stored.recording, "note": "b"}, by="killed", wait_for_refresh=True
+                )
+    assert await versions(ops) == []
+    await protect(admin, UNAPPLY)
+    assert await versions(ops) == []
+    await protect(admin)
+    await post(ops, note="c")
+    assert [(version["recording"]["note"], version["by"]) for version in await versions(ops)] == [("a", "ops")]
+
+
+async def test_posts_are_audited_with_what_they_changed(start_service: StartService, tmp_path: Path) -> None:
+    service = await start_service(audit_log=str(tmp_path / "audit.log"), **PATIENT)
+    ops = service.client("ops")
+    await post(ops, note="a")
+    await post(ops, note="b", callerPhoneNumber="+1")
+    assert (await ops.post(OPS_PATH, json={"id": "r"})).status_code == 400
+    lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    created, updated, refused = lines
+    assert (created["operation"], created["recordingId"], created["outcome"]) == ("create", "r", "success")
+    assert (updated["operation"], updated["recordingId"], updated["outcome"]) == ("update", "r", "success")
+    assert updated["changed"] == ["callerPhoneNumber", "note"]
+    assert updated["digestBefore"] == created["digestAfter"] != updated["digestAfter"]
+    assert (refused["operation"], refused["outcome"]) == ("ops-post", "refused")
