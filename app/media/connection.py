@@ -124,12 +124,12 @@ class Connection(asyncio.Protocol):
         if self._tls is None:
             self._ended_cleanly = True
         else:
-            self._fail("the storage ended the connection without TLS's close_notify")
+            self._fail("it ended the connection without TLS's close_notify")
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
-        self._fail(f"the storage ended the connection{f': {error}' if error else ''}")
+        self._fail(f"it ended the connection{f': {error}' if error else ''}")
         self._wake()
         for call in self._when_lost:
             call()

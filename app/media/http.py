@@ -61,8 +61,9 @@ class Answer(NamedTuple):
 class HttpStream:
     """An answer whose body is read from its connection. See `app.media.stream.MediaStream`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
+        storage: str,
         connection: Connection,
         head: "_Head",
         framing: "_Framing",
@@ -74,6 +75,7 @@ class HttpStream:
         self.length = framing if isinstance(framing, int) else None
         self.may_be_kept = head.may_be_kept and self.length is not None
         self.sent_too_much = False
+        self._storage = storage
         self._connection = connection
         self._arrived = head.surplus
         self._left = self.length
@@ -97,10 +99,11 @@ class HttpStream:
             return await self._read()
         except ConnectionBroken as error:
             self.close()
-            raise MediaStorageFailed(str(error)) from error
+            raise MediaStorageFailed(f"media storage {self._storage}: {error}") from error
         except TimeoutError:
             self.close()
-            raise MediaStorageTimeout(f"the storage has sent nothing for {self._timeout:g} seconds") from None
+            reason = f"media storage {self._storage}: it has sent nothing for {self._timeout:g} seconds"
+            raise MediaStorageTimeout(reason) from None
 
     def close(self) -> None:
         """Ends the connection, unless the body has been read to its end."""
@@ -128,7 +131,7 @@ class HttpStream:
 
     def _counted(self, data: bytes, left: int) -> bytes:
         if not data:
-            raise ConnectionBroken(f"the storage ended the connection {left} bytes before the end of the body")
+            raise ConnectionBroken(f"it ended the connection {left} bytes before the end of the body")
         self.sent_too_much = len(data) > left
         data = data[:left]
         self._left = left - len(data)
@@ -210,12 +213,12 @@ class _Chunks:
     def decode(self, data: bytes) -> bytes:
         """The bytes of the body that `data` holds. Raises ConnectionBroken."""
         if not data:
-            raise ConnectionBroken("the storage ended the connection in the middle of a body in chunks")
+            raise ConnectionBroken("it ended the connection in the middle of a body in chunks")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self.is_complete:  # or it is about what came behind the end
-                raise ConnectionBroken(f"a chunk of the storage is malformed: {error}") from None
+                raise ConnectionBroken(f"a chunk is malformed: {error}") from None
         body = b"".join(self._events.body)
         self._events.body.clear()
         self._without_body = 0 if body else self._without_body + len(data)
@@ -372,10 +375,8 @@ class HttpPool:
             else:
                 self._end(connection, places)
             raise
-        opened = connection
-        return HttpStream(
-            connection, head, framing, lambda stream: self._end_of(stream, origin, opened, places), self._stall_seconds
-        )
+        end = functools.partial(self._end_of, origin=origin, connection=connection, places=places)
+        return HttpStream(self._name, connection, head, framing, end, self._stall_seconds)
 
     async def _connect(self, origin: "_Origin") -> Connection:
         try:

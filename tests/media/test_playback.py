@@ -190,12 +190,14 @@ async def test_storage_failure_before_the_first_byte_is_an_error(
 
 @pytest.mark.parametrize("fault", ["stall-in-body", "short-body", "reset-in-body"])
 async def test_storage_failure_in_the_body_ends_the_connection(
-    faulty: Service, faults: FaultServer, fault: str
+    faulty: Service, faults: FaultServer, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     media = await post_media(faulty, {"storage": "webDAV", "path": faults.url_of(fault)})
     with pytest.raises(httpx.RemoteProtocolError):
         await media.play()
     await eventually(lambda: faults.open_connections == 0)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "app.media.response"]
+    assert f"media storage {faults.url}: it" in line
 
 
 async def test_storage_without_ranges_sends_the_whole_file(faulty: Service, faults: FaultServer) -> None:

@@ -7,11 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 import uvicorn
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
 from elastic_transport import AsyncTransport
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -62,18 +58,6 @@ def test_uvicorn_cycle_internals() -> None:
     for name in ("pause_reading", "resume_reading"):
         assert callable(getattr(FlowControl, name))
     assert {"read_paused", "write_paused"} <= set(FlowControl.__init__.__code__.co_names)
-
-
-def test_aiohttp_client_connection_internals() -> None:
-    """app/media/http.py takes the place of aiohttp's protocol while it reads a body."""
-    assert issubclass(ResponseHandler, BaseProtocol)
-    for name in ("pause_reading", "resume_reading"):
-        assert parameters(getattr(ResponseHandler, name))[0] == "self"
-    assert parameters(ResponseHandler.connection_lost) == ["self", "exc"]
-    for owner, name in ((Connection, "transport"), (Connection, "protocol"), (aiohttp.ClientResponse, "connection")):
-        assert isinstance(inspect.getattr_static(owner, name), property), name
-    for name in ("read_nowait", "readany", "feed_eof"):
-        assert callable(getattr(aiohttp.StreamReader, name))
 
 
 def test_elastic_transport_request_internals() -> None:
