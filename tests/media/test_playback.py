@@ -9,7 +9,7 @@ import pytest
 from app.settings import StorageConfig, WebDavConfig
 from tests.support.faults import CountingStorage, FaultServer, Trap
 from tests.support.media import Media, post_media
-from tests.support.service import Service, StartService, assert_error
+from tests.support.service import PATIENT, Service, StartService, assert_error
 from tests.support.sizes import MEDIA_RANGES
 from tests.support.storages import WebDav, s3_storage, webdav_storage
 from tests.support.waiting import eventually
@@ -209,7 +209,7 @@ async def test_storage_without_ranges_sends_the_whole_file(faulty: Service, faul
 
 async def test_stalled_player_frees_the_storage(start_service: StartService, counting_storage: CountingStorage) -> None:
     service = await start_service(
-        storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)), player_stall_seconds=0.5
+        storage=StorageConfig(webdav=(WebDavConfig(counting_storage.url),)), player_stall_seconds=0.5, **PATIENT
     )
     media = await post_media(service, {"storage": "webDAV", "path": counting_storage.put("long.wav", 200_000_000)})
     async with media.admin.stream("GET", media.path) as response:
