@@ -235,7 +235,7 @@ async def test_a_play_that_its_player_leaves(played: Played, counting_storage: C
 
 
 async def test_an_error_of_ours_is_a_line_too(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.playback._media_file", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.api.playback.media_file_named", lambda *_: 1 / 0)
     assert (await played.admin.get(played.path)).status_code == 500
     played.only_line(outcome="failed", httpStatus=500, statusCode=4)
 
