@@ -1,9 +1,31 @@
 """Tasks that run beside the requests of a process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What is larger is worked on in a thread, so that it delays other requests by milliseconds and not by a second.
+_LARGE_BYTES = 64 * 1024
+# Whenever the event loop needs the interpreter's lock, the thread gives it up after this many seconds.
+_SWITCH_SECONDS = 0.001
+
+# One thread: large requests wait for each other, not for a processor that the others need.
+_thread = ThreadPoolExecutor(1, "large", initializer=lambda: sys.setswitchinterval(_SWITCH_SECONDS))
+
+
+async def apart(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Returns what `work` returns, which does not wait for anything; if it is about many bytes, a thread does it."""
+    if size < _LARGE_BYTES:
+        return work(*args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_thread, partial(work, *args, **kwargs))
+
 
 # Less than 5 ms of work on JSON.
 _BYTES_OF_A_TURN = 256 * 1024

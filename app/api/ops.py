@@ -15,6 +15,7 @@ from app.api.requests import (
     address_of,
     api_url,
     base_url,
+    body_size,
     contact_center_of,
     json_body,
     path_segment,
@@ -26,6 +27,8 @@ from app.api.requests import (
     user_of,
 )
 from app.api.responses import envelope
+from app.audit import Entry
+from app.background import apart
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import Actor, FailedMedia
 from app.media.location import LocationNotAllowed, check_key, resolve_location
@@ -94,12 +97,14 @@ async def post(request: Request) -> Response:
     body = await json_body(request)
     if isinstance(body, dict) and "id" not in body and body.get("operationName") == "createCRCF":
         return envelope({})  # it prepared the tables of a contact center
-    return await _post(request, parse_recording(body, resource_of(request)), created_status=201)
+    posted = await apart(body_size(request), parse_recording, body, resource_of(request))
+    return await _post(request, posted, created_status=201)
 
 
 async def post_internal(request: Request) -> Response:
     """`POST /internal-api/contact-centers/{cc}/recordings`: recorders that exist take only 200 for success."""
-    posted = parse_recording(await json_body(request), resource_of(request), needs_events=False)
+    body = await json_body(request)
+    posted = await apart(body_size(request), parse_recording, body, resource_of(request), needs_events=False)
     return await _post(request, posted, created_status=200)
 
 
@@ -107,21 +112,26 @@ async def _post(request: Request, posted: Recording, *, created_status: int) -> 
     contact_center = contact_center_of(request)
     wait_for_refresh = _wait_for_refresh(request)
     resource = resource_of(request)
-    _check_storages(posted, services(request).settings.storage)
+    await apart(body_size(request), _check_storages, posted, services(request).settings.storage)
     entry = audit_entry(request)
     entry.recording_id = posted["id"]
     before, after = await repository(request).save(
         contact_center, posted, by=user_of(request).name, wait_for_refresh=wait_for_refresh
     )
+    await apart(body_size(request), _tell_change, entry, before, after)
+    path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
+    status = created_status if before is None else 200
+    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=status)
+
+
+def _tell_change(entry: Entry, before: Recording | None, after: Recording) -> None:
+    """Completes the audit line of a POST."""
     entry.digest_after = content_digest(after)
     if before is None:
         entry.operation = "create"
     else:
         entry.operation = "update"
         entry.digest_before, entry.changed = content_digest(before), changed_paths(before, after)
-    path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
-    status = created_status if before is None else 200
-    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=status)
 
 
 async def versions(request: Request) -> Response:

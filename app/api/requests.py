@@ -11,6 +11,7 @@ from app import codec
 from app.api.endpoint import Choice, Endpoint
 from app.auth.policy import Operation
 from app.auth.scope import Scope
+from app.background import apart
 from app.errors import BodyTooLarge, InvalidParameter, MissingParameter, UnsupportedMediaType
 from app.recordings.identity import Resource
 from app.recordings.model import validate_id
@@ -121,6 +122,12 @@ def api_url(request: Request) -> str:
     return f"{base_url(request)}{API}"
 
 
+def body_size(request: Request) -> int:
+    """Returns the number of bytes of a body that has been read."""
+    size: int = request.state.body_size
+    return size
+
+
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
     """Returns the body as JSON, or `empty`, if given, for a request without body.
 
@@ -131,6 +138,11 @@ async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
     body = await _body(request, services(request).settings.max_body_bytes)
     if not body and empty is not _NOT_GIVEN:
         return empty
+    request.state.body_size = len(body)
+    return await apart(len(body), _decoded, body)
+
+
+def _decoded(body: bytes) -> Any:
     try:
         value = codec.decode(body)
     except RecursionError:

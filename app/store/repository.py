@@ -13,7 +13,7 @@ from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
 from app.auth.scope import Scope
-from app.background import Turns
+from app.background import Turns, apart
 from app.errors import ElasticsearchUnavailable, RecordingNotFound, RecordingTooLarge, SearchTooLarge
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource, media_object_keys
@@ -34,6 +34,9 @@ from app.store.pages import BoundedSearch, Reserve, unlimited
 from app.store.versions import FormerVersion, VersionStore, says_the_same
 
 log = logging.getLogger(__name__)
+
+# Of a media file or an event, roughly.
+_BYTES_OF_A_PART = 250
 
 # The number of recordings, or keys, in one request of an operation on many.
 _BATCH = 500
@@ -124,7 +127,7 @@ class RecordingRepository:
         """Returns the recording with a document id, as of its last acknowledged write, for any scope."""
         async with store_errors(self._seconds):
             hit = await self._reader.get(self._index, _id)
-        return _stored(hit) if hit else None
+        return await apart(len(hit["_source"]["recording"]), _stored, hit) if hit else None
 
     async def search(
         self, scope: Scope, criteria: Criteria, page: PageRequest, reserve: Reserve = unlimited
@@ -138,7 +141,7 @@ class RecordingRepository:
         recordings = []
         turns = Turns()
         for hit in found.hits:
-            recordings.append(from_source(hit["_source"]))
+            recordings.append(await apart(len(hit["_source"]["recording"]), from_source, hit["_source"]))
             await turns.worked_on(len(hit["_source"]["recording"]))
         return page.page_of(recordings, left_out=found.left_out, is_bounded=found.bounded)
 
@@ -203,8 +206,7 @@ class RecordingRepository:
         _id = document_id(contact_center, posted["region"], posted["id"])
 
         async def merged(stored: StoredRecording | None) -> Update:
-            recording = merge(stored.recording if stored else None, posted)
-            check_size(recording)
+            recording = await apart(_size(stored, posted), _merged, stored, posted)
             return Update(contact_center, recording, stored.protection if stored else None)
 
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
@@ -278,7 +280,8 @@ class RecordingRepository:
             update = await change(stored)
             if update is None:
                 return stored, None
-            body = codec.encode(to_document(update.contact_center, update.recording, update.protection))
+            size = len(await apart(_size(stored, update.recording), codec.encode, update.recording))
+            body = await apart(size, _document, update)
             if len(body) > max_bytes:
                 raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
             version = stored.version if stored else None
@@ -429,6 +432,22 @@ def _history(stored: StoredRecording) -> str:
 def conflict_backoff() -> Backoff:
     """Returns the waits after version conflicts, which let the other writers finish."""
     return Backoff(initial=0.005, maximum=0.05)
+
+
+def _merged(stored: StoredRecording | None, posted: Recording) -> Recording:
+    recording = merge(stored.recording if stored else None, posted)
+    check_size(recording)
+    return recording
+
+
+def _document(update: Update) -> bytes:
+    return codec.encode(to_document(update.contact_center, update.recording, update.protection))
+
+
+def _size(stored: StoredRecording | None, recording: Recording) -> int:
+    """Returns about how many bytes a recording and its stored form have, from the number of their parts."""
+    both = [recording, *([stored.recording] if stored else [])]
+    return sum(_BYTES_OF_A_PART * (len(one["mediaFiles"]) + len(one["eventHistory"])) for one in both)
 
 
 def _document_id(scope: Scope, recording_id: str) -> str:

@@ -1,0 +1,84 @@
+"""No request holds the event loop for long, or all others would wait."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording, an_event
+from tests.support.service import Service
+
+MOST_SECONDS = 0.05
+# What holds the loop at the start of a service is not the request.
+ATTEMPTS = 3
+MIB = 1_000_000
+
+
+class Watch:
+    """The longest turn of the event loop, in seconds of its thread's processor time: others' load does not count."""
+
+    longest = 0.0
+
+
+@asynccontextmanager
+async def watched() -> AsyncIterator[Watch]:
+    watch = Watch()
+
+    async def look() -> None:
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            watch.longest = max(watch.longest, now - before)
+            before = now
+
+    task = asyncio.create_task(look())
+    await asyncio.sleep(0)
+    yield watch
+    task.cancel()
+
+
+def deep(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "one long value", a_recording("a", eventHistory=[an_event(data={"v": "x" * MIB})])
+    yield "many values", a_recording("b", eventHistory=[an_event(data={f"{i}": f"v{i}" for i in range(MIB // 22)})])
+    yield "many numbers", a_recording("c", numbers=[1] * (MIB // 2))
+    yield "many events", a_recording("d", eventHistory=[_event(i) for i in range(MIB // 400)])
+    yield "many media", a_recording("e", mediaFiles=[a_media_file(f"calls/{i}.mp3") for i in range(990)])
+    yield "deeply nested", a_recording("f", nested=[deep(90) for _ in range(MIB // 200)])
+
+
+def _event(number: int) -> dict[str, Any]:
+    return an_event(occurredAt=f"2013-05-18T22:25:{number % 60:02}.{number // 60:03}Z", data={"n": f"{number}" * 20})
+
+
+@pytest.mark.parametrize(("name", "body"), list(bodies()), ids=[name for name, _ in bodies()])
+async def test_a_post_of_a_mebibyte_holds_the_event_loop_for_less_than_50_milliseconds(
+    service: Service, name: str, body: dict[str, Any]
+) -> None:
+    ops = service.client("ops")
+    assert (await ops.post(OPS_PATH, json=a_recording("small"))).status_code == 201
+    content = msgspec.json.encode(body)
+    assert len(content) < 1024 * 1024
+    headers = {"Content-Type": "application/json"}
+    longest = []
+    for attempt in range(ATTEMPTS):
+        async with watched() as watch:
+            for again in (False, True):  # the second time it is merged
+                response = await ops.post(OPS_PATH, content=content, headers=headers)
+                assert response.status_code == (200 if attempt or again else 201), response.text
+            assert (await ops.get(f"{OPS_PATH}/{body['id']}")).status_code == 200
+        longest.append(watch.longest)
+        if watch.longest < MOST_SECONDS:
+            return
+    pytest.fail(f"{name} held the event loop for {longest} seconds", pytrace=False)
