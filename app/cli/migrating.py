@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -140,6 +141,15 @@ async def _roll_back(settings: Settings, resource: str) -> None:
     )
     for contact_center, _id in changes.written:
         click.echo(f"  {contact_center} {_id}".rstrip())
+    if changes.carried:
+        click.echo(f"protected since the migration, and protected in the old index too: {len(changes.carried)}")
+        for contact_center, _id in changes.carried:
+            click.echo(f"  {contact_center} {_id}")
+    if changes.not_carried:
+        click.echo(f"protected since the migration, and still to be protected elsewhere: {len(changes.not_carried)}")
+        for contact_center, _id in changes.not_carried:
+            click.echo(f"  {contact_center} {_id}")
+        sys.exit(1)
 
 
 async def _drop_old(settings: Settings, resource: str) -> None:

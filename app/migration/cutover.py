@@ -7,7 +7,7 @@ nothing of copying.
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from elasticsearch import AsyncElasticsearch, NotFoundError
@@ -23,6 +23,7 @@ from app.migration.plan import (
 from app.migration.point_in_time import PlainIndex, PointInTime
 from app.settings import Settings
 from app.store.client import store_errors
+from app.store.documents import from_source, protection_of, to_document
 from app.store.indices import MIGRATED_RESOURCES, add_optional_fields, alias
 from app.store.lease import LeaseError
 from app.store.retrying import with_retries
@@ -216,11 +217,17 @@ async def _is_swapped(client: AsyncElasticsearch, name: str, plan: Plan) -> bool
 
 @dataclass(frozen=True)
 class ChangesSinceSwap:
-    """What a rollback leaves behind in `index`: documents as contact center and id, and the number of deletions."""
+    """What a rollback leaves behind in `index`: documents as contact center and id, and the number of deletions.
+
+    `carried` are the protected ones among them that it has written to the old index, `not_carried` those that it could
+    not: the old deployment of their contact center has to protect them.
+    """
 
     index: str
     written: list[tuple[str, str]]
     deleted: int
+    carried: list[tuple[str, str]] = field(default_factory=list)
+    not_carried: list[tuple[str, str]] = field(default_factory=list)
 
 
 async def roll_back(
@@ -238,6 +245,9 @@ async def roll_back(
     changes = await _changes_since_swap(client, last)
     if await current_index(client, name) == last.target:
         await with_retries(add_optional_fields, client, resource, last.previous)
+        # The old index gets its writes back first, while the alias still leads to the blocked one.
+        await _unblock(client, [last.previous])
+        await _carry_holds_over(client, last, changes)
         await swap(client, name, last.target, last.previous)
     await _unblock(client, last.sources)
     lease.state.last = None
@@ -255,6 +265,38 @@ async def drop_old(client: AsyncElasticsearch, settings: Settings, lease: Migrat
     lease.state.superseded, lease.state.last = [], None
     await lease.save()
     return dropped
+
+
+async def _carry_holds_over(client: AsyncElasticsearch, last: CompletedMigration, changes: ChangesSinceSwap) -> None:
+    """Writes each recording that was protected in the target after the swap to the index before it, as it is now.
+
+    One that comes from an index of schema v1 is not written: that index would not know of it, and a later migration
+    would find its contact center in two sources.
+    """
+    fields = (await client.indices.get_mapping(index=last.previous)).body[last.previous]["mappings"]["properties"]
+    if "nonDelete" not in fields:
+        return
+    point = await PointInTime.open(client, [PlainIndex(last.target)])
+    try:
+        for part in point.slices():
+            newer = replace(part, after=max(part.after, last.max_seq_nos[str(part.shard.number)]))
+            async for hits in point.pages(newer):
+                for hit in hits:
+                    source = hit["_source"]
+                    recording = from_source(source)
+                    if not recording.get("nonDelete"):
+                        continue
+                    name = (source["contactCenter"], recording["id"])
+                    known = last.sources == [last.previous] or await client.exists(index=last.previous, id=hit["_id"])
+                    if not known:
+                        changes.not_carried.append(name)
+                        continue
+                    document = to_document(source["contactCenter"], recording, protection_of(source))
+                    readable = {key: value for key, value in document.items() if key in fields}
+                    await with_retries(client.index, index=last.previous, id=hit["_id"], document=readable)
+                    changes.carried.append(name)
+    finally:
+        await point.close()
 
 
 async def _changes_since_swap(client: AsyncElasticsearch, last: CompletedMigration) -> ChangesSinceSwap:
