@@ -5,7 +5,7 @@ import signal
 import sys
 
 import click
-from benchmarks import ingest, migrate, play, search, wildcard
+from benchmarks import ingest, isolation, migrate, play, search, wildcard
 
 from app.cli.framework import Group, run
 
@@ -19,7 +19,7 @@ def bench() -> None:
     """
 
 
-for command in (search.command, ingest.command, wildcard.command, play.command, migrate.command):
+for command in (search.command, ingest.command, wildcard.command, play.command, migrate.command, isolation.command):
     bench.add_command(command)
 
 
