@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -9,9 +10,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
+from app.lifecycle import deletion
+from app.media.identity import claim_keys
 from app.media.storages import MediaStorages
 from app.services import open_services
 from app.settings import StorageConfig, WebDavConfig
+from app.store.claims import Claim, MediaClaims
 from tests.support.faults import Connection, CountingStorage, Request
 from tests.support.recordings import OPS_PATH, a_media_file, a_recording
 from tests.support.service import PATIENT, Service, StartService, assert_error
@@ -193,3 +197,47 @@ async def test_random_interleavings_lose_nothing(services: list[Service], storag
         for _ in range(6):
             workers.create_task(work())
     assert both <= outcomes  # or this was no race
+
+
+async def test_a_claim_of_a_dead_process_expires(services: list[Service], storage: SlowStorage) -> None:
+    url = storage.put("claimed.wav", 10)
+    ops = services[0].client("ops")
+    keys = claim_keys({"storage": "webDAV", "path": url}, configured(storage))
+    async with open_services(services[0].settings, AuditLog(None), CollectorRegistry()) as own:
+        claims = MediaClaims(own.client, own.settings)
+        # Before its call it is cancelled, and then cannot begin any more.
+        claim = await claims.acquire(keys)
+        assert (await post(ops, "held", url)).status_code == 201
+        assert not await claims.begin(claim)
+        # During its call it stays until it has been seen for long enough.
+        claim = await claims.acquire(keys)
+        assert await claims.begin(claim)
+        await own.client.indices.refresh(index=f"{own.settings.index_prefix}-media-claims")
+        assert await claims.expire() == 0
+        assert_error(await post(ops, "held", url), 503, 4)
+        assert await claims.expire(after_seconds=0) == 1
+        assert (await post(ops, "held", url)).status_code == 200
+        # A DELETE without an answer may still take effect.
+        claim = await claims.acquire(keys)
+        assert await claims.begin(claim)
+        await claims.release(claim, unanswered=True)
+        assert_error(await post(ops, "held", url), 503, 4)
+
+
+async def test_a_process_that_was_paused_calls_no_storage(
+    services: list[Service], storage: SlowStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = storage.put("paused.wav", 10)
+    ops = services[0].client("ops")
+    assert (await post(ops, "r", url)).status_code == 201
+    begin = MediaClaims.begin
+
+    async def paused(self: MediaClaims, claim: Claim) -> bool:
+        begun = await begin(self, claim)
+        monkeypatch.setattr(deletion, "_clocks", lambda: (time.monotonic() + 61, time.time()))
+        return begun
+
+    monkeypatch.setattr(MediaClaims, "begin", paused)
+    assert (await ops.delete(f"{OPS_PATH}/r", params=ALL)).json()["statusCode"] == 7
+    assert storage.exists("paused.wav")
+    assert not storage.requests
