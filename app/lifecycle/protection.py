@@ -149,8 +149,7 @@ class Protection:
             known = holders.get(holder)
             if known is not None and not _is_before(known, change):
                 return None
-            if not protect and known is None and (before is None or before.holders):
-                return None  # it was never taken along
+            # Also what was never taken along is marked, or a slower apply would take it along after this unapply.
             holders[holder] = Hold(change.decided_at, change.change_id, protect, change.by, change.reason)
             latest = change if before is None or before.is_before(change) else before
             followed = ProtectionChange(
@@ -163,7 +162,7 @@ class Protection:
 
         async with self._slots:
             screen, update = await self._screen_recordings.update_document(document, follow)
-        if screen is not None and update is not None:
+        if screen is not None and update is not None and (protect or is_protected(screen.recording)):
             took_along(screen.recording["id"])
 
     async def _holders(self, screen: StoredRecording, holder: str, change: ProtectionChange) -> dict[str, Hold]:

@@ -240,17 +240,27 @@ async def test_an_error_of_ours_is_a_line_too(played: Played, monkeypatch: pytes
     played.only_line(outcome="failed", httpStatus=500, statusCode=4)
 
 
-async def test_reads_searches_and_posts_leave_none_unless_they_are_refused(played: Played) -> None:
+async def test_reads_and_searches_leave_none_unless_they_are_refused(played: Played) -> None:
     admin, ops = played.admin, played.service.client("ops")
     for path in (f"/api/v2/recordings/{ID_IN_PATH}", "/api/v2/recordings?startTime=0", "/api/v2/recordings?x=y"):
         await admin.get(path)
     for path in (OPS_PATH, f"{OPS_PATH}?startTime=0", f"{OPS_PATH}/missing"):
         await ops.get(path)
-    await ops.post(OPS_PATH, json={})
     await played.service.client().get("/health/live")
     await played.service.client().get("/api/v2/nowhere")
     await admin.put(played.path)
     assert played.lines() == []
+
+
+async def test_a_post_that_is_not_stored_leaves_a_line(played: Played) -> None:
+    await played.service.client("ops").post(OPS_PATH, json={})
+    [line] = played.lines()
+    assert (line["operation"], line["outcome"], line["httpStatus"], line["statusCode"]) == (
+        "ops-post",
+        "refused",
+        400,
+        1,
+    )
 
 
 REFUSED = (

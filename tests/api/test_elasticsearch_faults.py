@@ -12,7 +12,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.elasticsearch import Node
-from app.search import criteria
+from app.search import criteria, parsers
 from app.settings import Settings
 from tests.support.recordings import OPS_PATH, a_recording
 from tests.support.service import Service, StartService, assert_error
@@ -229,6 +229,7 @@ async def test_search_beyond_the_limits_of_the_cluster_is_code_2(
     """How much that is depends on the node, so our own bounds are lifted."""
     monkeypatch.setattr(criteria, "MAX_LENGTH", 10**6)
     monkeypatch.setattr(criteria, "MAX_LENGTH_WITH_INNER_STARS", 10**6)
+    monkeypatch.setattr(parsers, "MAX_FOLDED_LENGTH", 10**6)
     response = await admin.get("/api/v2/recordings", params={"userData": "a*" + "b" * 60_000})
     assert_error(response, 400, 2, "too long together")
 
