@@ -69,7 +69,7 @@ class MediaResponse(Response):
         except TimeoutError:
             self.player_stalled = True
             seconds = asyncio.get_running_loop().time() - self._sending_since
-            log.info("a media stream ends: its player has taken nothing for %.0f seconds", seconds)
+            log.info("a media stream ends: its player has taken nothing for %g seconds", round(seconds, 1))
         finally:
             watch.cancel()
             self._stream.close()

@@ -120,7 +120,7 @@ async def test_every_answer_of_a_play_says_that_it_is_not_to_be_kept(
         response = await service.client(user).request(method, target, headers=headers)
         assert response.status_code == status, (method, target, user, response.text)
         assert {name: response.headers.get(name) for name in HEADERS} == HEADERS, (status, method)
-    monkeypatch.setattr("app.api.playback._media_file", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.api.playback.media_file_named", lambda *_: 1 / 0)
     response = await service.client("admin").get(path)
     assert_error(response, 500, 4)
     assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
