@@ -62,5 +62,7 @@ def test_wheel_works_in_an_environment_with_only_its_requirements(tmp_path: Path
         "recordings strict",
         "screen-recordings strict",
         "media-deletions strict",
+        "media-claims strict",
+        "recording-versions strict",
         str(site_packages / "app" / "main.py"),
     ]
