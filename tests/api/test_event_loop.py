@@ -1,6 +1,7 @@
 """No request holds the event loop for long, or all others would wait."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,18 @@ MOST_SECONDS = 0.05
 # What holds the loop at the start of a service is not the request.
 ATTEMPTS = 3
 MIB = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def collector_as_in_production() -> Iterator[None]:
+    """The objects of the tests before would make each collection take as long as a whole request may."""
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)  # as in app/cli/serve.py
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
 
 
 class Watch:
