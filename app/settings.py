@@ -149,7 +149,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_format: LogFormat = "text"
 
     searches: int = 16
-    searches_per_contact_center: int = 4
+    searches_per_contact_center: int = 8
     searches_per_user: int = 8
     search_wait_seconds: float = 2.0
     search_bytes: int = 64 * 1024 * 1024
