@@ -68,7 +68,12 @@ async def attacked(slow: SlowSearches, start_service: StartService) -> AsyncIter
     """A service at which all searches within CONTACT_CENTER take long."""
     async with slow.listen() as url:
         yield await start_service(
-            elasticsearch_url=url, elasticsearch_connections=16, searches=8, search_wait_seconds=0.2, **PATIENT
+            elasticsearch_url=url,
+            elasticsearch_connections=16,
+            searches=8,
+            searches_per_contact_center=4,
+            search_wait_seconds=0.2,
+            **PATIENT,
         )
         slow.let_go.set()
 
