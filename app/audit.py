@@ -36,8 +36,12 @@ Operation = Literal[
     "create",
     "update",
     "ops-post",
+    "create-label-definition",
+    "update-label-definition",
+    "delete-label-definition",
     "request",
 ]
+Subject = Resource | Literal["label-definitions"]
 Outcome = Literal["success", "refused", "failed"]
 
 log = logging.getLogger("recall.audit")
@@ -66,8 +70,8 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     contact_center: str | None
     address: str | None  # of the client
     operation: Operation | policy.Operation  # the latter if it leaves a line only when it is refused
-    resource: Resource | None
-    recording_id: str
+    resource: Subject | None
+    recording_id: str  # empty if it is about no recording
     outcome: Outcome = "failed"
     http_status: int | None = None  # absent if the client got no answer
     status_code: int | None = None
@@ -76,6 +80,11 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     path: str | UnsetType = UNSET  # if the operation is "request"
     with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
     screen_recordings: list[str] | UnsetType = UNSET  # the ids of those that "apply" or "unapply" took along
+    # Only changes of label definitions have these.
+    label: str | UnsetType = UNSET  # the name
+    display_name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    forced: bool | UnsetType = UNSET
     # Only posts have these: the paths of what an update changed, and the SHA-256 of the recording before and after.
     changed: list[str] | UnsetType = UNSET
     digest_before: str | UnsetType = UNSET

@@ -175,6 +175,42 @@ class RecordingProtected(RecallError):
         super().__init__(f"Requested recording [{recording_id}] is protected from deletion.")
 
 
+class LabelDefinitionNotFound(RecallError):
+    """No such label definition in the contact center: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Requested label definition [{name}] cannot be found.")
+
+
+class LabelDefinitionExists(RecallError):
+    """The contact center has a label definition of this name: 409, code 18."""
+
+    http_status, code = 409, 18
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Label definition [{name}] already exists.")
+
+
+class DisplayNameExists(RecallError):
+    """Another label definition of the contact center has this display name: 409, code 18."""
+
+    http_status, code = 409, 18
+
+    def __init__(self, display_name: str) -> None:
+        super().__init__(f"A label definition with the displayName [{display_name}] already exists.")
+
+
+class TooManyLabelDefinitions(RecallError):
+    """The contact center has as many label definitions as are allowed: 409, code 19."""
+
+    http_status, code = 409, 19
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Each of the {limit} label definitions that a contact center may have is in use.")
+
+
 class MediaNotFound(RecallError):
     """No such media file in the recording, or no such object in its storage: 404, code 6."""
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from app.audit import AuditLog
 from app.auth.passwords import Authenticator
 from app.lifecycle.deletion import Deletion
+from app.lifecycle.labels import Labels
 from app.lifecycle.protection import Protection
 from app.media.storages import MediaStorages, open_storages
 from app.recordings.identity import Resource
@@ -18,6 +19,7 @@ from app.shares import Limits, Shares
 from app.store.claims import MediaClaims
 from app.store.client import connect
 from app.store.journal import DeletionJournal
+from app.store.label_definitions import LabelDefinitionStore
 from app.store.repository import RecordingRepository
 
 # How long a search within its user's share waits for those of the same contact center that came before.
@@ -34,6 +36,7 @@ class Services:
     authenticator: Authenticator
     repositories: Mapping[Resource, RecordingRepository]
     protection: Protection
+    labels: Labels
     deletion: Deletion
     storages: MediaStorages
     metrics: CollectorRegistry
@@ -60,6 +63,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             authenticator=Authenticator(settings.users),
             repositories=repositories,
             protection=protection,
+            labels=Labels(LabelDefinitionStore(client, settings)),
             deletion=Deletion(
                 repositories,
                 protection,

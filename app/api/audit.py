@@ -71,6 +71,8 @@ class AuditedRequest:
         )
         if media := _segment(request, "name"):
             self.entry.media = media
+        if label := _segment(request, "label"):
+            self.entry.label = label
         request.state.audit_entry = self.entry
 
     async def run(self, answer: Awaitable[Response]) -> ASGIApp:

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from app import audit
 from app.auth.policy import Operation
-from app.recordings.identity import Resource
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -64,9 +63,10 @@ class Endpoint:
     path: str
     aliases: tuple[str, ...] = ()
     authentication: Authentication
-    resource: Resource | None = None
+    resource: audit.Subject | None = None
     get: Method | None = None
     post: Method | None = None
+    put: Method | None = None
     delete: Method | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,5 +89,5 @@ class Endpoint:
     @property
     def methods(self) -> dict[str, Method]:
         """By HTTP method, in the order of the Allow header; HEAD is what GET is."""
-        named = {"GET": self.get, "HEAD": self.get, "POST": self.post, "DELETE": self.delete}
+        named = {"GET": self.get, "HEAD": self.get, "POST": self.post, "PUT": self.put, "DELETE": self.delete}
         return {name: method for name, method in named.items() if method is not None}

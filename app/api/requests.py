@@ -59,6 +59,7 @@ def resource_of(request: Request) -> Resource:
     """Returns whether a path is about recordings or screen recordings."""
     endpoint: Endpoint = request.state.endpoint
     assert endpoint.resource is not None
+    assert endpoint.resource != "label-definitions"
     return endpoint.resource
 
 

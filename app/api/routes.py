@@ -5,10 +5,11 @@ of them. The paths are those of docs/contract.md section 3.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.routing import Route
 
-from app.api import about, health, ops, playback, recordings
+from app.api import about, health, labels, ops, playback, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
@@ -33,6 +34,13 @@ _OPS_POST = Method(handler=ops.post, operation="ops-post", audit="ops-post")
 _OPS_VERSIONS = Method(handler=ops.versions, operation="ops-read", audit=None)
 _OPS_DELETE = Method(handler=ops.delete, operation="ops-delete", audit="delete")
 _OPS_PLAY = Method(handler=playback.play, operation="ops-play", audit="play")
+_DEFINITIONS = Method(handler=labels.definitions, operation="read-definitions", audit=None)
+_DEFINE = Method(handler=labels.define, operation="define", audit="create-label-definition")
+_DEFINITION = Method(handler=labels.definition, operation="read-definitions", audit=None)
+_REDEFINE = Method(handler=labels.redefine, operation="define", audit="update-label-definition")
+_DELETE_DEFINITION = Method(
+    handler=labels.delete_definition, operation="delete-definition", audit="delete-label-definition"
+)
 _INTERNAL_POST = Method(handler=ops.post_internal, operation="ops-post", audit="ops-post")
 
 # A path stands before the patterns that match it too.
@@ -87,6 +95,24 @@ ENDPOINTS: Sequence[Endpoint] = (
         resource="screen-recordings",
         get=_PLAY,
         headers=playback.HEADERS,
+    ),
+    Endpoint(
+        name="label-definitions",
+        path=f"{API}/recording-label-definitions",
+        aliases=(f"{API}/recording-label-definitions/",),
+        authentication="basic",
+        resource="label-definitions",
+        get=_DEFINITIONS,
+        post=_DEFINE,
+    ),
+    Endpoint(
+        name="label-definition",
+        path=f"{API}/recording-label-definitions/{{label}}",
+        authentication="basic",
+        resource="label-definitions",
+        get=_DEFINITION,
+        put=_REDEFINE,
+        delete=_DELETE_DEFINITION,
     ),
     Endpoint(
         name="ops-recordings",
@@ -151,6 +177,24 @@ ENDPOINTS: Sequence[Endpoint] = (
         resource="screen-recordings",
         get=_OPS_PLAY,
         headers=playback.HEADERS,
+    ),
+    Endpoint(
+        name="ops-label-definitions",
+        path=f"{_OPS}/recording-label-definitions",
+        aliases=(f"{_OPS}/recording-label-definitions/",),
+        authentication="basic",
+        resource="label-definitions",
+        get=replace(_DEFINITIONS, operation="ops-read"),
+        post=replace(_DEFINE, operation="ops-label"),
+    ),
+    Endpoint(
+        name="ops-label-definition",
+        path=f"{_OPS}/recording-label-definitions/{{label}}",
+        authentication="basic",
+        resource="label-definitions",
+        get=replace(_DEFINITION, operation="ops-read"),
+        put=replace(_REDEFINE, operation="ops-label"),
+        delete=replace(_DELETE_DEFINITION, operation="ops-label"),
     ),
     Endpoint(
         name="internal-recordings",

@@ -13,12 +13,16 @@ Operation = Literal[
     "play",
     "apply",
     "unapply",
+    "read-definitions",
+    "define",
+    "delete-definition",
     "ops-search",
     "ops-read",
     "ops-play",
     "ops-contact-centers",
     "ops-post",
     "ops-delete",
+    "ops-label",
     "me",
 ]
 
@@ -40,7 +44,8 @@ def _permission(*names: str) -> frozenset[str]:
 
 
 _READERS: frozenset[Role] = frozenset({"admin"})
-_PROTECTORS: frozenset[Role] = frozenset({"admin", "supervisor", "agent"})
+# The roles that work in one contact center.
+_STAFF: frozenset[Role] = frozenset({"admin", "supervisor", "agent"})
 _OPS: frozenset[Role] = frozenset({"ops"})
 _POSTERS: frozenset[Role] = frozenset({"ops", "recorder"})
 
@@ -48,14 +53,18 @@ POLICY: Mapping[Operation, Requirement] = {
     "search": Requirement(_READERS),
     "read": Requirement(_READERS),
     "play": Requirement(_READERS),
-    "apply": Requirement(_PROTECTORS, _permission("APPLY_NON_DELETE", "APPLY_NON_DELETION")),
-    "unapply": Requirement(_PROTECTORS, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
+    "apply": Requirement(_STAFF, _permission("APPLY_NON_DELETE", "APPLY_NON_DELETION")),
+    "unapply": Requirement(_STAFF, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
+    "read-definitions": Requirement(_STAFF),
+    "define": Requirement(_STAFF, _permission("ADD_LABEL_DEFINITION")),
+    "delete-definition": Requirement(_STAFF, _permission("DELETE_LABEL_DEFINITION")),
     "ops-search": Requirement(_OPS),
     "ops-read": Requirement(_OPS),
     "ops-play": Requirement(_OPS),
     "ops-contact-centers": Requirement(_OPS),
     "ops-post": Requirement(_POSTERS),
     "ops-delete": Requirement(_OPS),
+    "ops-label": Requirement(_OPS),
     "me": Requirement(None),
 }
 

@@ -24,6 +24,7 @@ _MAPPING_FILES = {
     "media-deletions": "media-deletions.json",
     "media-claims": "media-claims.json",
     "recording-versions": "recording-versions.json",
+    "label-definitions": "label-definitions.json",
 }
 
 RESOURCES = tuple(_MAPPING_FILES)

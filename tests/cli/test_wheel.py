@@ -64,5 +64,6 @@ def test_wheel_works_in_an_environment_with_only_its_requirements(tmp_path: Path
         "media-deletions strict",
         "media-claims strict",
         "recording-versions strict",
+        "label-definitions strict",
         str(site_packages / "app" / "main.py"),
     ]

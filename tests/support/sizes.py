@@ -18,6 +18,9 @@ RACE_ROUNDS = size(60, full=300)
 # Rounds in which a deletion of a media object meets a POST and an applyNonDelete that refer to it.
 CLAIM_ROUNDS = size(60, full=1_000)
 
+# Rounds in which several requests want the same label definition, and then the same display name.
+DEFINITION_ROUNDS = size(5, full=50)
+
 # Documents that a migration copies beside a writer and a reader, and the longest time without an answer meanwhile.
 # The criterion is 200,000 and 2 s, on a machine that does nothing else.
 MIGRATED_DOCUMENTS = int(os.environ.get("RECALL_MIGRATION_DOCUMENTS", "10000"))
