@@ -27,9 +27,12 @@ from app.background import Turns
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.recordings.render import MediaAddresses, render
-from app.search.criteria import parse_search
+from app.search.criteria import Criteria, dictionary_walks, parse_search
 from app.search.paging import page_links, unpacked
 from app.shares import Place
+
+# A walk through a dictionary costs as much as tens of searches, in one of Elasticsearch's few search threads.
+_PLACES_OF_A_WALK = 2
 
 
 class Names(NamedTuple):
@@ -70,6 +73,11 @@ async def protect(request: Request) -> Response:
     return envelope({})
 
 
+def _places(criteria: Criteria) -> int:
+    """Returns how many places a search takes; those that cost most leave Elasticsearch's search threads to others."""
+    return 1 + _PLACES_OF_A_WALK * dictionary_walks(criteria)
+
+
 async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     """A page of recordings with links to the pages before and after it."""
     scope = scope_of(request)
@@ -81,7 +89,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
         places.append(await services(request).search_bytes.take(owner, size))
 
     try:
-        async with services(request).searches.place(owner):
+        async with services(request).searches.place(owner, _places(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
         content: dict[str, object] = {NAMES[resource_of(request)].many: await _encoded(page.hits, addresses)}
         query = request.scope["query_string"].decode("latin-1")

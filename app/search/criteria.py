@@ -146,6 +146,11 @@ def _parse(criterion: Criterion[Any], values: Mapping[str, str]) -> Condition:
         raise InvalidParameter(criterion.name, str(error)) from None
 
 
+def dictionary_walks(criteria: Criteria) -> int:
+    """Returns how many words Elasticsearch can only find by a walk through all or many values of a field."""
+    return sum(value.dictionary_walks for _, value in criteria if isinstance(value, Terms))
+
+
 def _check_cost(criteria: Criteria) -> None:
     length = walks = 0
     for criterion, value in criteria:

@@ -21,6 +21,9 @@ Hit = dict[str, Any]
 # With fewer in flight, reads wait for each other when Elasticsearch is far away (docs/performance.md).
 _CONCURRENT_READS = 8
 
+# Elasticsearch takes long to index what is larger, and small documents do not wait for it.
+_LARGE_BYTES = 64 * 1024
+
 
 @dataclass(frozen=True)
 class Version:
@@ -105,6 +108,7 @@ class DocumentWriter:
         # Elasticsearch waits for a primary shard for half of the time; the rest is for another attempt.
         self._shard_timeout = f"{round(timeout * 500)}ms"
         self._batcher: Batcher[bytes, None] = Batcher(self._send)
+        self._large_batcher: Batcher[bytes, None] = Batcher(self._send, concurrency=1)
 
     async def put(
         self, index: str, document_id: str, body: bytes, version: Version | None, *, wait_for_refresh: bool = False
@@ -122,7 +126,8 @@ class DocumentWriter:
                 if wait_for_refresh:
                     await self._send_waiting(operation)
                 else:
-                    await self._batcher.submit(operation, len(operation))
+                    batcher = self._batcher if len(operation) < _LARGE_BYTES else self._large_batcher
+                    await batcher.submit(operation, len(operation))
             except ConflictError:
                 # The conflict may be with our own previous attempt, whose answer was lost.
                 if uncertain and await self._is_stored(index, document_id, body):

@@ -5,10 +5,15 @@ sources only when even the largest recordings fit. Else it asks for their sizes 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+
+from app.errors import ElasticsearchUnavailable
+
+log = logging.getLogger(__name__)
 
 Hit = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -72,11 +77,17 @@ class BoundedSearch:
                 return Hits(complete, len(hits) - len(kept), bounded=True)
 
     async def _with_sources(self, hits: list[Hit], body: dict[str, Any]) -> list[Hit]:
-        """Returns those of the hits that still match, with their sources, as of the same version."""
+        """Returns those of the hits that still match, with their sources, as of the same version.
+
+        A hit has the place in the order (`sort`) at which it was found. Raises ElasticsearchUnavailable.
+        """
         answer = await self._mget({"docs": [{"_index": hit["_index"], "_id": hit["_id"]} for hit in hits]})
         complete: dict[str, Hit] = {}
         changed: list[str] = []
         for hit, doc in zip(hits, answer["docs"], strict=True):
+            if "error" in doc:  # its shard is not active, or Elasticsearch has no memory for it
+                log.warning("Elasticsearch cannot read a recording now: %s", doc["error"].get("type"))
+                raise ElasticsearchUnavailable
             if _version(doc) == _version(hit):
                 complete[hit["_id"]] = {**hit, "_source": doc["_source"]}
             elif doc.get("found"):
@@ -84,7 +95,9 @@ class BoundedSearch:
         if changed:
             query = {"bool": {"filter": [body["query"], {"ids": {"values": changed}}]}}
             again = {"query": query, "size": len(changed), "seq_no_primary_term": True}
-            complete |= {hit["_id"]: hit for hit in (await self._search(again))["hits"]["hits"]}
+            places = {hit["_id"]: {"sort": hit["sort"]} for hit in hits if "sort" in hit}
+            found = (await self._search(again))["hits"]["hits"]
+            complete |= {hit["_id"]: {**places.get(hit["_id"], {}), **hit} for hit in found}
         return [complete[hit["_id"]] for hit in hits if hit["_id"] in complete]
 
     async def _largest_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ from app.store.client import store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
 from app.store.indices import alias, refresh
-from app.store.pages import BoundedSearch, Reserve, unlimited
+from app.store.pages import BoundedSearch, Hit, Reserve, unlimited
 from app.store.versions import FormerVersion, VersionStore, says_the_same
 
 log = logging.getLogger(__name__)
@@ -186,10 +186,17 @@ class RecordingRepository:
         await self._refresh()
         matching = query(scope, criteria)
         ids = {"ids": {"values": [stored.document_id for stored in recordings]}}
-        response = await self._search(
-            {"query": {"bool": {"filter": [matching, ids]}}, "size": len(recordings), "seq_no_primary_term": True}
-        )
-        return [_stored(hit) for hit in response["hits"]["hits"]]
+        found: list[StoredRecording] = []
+        body: dict[str, Any] = {
+            "query": {"bool": {"filter": [matching, ids]}},
+            "sort": _OLDEST_FIRST,
+            "size": len(recordings),
+            "track_total_hits": False,
+            "seq_no_primary_term": True,
+        }
+        async for hits in self._all(body):
+            found += map(_stored, hits)
+        return found
 
     async def save(
         self, contact_center: str, posted: Recording, *, by: str, wait_for_refresh: bool = False
@@ -340,12 +347,9 @@ class RecordingRepository:
             "size": _BATCH,
         }
         found: list[StoredRecording] = []
-        while True:
-            hits = (await self._search(body))["hits"]["hits"]
+        async for hits in self._all(body):
             found += map(_stored, hits)
-            if len(hits) < _BATCH:
-                return found
-            body["search_after"] = hits[-1]["sort"]
+        return found
 
     async def contact_centers(self, region: str) -> set[str]:
         """Returns the contact centers that have recordings in a region."""
@@ -396,6 +400,17 @@ class RecordingRepository:
             )
             referenced |= {bucket["key"] for bucket in response["aggregations"]["referenced"]["buckets"]}
         return referenced
+
+    async def _all(self, body: dict[str, Any]) -> AsyncIterator[list[Hit]]:
+        """Yields all hits of a sorted search, a few at a time if they are large."""
+        while True:
+            found = await self._bounded.hits(body, body["size"])
+            yield found.hits
+            if not found.bounded and len(found.hits) < body["size"]:
+                return
+            if not found.hits:
+                return
+            body = {**body, "search_after": found.hits[-1]["sort"]}
 
     async def _refresh(self) -> None:
         """Makes every acknowledged write searchable."""

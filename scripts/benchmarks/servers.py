@@ -1,13 +1,17 @@
 """The servers beside which playing is measured: nginx as a proxy, and the storages."""
 
+import asyncio
+import multiprocessing
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.embedded.servers import ServerError, find_program, free_port, go_folders, running, server_folder
+
+_SLOW_SECONDS = 0.04
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,41 @@ def nginx_webdav() -> Iterator[WebDav]:
         tls = f"listen 127.0.0.1:{tls_port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"
         with _nginx(f"{tls} root files; location / {{ dav_methods PUT DELETE; client_max_body_size 0; }}") as url:
             yield WebDav(f"{url}/recordings", f"https://127.0.0.1:{tls_port}/recordings", certificate)
+
+
+@contextmanager
+def slow_webdav() -> Iterator[str]:
+    """Yields a folder on a server that has every file, and takes 40 ms for each DELETE."""
+    port = free_port()
+    process = multiprocessing.get_context("spawn").Process(target=_run_slow_webdav, args=(port,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{port}/slow"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _run_slow_webdav(port: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, OSError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if head.startswith(b"DELETE "):
+                    await asyncio.sleep(_SLOW_SECONDS)
+                    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+                elif head.startswith((b"GET ", b"HEAD ")):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: audio/wav\r\nContent-Length: 4\r\n\r\n")
+                    writer.write(b"" if head.startswith(b"HEAD") else b"RIFF")
+                else:
+                    writer.write(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", port) as server:
+            await server.serve_forever()
+
+    asyncio.run(run())
 
 
 @contextmanager

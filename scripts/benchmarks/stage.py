@@ -108,6 +108,11 @@ class Stage:
         }
         await self.client.indices.create(index=self.index(name), mappings=index["mappings"], settings={"index": wanted})
 
+    async def seconds_of_elasticsearch(self) -> float:
+        """Returns the processor time of all nodes so far."""
+        nodes = (await self.client.nodes.stats(metric="process")).body["nodes"].values()
+        return sum(float(node["process"]["cpu"]["total_in_millis"]) for node in nodes) / 1000
+
     async def count(self, index: str) -> int:
         await self.client.indices.refresh(index=index)
         return int((await self.client.count(index=index)).body["count"])
@@ -177,7 +182,10 @@ def _print_machine(stage: Stage) -> None:
 
 @contextmanager
 def service(settings: Settings) -> Iterator[str]:
-    """Runs one process of the service, configured by a file as in production, and yields its URL."""
+    """Runs one process of the service, configured by a file as in production, and yields its URL.
+
+    Its audit log is a file in its folder.
+    """
     password_hash = PasswordHasher().hash(PASSWORD)
     users = (
         User(USER, password_hash, ("admin",), CONTACT_CENTER),
@@ -187,7 +195,8 @@ def service(settings: Settings) -> Iterator[str]:
         file = folder / "recall.toml"
 
         def command(port: int) -> list[str]:
-            write_settings(msgspec.structs.replace(settings, users=users, port=port), file)
+            audit_log = str(folder / "audit.log")
+            write_settings(msgspec.structs.replace(settings, users=users, port=port, audit_log=audit_log), file)
             return [sys.executable, "-m", "app"]
 
         with running(folder, command, {"RECALL_CONFIG": str(file)}, ready="/health/ready") as port:

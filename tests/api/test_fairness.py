@@ -20,12 +20,12 @@ SEARCH = "/api/v2/recordings"
 EVERYTHING = {"startTime": "0"}
 
 
-class SlowSearches:
-    """A way to Elasticsearch on which the searches within one contact center take until they are let go."""
+class SlowElasticsearch:
+    """A way to Elasticsearch on which the requests that `is_slow`, by head and body, take until they are let go."""
 
-    def __init__(self, url: str, contact_center: str) -> None:
+    def __init__(self, url: str, is_slow: Callable[[bytes, bytes], bool]) -> None:
         self._target = urlsplit(url)
-        self._contact_center = contact_center.encode()
+        self._is_slow = is_slow
         self.held = 0
         self.most_held = 0
         self.let_go = asyncio.Event()
@@ -43,7 +43,7 @@ class SlowSearches:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 body = await reader.readexactly(int(lengths[0]) if lengths else 0)
-                if b"/_search" in head and self._contact_center in body:
+                if self._is_slow(head, body):
                     self.held += 1
                     self.most_held = max(self.held, self.most_held)
                     await self.let_go.wait()
@@ -59,12 +59,16 @@ class SlowSearches:
 
 
 @pytest.fixture
-async def slow(settings: Settings) -> SlowSearches:
-    return SlowSearches(settings.elasticsearch_url, CONTACT_CENTER)
+async def slow(settings: Settings) -> SlowElasticsearch:
+    """The searches within CONTACT_CENTER are slow."""
+    contact_center = CONTACT_CENTER.encode()
+    return SlowElasticsearch(
+        settings.elasticsearch_url, lambda head, body: b"/_search" in head and contact_center in body
+    )
 
 
 @pytest.fixture
-async def attacked(slow: SlowSearches, start_service: StartService) -> AsyncIterator[Service]:
+async def attacked(slow: SlowElasticsearch, start_service: StartService) -> AsyncIterator[Service]:
     """A service at which all searches within CONTACT_CENTER take long."""
     async with slow.listen() as url:
         yield await start_service(
@@ -83,7 +87,7 @@ async def answered(tasks: list[asyncio.Task[httpx.Response]], count: int) -> Cal
 
 
 async def test_searches_that_take_long_leave_anothers_searches_and_reads_alone(
-    attacked: Service, slow: SlowSearches
+    attacked: Service, slow: SlowElasticsearch
 ) -> None:
     ops, attacker, other = attacked.client("ops"), attacked.client("admin"), attacked.client("other-admin")
     path = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
@@ -108,7 +112,37 @@ async def test_searches_that_take_long_leave_anothers_searches_and_reads_alone(
     assert "recall_searches_in_use 0.0" in metrics
 
 
-async def test_eight_searches_at_once_are_every_users_share(attacked: Service, slow: SlowSearches) -> None:
+@pytest.mark.parametrize(("words", "at_once"), [("*a*", 1), ("*a* *b*", 1), ("*abc*", 4)])
+async def test_searches_that_walk_through_a_dictionary_leave_search_threads_to_others(
+    attacked: Service, slow: SlowElasticsearch, words: str, at_once: int
+) -> None:
+    attacker = attacked.client("admin")
+    attack = [asyncio.create_task(attacker.get(SEARCH, params={"userData": words})) for _ in range(8)]
+    await eventually(lambda: slow.held == at_once)
+    assert (await attacked.client("other-admin").get(SEARCH, params=EVERYTHING)).status_code == 200
+    slow.let_go.set()
+    assert [(await task).status_code for task in attack] == [200] * 8
+    assert slow.most_held == at_once
+
+
+async def test_a_small_post_does_not_wait_for_large_ones(elasticsearch_url: str, start_service: StartService) -> None:
+    slow = SlowElasticsearch(elasticsearch_url, lambda head, body: b"/_bulk" in head and len(body) > 100_000)
+    async with slow.listen() as url:
+        service = await start_service(elasticsearch_url=url, **PATIENT)
+        ops = service.client("ops")
+        attack = [
+            asyncio.create_task(ops.post(OPS_PATH, json=a_recording(f"large{i}", notes="n" * 200_000)))
+            for i in range(8)
+        ]
+        await eventually(lambda: slow.held > 0)
+        for i in range(5):
+            assert (await ops.post(OPS_PATH, json=a_recording(f"small{i}"))).status_code == 201
+        assert not any(task.done() for task in attack)
+        slow.let_go.set()
+        assert [(await task).status_code for task in attack] == [201] * 8
+
+
+async def test_eight_searches_at_once_are_every_users_share(attacked: Service, slow: SlowElasticsearch) -> None:
     admin, ops = attacked.client("admin"), attacked.client("ops")
     searches = [
         asyncio.create_task(client.get(path, params=EVERYTHING))
@@ -123,7 +157,7 @@ async def test_eight_searches_at_once_are_every_users_share(attacked: Service, s
 
 
 async def test_searches_that_time_out_by_their_own_cost_refuse_no_read(
-    slow: SlowSearches, start_service: StartService
+    slow: SlowElasticsearch, start_service: StartService
 ) -> None:
     async with slow.listen() as url:
         service = await start_service(elasticsearch_url=url, elasticsearch_search_timeout=0.5)

@@ -8,10 +8,12 @@ import httpx
 import pytest
 from elasticsearch import AsyncElasticsearch
 
+from app.auth.scope import Scope
+from app.search.criteria import parse_search
 from app.settings import Settings
 from app.store import pages
-from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_many
-from tests.support.service import Service
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
+from tests.support.service import Service, assert_error
 
 SEARCH = "/api/v2/recordings"
 SIZES = [1_000_000 if i % 3 else 400_000 for i in range(40)]
@@ -80,6 +82,45 @@ async def test_elasticsearch_never_answers_with_more_than_a_few_sources(
     await asyncio.gather(*(page(admin, SEARCH, startTime="0") for _ in range(8)))
     assert answers
     assert max(answers) <= max(pages._ANSWER_BYTES, *SIZES) + 1000
+
+
+async def test_a_recording_that_elasticsearch_cannot_read_now_is_not_left_out(
+    admin: httpx.AsyncClient, service: Service, stored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded = service.repository._bounded
+    mget = bounded._mget
+
+    async def partly(body: dict[str, Any]) -> dict[str, Any]:
+        answer = await mget(body)
+        place = {key: answer["docs"][-1][key] for key in ("_index", "_id")}
+        answer["docs"][-1] = {**place, "error": {"type": "circuit_breaking_exception", "reason": "no memory"}}
+        return answer
+
+    monkeypatch.setattr(bounded, "_mget", partly)
+    assert_error(await admin.get(SEARCH, params={"startTime": "0"}), 503, 4, "not available at the moment")
+
+
+async def test_all_recordings_of_a_call_are_read_a_few_at_a_time(
+    service: Service, stored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recordings = service.repository
+    bounded = recordings._bounded
+    asked: list[dict[str, Any]] = []
+    search = bounded._search
+
+    async def watched(body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        return await search(body)
+
+    monkeypatch.setattr(bounded, "_search", watched)
+    one = await recordings.get(Scope(CONTACT_CENTER, REGION), stored[0])
+    assert sorted(other.recording["id"] for other in await recordings.associated(one)) == sorted(stored)
+    criteria, _ = parse_search([("startTime", "0")])
+    all_of_them = await recordings.associated(one)
+    still = await recordings.still_matching(Scope(None, REGION), criteria, all_of_them)
+    assert sorted(other.recording["id"] for other in still) == sorted(stored)
+    assert asked
+    assert all(body["size"] == 0 or body["_source"] is False for body in asked)
 
 
 async def test_a_recording_that_changes_while_a_page_is_read_is_shown_as_it_is_now(
