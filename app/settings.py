@@ -24,6 +24,9 @@ Role = Literal["ops", "recorder", "admin", "supervisor", "agent"]
 _OF_ALL: frozenset[Role] = frozenset({"ops", "recorder"})
 
 
+# Of the path of an access group or a partition in a user's entry. `app/search/fields.py` indexes no deeper ones.
+MAX_PATH_PARTS = 100
+
 _ORIGIN = re.compile(r"https?://(?:\*\.)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*(?::[0-9]{1,5})?")
 
 
@@ -32,13 +35,25 @@ class ConfigurationError(Exception):
 
 
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A `[[users]]` entry; `password_hash` comes from `scripts/users.py hash`."""
+    """A `[[users]]` entry; `password_hash` comes from `scripts/users.py hash`.
+
+    `access_groups`, `partitions` and `own_recordings` limit what the user sees (docs/contract.md section 2). An empty
+    list, and False, are no limit.
+    """
 
     name: str
     password_hash: str
     roles: tuple[Role, ...]
     contact_center: str | None = None
     permissions: tuple[str, ...] = ()
+    access_groups: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+    own_recordings: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the user sees only a part of the contact center."""
+        return bool(self.access_groups or self.partitions or self.own_recordings)
 
     def __post_init__(self) -> None:
         if not self.name or ":" in self.name:
@@ -51,6 +66,16 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"the contact_center of user {self.name!r} is invalid: {error}")
         if not self.password_hash.startswith("$argon2"):
             raise ValueError(f"the password_hash of user {self.name!r} is not from `scripts/users.py hash`")
+        if self.is_limited and ("ops" in self.roles or set(self.roles) <= _OF_ALL):
+            raise ValueError(
+                f"access_groups, partitions and own_recordings of user {self.name!r} need the role admin, supervisor "
+                "or agent, without ops"
+            )
+        for path in (*self.access_groups, *self.partitions):
+            if not path or path.count("/") >= MAX_PATH_PARTS:
+                raise ValueError(
+                    f"{path!r} of user {self.name!r} is no path: it has 1 to {MAX_PATH_PARTS} parts, or is / alone"
+                )
 
 
 class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

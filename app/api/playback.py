@@ -45,7 +45,8 @@ async def play(request: Request) -> Response:
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
     name = path_segment(request, "name")
     download = any(parameter == "download" for parameter, _ in query_parameters(request))
-    recording = (await repository(request).get(scope_of(request), path_segment(request, "id"))).recording
+    scope = scope_of(request)
+    recording = scope.visible((await repository(request).get(scope, path_segment(request, "id"))).recording)
     media = media_file_named(recording, name)
     audit_entry(request).media_id = media.get("mediaId", UNSET)
     try:

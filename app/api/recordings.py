@@ -1,6 +1,6 @@
 """`/recordings` and `/screen-recordings`: search, read, protect (docs/contract.md sections 3, 5 and 8)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -91,7 +91,9 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     try:
         async with services(request).searches.place(owner, _places(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
-        content: dict[str, object] = {NAMES[resource_of(request)].many: await _encoded(page.hits, addresses)}
+        content: dict[str, object] = {
+            NAMES[resource_of(request)].many: await _encoded(map(scope.visible, page.hits), addresses)
+        }
         query = request.scope["query_string"].decode("latin-1")
         url = f"{api_url(request)}{request.scope['path'].removeprefix(API)}?{query}"
         response = envelope(content | dict(page_links(url, parameters, wanted, page)))
@@ -103,7 +105,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     return response
 
 
-async def _encoded(recordings: Sequence[Recording], addresses: MediaAddresses) -> list[msgspec.Raw]:
+async def _encoded(recordings: Iterable[Recording], addresses: MediaAddresses) -> list[msgspec.Raw]:
     """Returns recordings as clients see them, as JSON."""
     encoded, turns = list[msgspec.Raw](), Turns()
     for recording in recordings:
@@ -115,5 +117,6 @@ async def _encoded(recordings: Sequence[Recording], addresses: MediaAddresses) -
 
 async def read_one(request: Request, name: str, addresses: MediaAddresses) -> Response:
     """One recording under a name; raises RecordingNotFound."""
-    stored = await repository(request).get(scope_of(request), path_segment(request, "id"))
-    return envelope({name: render(stored.recording, addresses)})
+    scope = scope_of(request)
+    stored = await repository(request).get(scope, path_segment(request, "id"))
+    return envelope({name: render(scope.visible(stored.recording), addresses)})

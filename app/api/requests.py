@@ -10,7 +10,7 @@ from starlette.requests import Request
 from app import codec
 from app.api.endpoint import Choice, Endpoint
 from app.auth.policy import Operation
-from app.auth.scope import Scope
+from app.auth.scope import Scope, limits_of
 from app.background import apart
 from app.errors import BodyTooLarge, InvalidParameter, MissingParameter, UnsupportedMediaType
 from app.recordings.identity import Resource
@@ -77,16 +77,16 @@ def contact_center_of(request: Request) -> str:
 
 
 def scope_of(request: Request) -> Scope:
-    """Returns what the caller may see: the contact center that the path names, else the user's own.
+    """Returns what the caller may see: the contact center that the path names, else what she sees of her own.
 
     The other paths are for roles that the configuration lets have one of their own alone.
     """
     region = services(request).settings.region
     if "contact_center" in request.path_params:
         return Scope(contact_center_of(request), region)
-    contact_center = user_of(request).contact_center
-    assert contact_center is not None
-    return Scope(contact_center, region)
+    user = user_of(request)
+    assert user.contact_center is not None
+    return Scope(user.contact_center, region, limits_of(user))
 
 
 def owner_of(request: Request) -> Owner:

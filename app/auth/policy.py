@@ -31,11 +31,12 @@ Operation = Literal[
 class Requirement:
     """One of the roles and, unless the user is an admin, one of the permissions; an empty set asks for none.
 
-    None for the roles stands for every user.
+    None for the roles stands for every user. A role `if_limited` is enough for a user whose entry limits what she sees.
     """
 
     roles: frozenset[Role] | None
     permissions: frozenset[str] = frozenset()
+    if_limited: frozenset[Role] = frozenset()
 
 
 def _permission(*names: str) -> frozenset[str]:
@@ -43,16 +44,19 @@ def _permission(*names: str) -> frozenset[str]:
     return frozenset(f"RECORDING_PERMISSION_{name}" for name in names)
 
 
-_READERS: frozenset[Role] = frozenset({"admin"})
+_ADMINS: frozenset[Role] = frozenset({"admin"})
 # The roles that work in one contact center.
 _STAFF: frozenset[Role] = frozenset({"admin", "supervisor", "agent"})
 _OPS: frozenset[Role] = frozenset({"ops"})
 _POSTERS: frozenset[Role] = frozenset({"ops", "recorder"})
 
+# Supervisors and agents read what their access groups, partitions or own recordings show, and nothing without them.
+_READERS = Requirement(_ADMINS, if_limited=frozenset({"supervisor", "agent"}))
+
 POLICY: Mapping[Operation, Requirement] = {
-    "search": Requirement(_READERS),
-    "read": Requirement(_READERS),
-    "play": Requirement(_READERS),
+    "search": _READERS,
+    "read": _READERS,
+    "play": _READERS,
     "apply": Requirement(_STAFF, _permission("APPLY_NON_DELETE", "APPLY_NON_DELETION")),
     "unapply": Requirement(_STAFF, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
     "read-definitions": Requirement(_STAFF),
@@ -78,8 +82,11 @@ def require_role(user: User, *operations: Operation, contact_center: str | None 
     roles = set(user.roles)
     if contact_center is not None and user.contact_center not in {None, contact_center}:
         roles.discard("recorder")
-    allowed = [POLICY[operation].roles for operation in operations]
-    if not any(some is None or some & roles for some in allowed):
+    requirements = [POLICY[operation] for operation in operations]
+    if not any(
+        needed.roles is None or needed.roles & roles or (user.is_limited and needed.if_limited & roles)
+        for needed in requirements
+    ):
         raise InsufficientRole
 
 

@@ -6,27 +6,36 @@ mapping in `es_mappings/v2/recordings.json`; a test compares them.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from app import codec
 from app.folding import fold_name, fold_number, fold_text
+from app.recordings.access import Path, access_groups, agents, partitions
 from app.recordings.dates import parse_instant
-from app.recordings.identity import media_object_keys
+from app.recordings.identity import digest, media_object_keys
 from app.recordings.model import Recording
 from app.search.trigrams import tokens_of_value
+from app.settings import MAX_PATH_PARTS
 
 # A keyword may have 32,766 UTF-8 bytes, and this many characters always fit. The keyword of a longer value holds
 # only its first characters; the trigrams hold all of it.
 MAX_KEYWORD_LENGTH = 8_000
 _MAX_KEYWORD_BYTES = 32_766
 
+# How far apart the texts of a "text" field are. None is as long.
+TEXT_GAP = 1_000_000
+
 
 @dataclass(frozen=True)
 class Field:
-    """A field that is compared as a whole. `values` returns what the document of a recording holds in it."""
+    """A field that is compared as a whole. `values` returns what the document of a recording holds in it.
+
+    One of kind "text" holds texts of tokens, divided by spaces.
+    """
 
     name: str
-    kind: Literal["keyword", "date", "boolean"]
+    kind: Literal["keyword", "date", "boolean", "text"]
     values: Callable[[Recording], Any]
 
     def index(self, recording: Recording) -> dict[str, Any]:
@@ -69,9 +78,52 @@ def call_uuids(recording: Recording) -> list[str]:
     return list(dict.fromkeys(_keyword(media.get("callUUID") or recording["id"]) for media in recording["mediaFiles"]))
 
 
+def group_token(path: Path) -> str:
+    """Returns the token of ACCESS that stands for an access group, in the text of each media file that it holds."""
+    return _path_token("group", path)
+
+
+def partition_token(path: Path) -> str:
+    """Returns the token of ACCESS that stands for a partition, in the text of each media file that it holds."""
+    return _path_token("partition", path)
+
+
+@lru_cache(maxsize=4096)
+def _path_token(kind: str, path: Path) -> str:
+    # A path may hold white space and be of any length.
+    return digest(kind, *path)
+
+
+def _access(recording: Recording) -> list[str]:
+    """Returns a text for each media file, of the tokens of all groups and partitions that hold it."""
+    texts = (
+        " ".join(
+            dict.fromkeys(
+                [
+                    *(group_token(path) for path in _holders(access_groups(media))),
+                    *(partition_token(path) for path in _holders(partitions(media))),
+                ]
+            )
+        )
+        for media in recording["mediaFiles"]
+    )
+    return list(dict.fromkeys(texts))
+
+
+def _holders(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yields the paths that hold one of the paths, in a settled order; a user's entry names no longer ones."""
+    for path in sorted(paths):
+        for length in range(min(len(path), MAX_PATH_PARTS) + 1):
+            yield path[:length]
+
+
 def _media_object_keys(recording: Recording) -> list[str]:
     keys = (key for media in recording["mediaFiles"] for key in media_object_keys(media["mediaDescriptor"]))
     return list(dict.fromkeys(keys))
+
+
+def _agents(recording: Recording) -> list[str]:
+    return list(dict.fromkeys(map(_keyword, agents(recording))))
 
 
 def _user_names(recording: Recording) -> Iterator[str]:
@@ -120,6 +172,8 @@ USER_DATA = TextField("userData", _user_data, fold_text)
 CALL_UUIDS = Field("callUUIDs", "keyword", call_uuids)
 MEDIA_IDENTITIES = Field("mediaIdentities", "keyword", _media_object_keys)
 NON_DELETE = Field("nonDelete", "boolean", lambda recording: recording.get("nonDelete", False))
+ACCESS = Field("access", "text", _access)
+AGENTS = Field("agents", "keyword", _agents)
 
 FIELDS = (
     REGION,
@@ -133,6 +187,8 @@ FIELDS = (
     CALL_UUIDS,
     MEDIA_IDENTITIES,
     NON_DELETE,
+    ACCESS,
+    AGENTS,
 )
 
 

@@ -33,7 +33,7 @@ RESOURCES = tuple(_MAPPING_FILES)
 MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource != "media-claims")
 
 # Fields that are added to existing indices in place: documents may lack them.
-_OPTIONAL_FIELDS = ("recordingBytes",)
+_OPTIONAL_FIELDS = ("recordingBytes", "access", "agents")
 
 T = TypeVar("T")
 

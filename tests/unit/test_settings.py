@@ -58,6 +58,12 @@ def test_environment_takes_precedence_over_the_file(file: Path) -> None:
         (USER.replace("$argon2id$x", "secret"), "password_hash"),
         (USER.replace('"admin"]', '"boss"]'), "roles"),
         (USER.replace('name = "admin"', 'name = "a:b"'), "colon"),
+        (USER.replace('"admin"]', '"ops", "admin"]') + "access_groups = ['/US']", "without ops"),
+        (USER.replace('"admin"]', '"recorder"]') + "own_recordings = true", "need the role"),
+        (USER + "partitions = ['']", "'' of user 'admin' is no path"),
+        (USER + f"access_groups = ['{'a/' * 100}b']", "1 to 100 parts"),
+        (USER + "access_groups = '/US'", "access_groups"),
+        (USER + "own_recordings = 'yes'", "own_recordings"),
     ],
 )
 def test_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> None:
