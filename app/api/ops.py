@@ -3,12 +3,14 @@
 `/internal-api/contact-centers/{cc}/…` is the same for clients that exist, with differences in what is answered.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
+from app import codec
 from app.api.audit import audit_entry
 from app.api.recordings import NAMES, read_one, search_page
 from app.api.requests import (
@@ -28,7 +30,7 @@ from app.api.requests import (
 )
 from app.api.responses import envelope
 from app.audit import Entry
-from app.background import apart
+from app.background import Turns, apart
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import Actor, FailedMedia
 from app.media.location import LocationNotAllowed, check_key, resolve_location
@@ -38,6 +40,10 @@ from app.recordings.identity import encode_segment
 from app.recordings.model import Recording, parse_recording
 from app.recordings.render import MediaAddresses, render
 from app.settings import StorageConfig
+from app.store.versions import FormerVersion
+
+# An answer with more former versions is sent while it is made.
+_BYTES_IN_MEMORY = 4 * 1024 * 1024
 
 
 async def search(request: Request) -> Response:
@@ -138,19 +144,33 @@ async def versions(request: Request) -> Response:
     """`GET /ops/contact-centers/{cc}/recordings/{id}/versions`: what it said while it was protected, oldest first."""
     recordings = repository(request)
     stored = await recordings.get(scope_of(request), path_segment(request, "id"))
-    addresses = _ops_addresses(request)
-    return envelope(
-        {
-            "versions": [
-                {
-                    "at": format_instant(former.at),
-                    "by": former.by,
-                    "recording": render(former.content(), addresses),
-                }
-                for former in await recordings.versions(stored)
-            ]
-        }
-    )
+    found = await recordings.versions(stored)
+    texts = _version_texts(recordings.version_store.with_content(found), _ops_addresses(request))
+    if sum(former.bytes for former in found) <= _BYTES_IN_MEMORY:
+        return envelope({"versions": [msgspec.Raw(text) async for text in texts]})
+    return StreamingResponse(_streamed(texts), headers={"Cache-Control": "no-store"}, media_type="application/json")
+
+
+async def _version_texts(versions: AsyncIterator[FormerVersion], addresses: MediaAddresses) -> AsyncIterator[bytes]:
+    """Yields former versions as clients see them, as JSON."""
+    turns = Turns()
+    async for former in versions:
+        yield await apart(former.bytes, _version_text, former, addresses)
+        await turns.worked_on(former.bytes)
+
+
+def _version_text(former: FormerVersion, addresses: MediaAddresses) -> bytes:
+    recording = render(former.content(), addresses)
+    return codec.encode({"at": format_instant(former.at), "by": former.by, "recording": recording})
+
+
+async def _streamed(texts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yields an envelope: a recording may have gigabytes of former versions."""
+    before = b'{"statusCode":0,"versions":['
+    async for text in texts:
+        yield before + text
+        before = b","
+    yield (b"" if before == b"," else before) + b"]}"
 
 
 def _check_storages(posted: Recording, configured: StorageConfig) -> None:

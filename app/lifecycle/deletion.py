@@ -234,8 +234,10 @@ class Deletion:
             [entry for document, some in entries.items() if document in outcomes for entry in some]
         )
         try:
-            for document, history in histories.items():
-                await (versions.delete if document in gone else versions.keep)(document, history)
+            await versions.delete([(document, history) for document, history in histories.items() if document in gone])
+            await versions.end_deletion(
+                [(document, history) for document, history in histories.items() if document not in gone]
+            )
         except ElasticsearchUnavailable:
             log.warning("former versions of deleted recordings are left; a sweep will delete them")
         objects = [entry for document in gone for entry in entries[document]]
@@ -273,12 +275,17 @@ class Deletion:
         return swept
 
     async def _delete_versions(self, before: int) -> None:
-        """Deletes the former versions of recordings whose deletion was interrupted."""
+        """Deletes what is left of former versions whose recordings were deleted, and the notes of these deletions."""
         for repository in self._repositories.values():
-            for document, history in await repository.version_store.deletions(before):
-                stored = await repository.read(document)
-                exists = stored is not None and stored.protection is not None and stored.protection.history == history
-                await (repository.version_store.keep if exists else repository.version_store.delete)(document, history)
+            async for noted in repository.version_store.deletions(before):
+                found = await asyncio.gather(*(repository.read(document) for document, _ in noted))
+                exist = {
+                    (stored.document_id, stored.protection.history)
+                    for stored in found
+                    if stored is not None and stored.protection is not None
+                }
+                await repository.version_store.delete([one for one in noted if one not in exist])
+                await repository.version_store.end_deletion(noted)
 
     async def _revived(self, entry: MediaDeletion) -> bool:
         """Returns whether the recording was not deleted; then this attempt to delete it never succeeds either.

@@ -81,6 +81,7 @@ class Protection:
                 by=by,
                 reason=reason,
                 history=protection.history if protection else uuid4().hex,
+                version=protection.version if protection else "",
             )
             return _marked(stored, change, protect=protect)
 
@@ -131,7 +132,8 @@ class Protection:
             # A later change has taken over the list.
             if stored is None or stored.protection is None or stored.protection.change_id != change.change_id:
                 return None
-            done = msgspec.structs.replace(change, pending=(), taken=change.taken if protect else ())
+            # Of what is stored now: an update since has added a former version.
+            done = msgspec.structs.replace(stored.protection, pending=(), taken=change.taken if protect else ())
             return Update(stored.contact_center, stored.recording, done)
 
         await self._recordings.update_document(document, remove_pending)
@@ -157,6 +159,7 @@ class Protection:
                 latest.change_id,
                 holders=holders,
                 history=before.history if before else uuid4().hex,
+                version=before.version if before else "",
             )
             return _marked(stored, followed, protect=followed.is_held())
 

@@ -35,7 +35,8 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     `taken` of all that its hold has taken along. Of a screen recording: `holders` are the latest changes that it has
     followed, by the document id of the recording. Version 0.1.0 stored neither `taken` nor `holders`.
 
-    `history` is made with the first change, and stays. It names the recording in `app.store.versions`.
+    `history` is made with the first change, and stays. It names the recording in `app.store.versions`. `version` is the
+    key of its latest former version there, "" if it has none.
     """
 
     decided_at: int
@@ -46,6 +47,7 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     by: str = ""
     reason: str | None = None
     history: str = ""
+    version: str = ""
 
     def is_before(self, other: "ProtectionChange") -> bool:
         return (self.decided_at, self.change_id) < (other.decided_at, other.change_id)

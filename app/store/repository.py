@@ -5,10 +5,12 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
+import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
@@ -30,6 +32,7 @@ from app.store.client import store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
 from app.store.indices import alias, refresh
+from app.store.journal import now_milliseconds
 from app.store.pages import BoundedSearch, Hit, Reserve, unlimited
 from app.store.versions import FormerVersion, VersionStore, says_the_same
 
@@ -233,8 +236,10 @@ class RecordingRepository:
         return before.recording if before else None, update.recording
 
     async def versions(self, stored: StoredRecording) -> list[FormerVersion]:
-        """Returns what a recording said before updates while it was protected, oldest first."""
-        return await self.version_store.of(stored.document_id, stored.version, _history(stored), stored.recording)
+        """Returns what a recording said before updates while it was protected, oldest first and without content."""
+        if stored.protection is None:
+            return []
+        return await self.version_store.chain(stored.document_id, stored.protection.history, stored.protection.version)
 
     async def keep_media(self, recordings: Iterable[Recording]) -> None:
         """Returns when no deletion that began before can delete a media object of these stored recordings any more.
@@ -282,38 +287,74 @@ class RecordingRepository:
         conflicts = conflict_backoff()
         blocked = Backoff(blocked_timeout)
         unread = create_first
+        attempt: Updated = (None, None)
+        kept: FormerVersion | None = None
         while True:
             stored = None if unread else await self.read(_id)
+            if kept is not None:
+                if stored is not None and await self.version_store.includes(_latest_version(stored), kept):
+                    return attempt  # it was stored, its answer was lost, and others have updated it since
+                await self.version_store.remove(kept.key)
+                kept = None
             update = await change(stored)
             if update is None:
                 return stored, None
             size = len(await apart(_size(stored, update.recording), codec.encode, update.recording))
+            if await apart(size, _needs_version, stored, update, versions_by):
+                assert stored is not None
+                assert versions_by is not None
+                kept, update = await self._keep_version(stored, update, versions_by)
+            attempt = stored, update
             body = await apart(size, _document, update)
             if len(body) > max_bytes:
                 raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
-            version = stored.version if stored else None
-            kept = await self._keep_version(stored, update, versions_by) if stored and versions_by is not None else None
-            seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
-            async with store_errors(seconds):
-                try:
-                    await self._writer.put(self._index, _id, body, version, wait_for_refresh=wait_for_refresh)
-                except ConflictError:
-                    if not unread:  # a conflict without a read only means that the recording is not new
-                        await conflicts.wait()
-                except IndexBlocked as error:
-                    if not await blocked.wait():
-                        raise ElasticsearchUnavailable from error
-                else:
-                    return stored, update
-            if kept is not None:
-                await self.version_store.remove(kept)
+            # A conflict without a read only means that the recording is not new.
+            pauses = blocked, None if unread else conflicts
+            if await self._put(_id, body, stored, pauses, wait_for_refresh=wait_for_refresh):
+                return attempt
             unread = False
 
-    async def _keep_version(self, stored: StoredRecording, update: Update, by: str) -> str | None:
-        """Stores what a protected recording says before it says otherwise. Returns the key of the version."""
-        if not stored.recording.get("nonDelete") or says_the_same(stored.recording, update.recording):
-            return None
-        return await self.version_store.add(stored.document_id, stored.version, _history(stored), stored.recording, by)
+    async def _put(
+        self,
+        _id: str,
+        body: bytes,
+        stored: StoredRecording | None,
+        pauses: tuple[Backoff, Backoff | None],
+        *,
+        wait_for_refresh: bool,
+    ) -> bool:
+        """Writes a document; returns False if it may succeed in another attempt, after a pause.
+
+        The pauses are that while the index is blocked for writes and, if any, that after a conflict.
+        """
+        blocked, conflicts = pauses
+        version = stored.version if stored else None
+        async with store_errors(_WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds):
+            try:
+                await self._writer.put(self._index, _id, body, version, wait_for_refresh=wait_for_refresh)
+            except ConflictError:
+                if conflicts is not None:
+                    await conflicts.wait()
+                return False
+            except IndexBlocked as error:
+                if not await blocked.wait():
+                    raise ElasticsearchUnavailable from error
+                return False
+        return True
+
+    async def _keep_version(self, stored: StoredRecording, update: Update, by: str) -> tuple[FormerVersion, Update]:
+        """Stores what a recording says before it says otherwise. Returns the version, and the update that names it."""
+        protection = update.protection or ProtectionChange(now_milliseconds(), uuid4().hex)
+        # Version 0.1.0 has made no history.
+        protection = msgspec.structs.replace(protection, history=protection.history or uuid4().hex)
+        kept = await self.version_store.add(
+            stored.document_id,
+            history=protection.history,
+            previous=protection.version,
+            recording=stored.recording,
+            by=by,
+        )
+        return kept, replace(update, protection=msgspec.structs.replace(protection, version=kept.key))
 
     def _turn(self, _id: str, *, wait_for_refresh: bool) -> AbstractAsyncContextManager[object]:
         """Returns the lock of a save.
@@ -440,8 +481,15 @@ class RecordingRepository:
         return answer
 
 
-def _history(stored: StoredRecording) -> str:
-    return stored.protection.history if stored.protection else ""
+def _latest_version(stored: StoredRecording) -> str:
+    return stored.protection.version if stored.protection else ""
+
+
+def _needs_version(stored: StoredRecording | None, update: Update, by: str | None) -> bool:
+    """Returns whether an update says otherwise than a protected recording does."""
+    if stored is None or by is None or not stored.recording.get("nonDelete"):
+        return False
+    return not says_the_same(stored.recording, update.recording)
 
 
 def conflict_backoff() -> Backoff:

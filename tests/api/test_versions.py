@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from elasticsearch import AsyncElasticsearch
+from elasticsearch import AsyncElasticsearch, ConflictError
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
@@ -75,9 +75,14 @@ async def test_versions_go_with_the_recording(
     assert_error(await ops.get(f"{OPS_PATH}/r/versions"), 404, 6)
     index = f"{settings.index_prefix}-recording-versions"
     await elasticsearch.indices.refresh(index=index)
-    assert (await elasticsearch.count(index=index))["count"] == 0
+    # Only the note is left, until no update that began before can be under way.
+    assert (await elasticsearch.count(index=index, query={"term": {"deleting": False}}))["count"] == 0
     await post(ops, note="another recording")
     assert await versions(ops) == []
+    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+        await services.deletion.sweep(only_due=False)
+    await elasticsearch.indices.refresh(index=index)
+    assert (await elasticsearch.count(index=index))["count"] == 0
 
 
 async def test_versions_that_a_killed_deletion_left_belong_to_no_later_recording(
@@ -126,6 +131,43 @@ async def test_an_update_that_was_not_stored_leaves_no_version(
     await protect(admin)
     await post(ops, note="c")
     assert [(version["recording"]["note"], version["by"]) for version in await versions(ops)] == [("a", "ops")]
+
+
+async def test_versions_of_many_megabytes_are_streamed(ops: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    await post(ops, note="0")
+    await protect(admin)
+    for number in range(1, 9):
+        await post(ops, note=f"{number}", padding="x" * 900_000)
+    found = await versions(ops)
+    assert notes(found) == [f"{number}" for number in range(8)]
+    assert len(found[-1]["recording"]["padding"]) == 900_000
+
+
+async def test_an_update_whose_answer_was_lost_keeps_its_version(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another update comes between the lost answer and the next attempt, which then looks like a loser."""
+    await post(ops, note="a")
+    await protect(admin)
+    put = DocumentWriter.put
+    lost = False
+
+    async def lose(self: DocumentWriter, *arguments: Any, **named: Any) -> None:
+        nonlocal lost
+        await put(self, *arguments, **named)
+        if not lost:
+            lost = True
+            await post(ops, note="c")
+            raise ConflictError("conflict", meta=None, body=None)  # type: ignore[arg-type]
+
+    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+        repository = services.repositories["recordings"]
+        stored = await repository.get(Scope(CONTACT_CENTER, REGION), "r")
+        monkeypatch.setattr(repository._writer, "put", lose.__get__(repository._writer))
+        before, after = await repository.save(CONTACT_CENTER, {**stored.recording, "note": "b"}, by="b")
+    assert before is not None
+    assert (before["note"], after["note"]) == ("a", "b")
+    assert notes(await versions(ops)) == ["a", "b"]
 
 
 async def test_posts_are_audited_with_what_they_changed(start_service: StartService, tmp_path: Path) -> None:
