@@ -18,8 +18,9 @@ from app.cli import options as shared
 from app.cli.failures import configured
 from app.cli.framework import exclusive
 from app.cli.types import POSITIVE
-from app.migration.cutover import acquire_and_recover, current_index, drop_old, roll_back
+from app.migration.cutover import acquire_and_recover, current_index, drop_old
 from app.migration.plan import MigrationError, MigrationLease, Options, RejectedDocument, Report
+from app.migration.rollback import roll_back
 from app.migration.run import Migration
 from app.migration.sources import Source, Unchanged, V2Recordings
 from app.progress import progress
@@ -136,19 +137,16 @@ async def _roll_back(settings: Settings, resource: str) -> None:
     async with _lease(settings, resource) as (client, lease):
         changes = await roll_back(client, settings, lease, resource)
         click.echo(f"{name} is {await current_index(client, name)} again; writes are not blocked any more")
-    click.echo(
-        f"written to {changes.index} since the migration: {len(changes.written)}; deleted there: {changes.deleted}"
-    )
-    for contact_center, _id in changes.written:
-        click.echo(f"  {contact_center} {_id}".rstrip())
-    if changes.carried:
-        click.echo(f"protected since the migration, and protected in the old index too: {len(changes.carried)}")
-        for contact_center, _id in changes.carried:
-            click.echo(f"  {contact_center} {_id}")
-    if changes.not_carried:
-        click.echo(f"protected since the migration, and still to be protected elsewhere: {len(changes.not_carried)}")
-        for contact_center, _id in changes.not_carried:
-            click.echo(f"  {contact_center} {_id}")
+    for what, names in (
+        ("carried over to the old index", changes.carried),
+        ("protected, and still to be protected elsewhere", changes.not_carried),
+        ("written, and not in the old index", changes.written),
+        ("deleted, and back", changes.deleted),
+    ):
+        click.echo(f"since the migration, in {changes.index}: {what}: {len(names)}")
+        for contact_center, _id in names:
+            click.echo(f"  {contact_center} {_id}".rstrip())
+    if changes.leave_something_to_do:
         sys.exit(1)
 
 

@@ -7,24 +7,14 @@ nothing of copying.
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from elasticsearch import AsyncElasticsearch, NotFoundError
 
-from app.migration.plan import (
-    CompletedMigration,
-    MigrationError,
-    MigrationLease,
-    Plan,
-    migration_lease,
-    migration_state,
-)
-from app.migration.point_in_time import PlainIndex, PointInTime
+from app.migration.plan import MigrationError, MigrationLease, Plan, migration_lease, migration_state
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.documents import from_source, protection_of, to_document
-from app.store.indices import MIGRATED_RESOURCES, add_optional_fields, alias
+from app.store.indices import MIGRATED_RESOURCES, alias
 from app.store.lease import LeaseError
 from app.store.retrying import with_retries
 
@@ -152,12 +142,12 @@ async def unblocked_on_failure(
 async def _unblock_and_save(client: AsyncElasticsearch, lease: MigrationLease, plan: Plan) -> None:
     # A run that has lost the lease fails here: the block may be the new holder's.
     await lease.save()
-    await _unblock(client, plan.sources)
+    await unblock(client, plan.sources)
     plan.blocked, plan.result = False, None
     await lease.save()
 
 
-async def _unblock(client: AsyncElasticsearch, indices: Sequence[str]) -> None:
+async def unblock(client: AsyncElasticsearch, indices: Sequence[str]) -> None:
     for index in indices:
         await with_retries(
             client.options(ignore_status=404).indices.put_settings, index=index, settings={"index.blocks.write": None}
@@ -215,47 +205,6 @@ async def _is_swapped(client: AsyncElasticsearch, name: str, plan: Plan) -> bool
 # --- Afterwards ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ChangesSinceSwap:
-    """What a rollback leaves behind in `index`: documents as contact center and id, and the number of deletions.
-
-    `carried` are the protected ones among them that it has written to the old index, `not_carried` those that it could
-    not: the old deployment of their contact center has to protect them.
-    """
-
-    index: str
-    written: list[tuple[str, str]]
-    deleted: int
-    carried: list[tuple[str, str]] = field(default_factory=list)
-    not_carried: list[tuple[str, str]] = field(default_factory=list)
-
-
-async def roll_back(
-    client: AsyncElasticsearch, settings: Settings, lease: MigrationLease, resource: str
-) -> ChangesSinceSwap:
-    """Swaps the last migration back and unblocks its sources. Idempotent. Raises MigrationError."""
-    last = lease.state.last
-    name = alias(settings, resource)
-    if last is None or lease.state.plan:
-        raise MigrationError("a migration is unfinished" if lease.state.plan else "there is nothing to roll back")
-    for index in {last.target, last.previous, *last.sources}:
-        if not await client.indices.exists(index=index):
-            raise MigrationError(f"{index} no longer exists, so the migration cannot be rolled back")
-    await with_retries(client.indices.add_block, index=last.target, block="write")
-    changes = await _changes_since_swap(client, last)
-    if await current_index(client, name) == last.target:
-        await with_retries(add_optional_fields, client, resource, last.previous)
-        # The old index gets its writes back first, while the alias still leads to the blocked one.
-        await _unblock(client, [last.previous])
-        await _carry_holds_over(client, last, changes)
-        await swap(client, name, last.target, last.previous)
-    await _unblock(client, last.sources)
-    lease.state.last = None
-    lease.state.superseded = [i for i in lease.state.superseded if i not in last.sources] + [last.target]
-    await lease.save()
-    return changes
-
-
 async def drop_old(client: AsyncElasticsearch, settings: Settings, lease: MigrationLease, resource: str) -> list[str]:
     """Deletes the indices that migrations and rollbacks have left behind. Returns their names."""
     current = await current_index(client, alias(settings, resource))
@@ -265,56 +214,3 @@ async def drop_old(client: AsyncElasticsearch, settings: Settings, lease: Migrat
     lease.state.superseded, lease.state.last = [], None
     await lease.save()
     return dropped
-
-
-async def _carry_holds_over(client: AsyncElasticsearch, last: CompletedMigration, changes: ChangesSinceSwap) -> None:
-    """Writes each recording that was protected in the target after the swap to the index before it, as it is now.
-
-    One that comes from an index of schema v1 is not written: that index would not know of it, and a later migration
-    would find its contact center in two sources.
-    """
-    fields = (await client.indices.get_mapping(index=last.previous)).body[last.previous]["mappings"]["properties"]
-    if "nonDelete" not in fields:
-        return
-    point = await PointInTime.open(client, [PlainIndex(last.target)])
-    try:
-        for part in point.slices():
-            newer = replace(part, after=max(part.after, last.max_seq_nos[str(part.shard.number)]))
-            async for hits in point.pages(newer):
-                for hit in hits:
-                    source = hit["_source"]
-                    recording = from_source(source)
-                    if not recording.get("nonDelete"):
-                        continue
-                    name = (source["contactCenter"], recording["id"])
-                    known = last.sources == [last.previous] or await client.exists(index=last.previous, id=hit["_id"])
-                    if not known:
-                        changes.not_carried.append(name)
-                        continue
-                    document = to_document(source["contactCenter"], recording, protection_of(source))
-                    readable = {key: value for key, value in document.items() if key in fields}
-                    await with_retries(client.index, index=last.previous, id=hit["_id"], document=readable)
-                    changes.carried.append(name)
-    finally:
-        await point.close()
-
-
-async def _changes_since_swap(client: AsyncElasticsearch, last: CompletedMigration) -> ChangesSinceSwap:
-    mapping = (await client.indices.get_mapping(index=last.target)).body[last.target]["mappings"]
-    fields = ("contactCenter", "id") if {"contactCenter", "id"} <= mapping.get("properties", {}).keys() else ()
-    target = PlainIndex(last.target, fields)
-    point = await PointInTime.open(client, [target])
-    written = []
-    try:
-        for part in point.slices():
-            newer = replace(part, after=max(part.after, last.max_seq_nos[str(part.shard.number)]))
-            async for hits in point.pages(newer, source=False):
-                for hit in hits:
-                    found = hit.get("fields", {})
-                    written.append(
-                        (found.get("contactCenter", [""])[0], found["id"][0] if "id" in found else hit["_id"])
-                    )
-        documents = await point.count(target)
-    finally:
-        await point.close()
-    return ChangesSinceSwap(last.target, written, last.documents - (documents - len(written)))

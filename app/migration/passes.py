@@ -21,6 +21,7 @@ from app.migration.sources import (
     Source,
     SourceFields,
     digest_of,
+    target_id,
     transform_encoded_page,
     transform_page,
 )
@@ -173,10 +174,10 @@ class Passes:
         async for shard, shard_now, hits in before.replaced_or_deleted(now):
             rejects = self._rejects[shard.source.index, shard.number]
             copied = [hit for hit in hits if rejects.pop(hit["_seq_no"], None) is None]
-            ids = [_id for hit in copied if (_id := _target_id(shard.source, hit))]
+            ids = [_id for hit in copied if (_id := target_id(shard.source, hit))]
             # A replaced document exists now too, usually with the same id in the target.
             present = await now.with_ids(shard_now, [hit["_id"] for hit in copied])
-            present_ids = {_target_id(shard.source, hit) for hit in present}
+            present_ids = {target_id(shard.source, hit) for hit in present}
             await self._delete(target, [_id for _id in ids if _id not in present_ids])
 
     async def sweep(self, point: PointInTime[Source], target: TargetIndex) -> None:
@@ -193,7 +194,7 @@ class Passes:
                     for source in self._sources:
                         ids = [_id for hit in hits if (_id := source.source_id(hit)) is not None]
                         for shard in point.shards_of(source) if ids else ():
-                            present |= {_target_id(source, hit) for hit in await point.with_ids(shard, ids)}
+                            present |= {target_id(source, hit) for hit in await point.with_ids(shard, ids)}
                     await self._delete(target, [hit["_id"] for hit in hits if hit["_id"] not in present])
         finally:
             await copies.close()
@@ -301,7 +302,9 @@ class Passes:
         """Writes to the target. Notes which documents Elasticsearch rejects, and returns their ids in the target."""
         rejected = await target.write(writes, force=force)
         for write, reason in rejected:
-            reject = RejectedDocument(write.source.index, write.source_id, reason, write.document.contact_center)
+            reject = RejectedDocument(
+                write.source.index, write.source_id, reason, write.document.contact_center, was_transformed=True
+            )
             self._rejects[write.source.index, write.shard][write.seq_no] = reject
         return {write.id for write, _ in rejected}
 
@@ -327,14 +330,6 @@ class _Refresher:
         if self._documents >= self._interval:
             self._documents = 0
             await self._target.refresh()
-
-
-def _target_id(source: Source, hit: Hit) -> str | None:
-    """Returns the `_id` that a document has in the target, or None if it cannot be transformed."""
-    try:
-        return source.transform(hit, source_only=True)[0]
-    except CannotTransform:
-        return None
 
 
 async def _gather_or_cancel(works: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -18,13 +18,20 @@ class RejectsNotAllowed(MigrationError):
 
 
 class CompletedMigration(msgspec.Struct):
-    """A migration after its swap. `max_seq_nos` has, by shard of the target, the last write before the swap."""
+    """A migration after its swap. `max_seq_nos` has, by shard of the target, the last write before the swap.
+
+    `contact_centers` has the contact center of each source of schema v1, and `left_out` the ids of the documents that
+    Elasticsearch did not take. `rolled_back` has, by source and shard, the last write before a rollback unblocked it.
+    """
 
     target: str
     previous: str
     sources: list[str]
     max_seq_nos: dict[str, int] = msgspec.field(name="checkpoint")
     documents: int = msgspec.field(name="count")
+    contact_centers: dict[str, str] = {}
+    left_out: list[str] = []
+    rolled_back: dict[str, dict[str, int]] | None = None
 
 
 class Plan(msgspec.Struct):
@@ -86,12 +93,13 @@ class Options:
 
 @dataclass(frozen=True)
 class RejectedDocument:
-    """A document that cannot be transformed, and why."""
+    """A document that cannot be transformed, or that Elasticsearch does not take, and why."""
 
     index: str
     id: str
     reason: str
     contact_center: str
+    was_transformed: bool = False
 
 
 @dataclass

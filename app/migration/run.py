@@ -134,7 +134,15 @@ class Migration:
             if expected != actual:
                 raise _CountsDiffer(f"{plan.target} does not have as many documents as its sources")
             self.report.documents = sum(expected.values())
-            plan.result = CompletedMigration(plan.target, previous, plan.sources, max_seq_nos, self.report.documents)
+            plan.result = CompletedMigration(
+                plan.target,
+                previous,
+                plan.sources,
+                max_seq_nos,
+                self.report.documents,
+                {source.index: source.contact_center for source in self._sources if source.contact_center is not None},
+                [reject.id for reject in self._passes.rejects if reject.was_transformed],
+            )
             await lease.save()
             await cutover.swap(self._client, self._alias, previous, plan.target, plan.fence)
             self.report.blocked_seconds = time.monotonic() - begun

@@ -142,3 +142,11 @@ def digest_of(_id: str, readable: Document) -> int:
     """Returns a digest of 32 bytes of an id and of the fields that can be read back from `_source`."""
     content = codec.encode([_id, sorted(readable.items())])
     return int.from_bytes(blake2b(content, digest_size=32).digest())
+
+
+def target_id(source: Source, hit: Hit) -> str | None:
+    """Returns the `_id` that a document has in the target, or None if it cannot be transformed."""
+    try:
+        return source.transform(hit, source_only=True)[0]
+    except CannotTransform:
+        return None

@@ -13,8 +13,9 @@ from elasticsearch.helpers import async_bulk, async_scan
 from app.cli.framework import Command
 from app.embedded.loader import Loader, Sample, create_v1_index, v1_schema
 from app.embedded.sample_v1 import v1_document
-from app.migration.cutover import acquire_and_recover, current_index, roll_back
+from app.migration.cutover import acquire_and_recover, current_index
 from app.migration.plan import Options as MigrationOptions
+from app.migration.rollback import roll_back
 from app.migration.run import Migration
 from app.migration.sources import CannotTransform, V1Recordings, V2Recordings
 from app.store.indices import alias, create_indices, load_schema
