@@ -40,6 +40,8 @@ Operation = Literal[
     "update-label-definition",
     "delete-label-definition",
     "request",
+    "sign-in",
+    "sign-out",
 ]
 Subject = Resource | Literal["label-definitions"]
 Outcome = Literal["success", "refused", "failed"]

@@ -117,8 +117,16 @@ class NotAuthenticated(RecallError):
 
     http_status, code = 401, 20
 
+    def __init__(self, headers: Mapping[str, str] | None = None) -> None:
+        challenge = {"WWW-Authenticate": 'Basic realm="Recall", charset="UTF-8"'}
+        super().__init__("Not authenticated.", challenge if headers is None else headers)
+
+
+class SignedOut(NotAuthenticated):
+    """No session, or one that is over. Without the header that makes a browser ask for a password by itself."""
+
     def __init__(self) -> None:
-        super().__init__("Not authenticated.", {"WWW-Authenticate": 'Basic realm="Recall", charset="UTF-8"'})
+        super().__init__({})
 
 
 class TooManyAttempts(RecallError):

@@ -8,7 +8,9 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Info
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
+from app.api import routes as api
 from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath, Metrics
 from app.api.origins import Origins
@@ -19,8 +21,22 @@ from app.lifecycle.maintenance import PeriodicTask, maintenance, needed_indices
 from app.media.missing import MissingMedia
 from app.media.versioning import versioned_buckets_reported
 from app.migration.cutover import recover_abandoned_migrations
+from app.page import routes as page
+from app.page.headers import PageHeaders
 from app.services import Services, open_services
 from app.settings import Settings, load_settings
+
+# Every path that the service knows.
+ENDPOINTS = (*api.ENDPOINTS, *page.ENDPOINTS)
+
+
+class _App(Starlette):
+    """With the headers of the page around everything, the answers to unexpected errors too."""
+
+    public_url: str | None = None
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return PageHeaders(super().build_middleware_stack(), self.public_url)
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -46,8 +62,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 ):
                     yield
 
-    app = Starlette(
-        routes=router_routes(),
+    app = _App(
+        routes=router_routes(ENDPOINTS),
         middleware=[
             Middleware(EncodedPath),
             Middleware(Metrics, registry=metrics),
@@ -56,6 +72,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
+    app.public_url = settings.public_url
     app.state.metrics = metrics
     app.router.redirect_slashes = False
     return app
@@ -67,5 +84,6 @@ def _periodic_tasks(services: Services) -> list[PeriodicTask]:
     return [
         PeriodicTask("protection", services.protection.repair),
         PeriodicTask("media-deletion", partial(sweep.sweep, only_due=True)),
+        PeriodicTask("sessions", services.sessions.sweep),
         PeriodicTask("migration", partial(recover_abandoned_migrations, services.client, services.settings)),
     ]

@@ -12,6 +12,7 @@ from app.auth.passwords import Authenticator
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labels
 from app.lifecycle.protection import Protection
+from app.lifecycle.sessions import Sessions
 from app.media.storages import MediaStorages, open_storages
 from app.recordings.identity import Resource
 from app.settings import Settings
@@ -21,6 +22,7 @@ from app.store.client import connect
 from app.store.journal import DeletionJournal
 from app.store.label_definitions import LabelDefinitionStore
 from app.store.repository import RecordingRepository
+from app.store.sessions import SessionStore
 
 # How long a search within its user's share waits for those of the same contact center that came before.
 _SEARCH_PATIENCE_SECONDS = 10.0
@@ -34,6 +36,7 @@ class Services:
     settings: Settings
     client: AsyncElasticsearch
     authenticator: Authenticator
+    sessions: Sessions
     repositories: Mapping[Resource, RecordingRepository]
     protection: Protection
     labels: Labels
@@ -57,10 +60,12 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             "screen-recordings": screen_recordings,
         }
         protection = Protection(recordings, screen_recordings)
+        authenticator = Authenticator(settings.users)
         yield Services(
             settings=settings,
             client=client,
-            authenticator=Authenticator(settings.users),
+            authenticator=authenticator,
+            sessions=Sessions(SessionStore(client, settings), authenticator, settings),
             repositories=repositories,
             protection=protection,
             labels=Labels(LabelDefinitionStore(client, settings)),

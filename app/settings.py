@@ -170,6 +170,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: int = 1024 * 1024
     shutdown_seconds: int = 30
     max_connections: int = 1_000
+    session_idle_seconds: float = 900.0
+    session_seconds: float = 43_200.0
     audit_log: str | None = None
     log_format: LogFormat = "text"
 
@@ -254,6 +256,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"elasticsearch_{name} is above 0")
         if self.lease_seconds <= 0:
             raise ValueError("lease_seconds is above 0")
+        if not 0 < self.session_idle_seconds <= self.session_seconds:
+            raise ValueError("session_idle_seconds is above 0 and at most session_seconds")
 
 
 def _read(file: Path) -> bytes:

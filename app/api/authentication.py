@@ -1,14 +1,20 @@
 """How the caller of a route proves who it is: one way for each value of `Endpoint.authentication`."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
 from starlette.requests import Request
 
+from app.api.cookies import session_key
 from app.api.endpoint import Authentication
-from app.api.requests import address_of, services
+from app.api.requests import address_of, services, user_of
 from app.auth.basic import parse_basic
+from app.errors import RecallError, SignedOut
 from app.settings import User
+
+# How often a stream asks whether its session still holds, in seconds.
+_LOOK_SECONDS = 20.0
 
 
 class Backend(Protocol):
@@ -19,6 +25,9 @@ class Backend(Protocol):
 
     def claimed_name(self, request: Request) -> str | None:
         """Returns the name that the caller claims, verified or not, for the audit log."""
+
+    async def until_refused(self, request: Request) -> None:
+        """Returns when the caller, who was authenticated, would not be any more, or may do something else."""
 
 
 class Basic:
@@ -34,5 +43,39 @@ class Basic:
         credentials = parse_basic(request.headers.get("authorization"))
         return credentials.name if credentials else None
 
+    async def until_refused(self, request: Request) -> None:
+        """Returns when the user is removed or changed."""
+        await services(request).authenticator.until_changed(user_of(request))
 
-BACKENDS: Mapping[Authentication, Backend] = {"basic": Basic()}
+
+class SessionCookie:
+    """A session of the page, by the token in its cookie (docs/decisions/0026-sessions.md)."""
+
+    async def authenticate(self, request: Request) -> User:
+        """Returns the user; raises SignedOut."""
+        key = session_key(request)
+        signed_in = await services(request).sessions.find(key) if key else None
+        if signed_in is None:
+            raise SignedOut
+        request.state.session = signed_in.session
+        return signed_in.user
+
+    def claimed_name(self, request: Request) -> str | None:
+        """Returns None: a token names nobody before it is looked up."""
+        return None
+
+    async def until_refused(self, request: Request) -> None:
+        """Returns when the session ends or its user is changed. Until then the stream keeps the session alive."""
+        changed = asyncio.ensure_future(services(request).authenticator.until_changed(user_of(request)))
+        try:
+            while not (await asyncio.wait((changed,), timeout=_LOOK_SECONDS))[0]:
+                try:
+                    if await services(request).sessions.find(request.state.session.key) is None:
+                        return
+                except RecallError:  # Elasticsearch is away, and tells next time
+                    continue
+        finally:
+            changed.cancel()
+
+
+BACKENDS: Mapping[Authentication, Backend] = {"basic": Basic(), "session": SessionCookie()}

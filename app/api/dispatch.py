@@ -7,9 +7,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.audit import AuditedRequest, audit_entry
-from app.api.authentication import BACKENDS
+from app.api.authentication import BACKENDS, Backend
 from app.api.endpoint import Endpoint, Method
-from app.api.requests import chosen, named_contact_center, services, user_of
+from app.api.requests import chosen, named_contact_center
 from app.api.responses import Envelope
 from app.auth.policy import Operation, require_permission, require_role
 from app.errors import MethodNotAllowed
@@ -31,7 +31,7 @@ class Dispatcher:
             raise MethodNotAllowed(", ".join(self._methods))
         response = await self._audited(request, method)
         if self._backend is not None and not isinstance(response, Envelope):
-            receive = _until_user_changes(request, receive)
+            receive = _until_refused(request, receive, self._backend)
         await response(scope, receive, send)
 
     async def _audited(self, request: Request, method: Method) -> ASGIApp:
@@ -53,6 +53,7 @@ class Dispatcher:
             finally:
                 _forget_credentials(request)
             request.state.user = user  # also for the audit line of a user who is refused from here on
+            audit_entry(request).user = user.name
             require_role(user, *method.operations, contact_center=named_contact_center(request))
             request.state.operation = await _operation(request, method)
             require_permission(user, request.state.operation)
@@ -60,26 +61,26 @@ class Dispatcher:
 
 
 def _forget_credentials(request: Request) -> None:
-    """Removes the password from what lasts as long as the request: hours for a play.
+    """Removes password and token from what lasts as long as the request: hours for a play.
 
     `app.server.protocol.Cycle` does the same with what lasts as long as the connection.
     """
     headers = request.scope["headers"]
-    headers[:] = [header for header in headers if header[0] != b"authorization"]
+    headers[:] = [header for header in headers if header[0] not in {b"authorization", b"cookie"}]
 
 
-def _until_user_changes(request: Request, receive: Receive) -> Receive:
+def _until_refused(request: Request, receive: Receive, backend: Backend) -> Receive:
     """For a stream, which may last for hours: to it, a user who is removed or changed is a client that leaves."""
 
     async def receive_or_leave() -> Message:
         received = asyncio.ensure_future(receive())
-        changed = asyncio.ensure_future(services(request).authenticator.until_changed(user_of(request)))
+        refused = asyncio.ensure_future(backend.until_refused(request))
         try:
-            await asyncio.wait((received, changed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((received, refused), return_when=asyncio.FIRST_COMPLETED)
             return received.result() if received.done() else {"type": "http.disconnect"}
         finally:
             received.cancel()
-            changed.cancel()
+            refused.cancel()
 
     return receive_or_leave
 

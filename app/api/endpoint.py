@@ -9,11 +9,14 @@ from starlette.responses import Response
 
 from app import audit
 from app.auth.policy import Operation
+from app.errors import RecallError
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 # How the caller proves who it is; "none" is for what anyone may ask.
-Authentication = Literal["basic", "none"]
+Authentication = Literal["basic", "session", "none"]
+
+ErrorAnswer = Callable[[Request, RecallError], Response]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class Endpoint:
     """One row: a path, its aliases, and its methods.
 
     `name` is what metrics call it. `headers` are in its responses to errors, too; its handlers set them themselves in
-    the others. Raises ValueError for a row that would leave open who may use it.
+    the others. `mount` is the part of the path that page links and addresses of media files have in front.
+    `error_answer` is what an error becomes in place of the envelope.
+    Raises ValueError for a row that would leave open who may use it.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Endpoint:
     put: Method | None = None
     delete: Method | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    mount: str = "/api/v2"
+    error_answer: ErrorAnswer | None = None
 
     def __post_init__(self) -> None:
         if not self.methods:

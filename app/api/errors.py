@@ -32,8 +32,10 @@ async def _client_left(request: Request, error: Exception) -> Response:
 
 
 def _error_envelope(request: Request, error: RecallError) -> Response:
-    """The envelope with the headers that all responses of the endpoint have, if a route was found."""
+    """The envelope with the endpoint's headers, if a route was found, or what the endpoint has in its place."""
     endpoint: Endpoint | None = getattr(request.state, "endpoint", None)
+    if endpoint and endpoint.error_answer:
+        return endpoint.error_answer(request, error)
     return error_envelope(error, endpoint.headers if endpoint else None)
 
 

@@ -1,7 +1,8 @@
 """Requests that a browser sends for a page of another origin (docs/contract.md section 1).
 
 A browser adds a remembered Basic login to requests of any page. So a change of state counts only when it comes from
-our own pages, from a configured origin, or from a client that is no browser.
+our own pages, from a configured origin, or from a client that is no browser. Under the page's own paths it counts only
+when it comes from our own pages: a browser adds the cookie of a session, too, and only browsers have one.
 """
 
 import re
@@ -19,6 +20,8 @@ from app.api.responses import error_envelope
 from app.errors import ForeignOrigin
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# The paths that know sessions.
+_PAGE = re.compile(r"/ui(?:/.*)?")
 # Headers of ours that scripts of an allowed origin may read, beside those that browsers always show.
 _EXPOSED = ("Accept-Ranges", "Allow", "Content-Disposition", "Content-Range", "ETag", "Retry-After")
 
@@ -49,24 +52,38 @@ class Origins:
             return
         headers = Headers(raw=scope["headers"])
         origin = headers.get("origin")
-        if origin is not None and self._allowed is not None and self._allowed.fullmatch(origin):
+        if _PAGE.fullmatch(scope["path"]):
+            is_allowed = scope["method"] in _SAFE_METHODS or self._is_our_page(scope, headers, origin)
+            await (self._app if is_allowed else _refuse)(scope, receive, send)
+        elif origin is not None and self._allowed is not None and self._allowed.fullmatch(origin):
             await self._cors(scope, receive, send)
         elif scope["method"] in _SAFE_METHODS or self._is_ours(scope, headers, origin):
             await self._app(scope, receive, send)
         else:
-            error, request = ForeignOrigin(), Request(scope)
-            # A browser has added the login of a user who knows nothing of this request.
-            write_refused_request(request, BACKENDS["basic"].claimed_name(request), error)
-            await error_envelope(error)(scope, receive, send)
+            await _refuse(scope, receive, send)
 
     def _is_ours(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
         # Browsers set this header themselves; "none" is a person's own doing, such as a bookmark.
         site = headers.get("sec-fetch-site")
         if site is not None:
             return site in {"same-origin", "none"}
-        if origin is None:
-            return True
+        return origin is None or self._is_own(scope, headers, origin)
+
+    def _is_our_page(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            return site == "same-origin"
+        return origin is not None and self._is_own(scope, headers, origin)
+
+    def _is_own(self, scope: Scope, headers: Headers, origin: str) -> bool:
         return origin in {self._public_origin, _origin(f"{scope['scheme']}://{headers.get('host', '')}")}
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    error, request = ForeignOrigin(), Request(scope)
+    # A browser has added the login of a user who knows nothing of this request.
+    write_refused_request(request, BACKENDS["basic"].claimed_name(request), error)
+    await error_envelope(error)(scope, receive, send)
 
 
 def _origin(url: str) -> str:

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from app import codec
 from app.api.audit import audit_entry
 from app.api.requests import (
-    API,
     api_url,
+    base_url,
     operation_of,
     owner_of,
     path_segment,
@@ -95,7 +95,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
             NAMES[resource_of(request)].many: await _encoded(map(scope.visible, page.hits), addresses)
         }
         query = request.scope["query_string"].decode("latin-1")
-        url = f"{api_url(request)}{request.scope['path'].removeprefix(API)}?{query}"
+        url = f"{base_url(request)}{request.scope['path']}?{query}"
         response = envelope(content | dict(page_links(url, parameters, wanted, page)))
     except BaseException:
         for place in places:

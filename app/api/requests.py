@@ -23,6 +23,7 @@ from app.store.repository import RecordingRepository
 _NOT_GIVEN = object()
 
 API = "/api/v2"
+FORM = "application/x-www-form-urlencoded"
 
 # Programs of Windows begin a text with it.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -108,8 +109,11 @@ def path_segment(request: Request, name: str) -> str:
 
 def query_parameters(request: Request) -> list[tuple[str, str]]:
     """Returns every parameter, decoded, in the order of the query; raises InvalidParameter when one is not UTF-8."""
-    query = request.scope["query_string"].decode("latin-1")
-    pairs = (pair.partition("=") for pair in query.split("&") if pair)
+    return _pairs(request.scope["query_string"].decode("latin-1"))
+
+
+def _pairs(encoded: str) -> list[tuple[str, str]]:
+    pairs = (pair.partition("=") for pair in encoded.split("&") if pair)
     return [(_form_decoded("query", name), _form_decoded(name, value)) for name, _, value in pairs]
 
 
@@ -119,14 +123,25 @@ def base_url(request: Request) -> str:
 
 
 def api_url(request: Request) -> str:
-    """Returns the absolute URL up to `/api/v2`."""
-    return f"{base_url(request)}{API}"
+    """Returns the absolute URL up to `/api/v2`, or what stands in its place under the page."""
+    endpoint: Endpoint = request.state.endpoint
+    return f"{base_url(request)}{endpoint.mount}"
 
 
 def body_size(request: Request) -> int:
     """Returns the number of bytes of a body that has been read."""
     size: int = request.state.body_size
     return size
+
+
+async def form_body(request: Request, limit: int) -> dict[str, str]:
+    """Returns the fields of a form of at most `limit` bytes; the last of several with the same name.
+
+    Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter for what is not UTF-8.
+    """
+    if request.headers.get("content-type", "").lower().partition(";")[0].strip() != FORM:
+        raise UnsupportedMediaType(f"The request body must be {FORM}.")
+    return dict(_pairs((await _body(request, limit)).decode("latin-1")))
 
 
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:

@@ -1,7 +1,7 @@
 """The route table: every path, who may use it, and what the audit log and the metrics call it.
 
 Authentication, authorization, auditing and metrics follow from the rows (`app.api.dispatch`), so no handler does any
-of them. The paths are those of docs/contract.md section 3.
+of them. The paths are those of docs/contract.md section 3. The rows of the page are in `app.page.routes`.
 """
 
 from collections.abc import Sequence
@@ -268,6 +268,6 @@ ENDPOINTS: Sequence[Endpoint] = (
 )
 
 
-def router_routes() -> list[Route]:
-    """Returns the routes of all rows and their aliases, in the order of the table."""
-    return [Route(path, Dispatcher(endpoint), name=endpoint.name) for endpoint in ENDPOINTS for path in endpoint.paths]
+def router_routes(endpoints: Sequence[Endpoint]) -> list[Route]:
+    """Returns the routes of rows and their aliases, in the order of the rows."""
+    return [Route(path, Dispatcher(endpoint), name=endpoint.name) for endpoint in endpoints for path in endpoint.paths]

@@ -67,6 +67,10 @@ class Authenticator:
         """The contact centers that users have."""
         return {user.contact_center for user in self._users.values() if user.contact_center is not None}
 
+    def user(self, name: str) -> User | None:
+        """Returns the user of a name, as configured now."""
+        return self._users.get(name)
+
     async def until_changed(self, user: User) -> None:
         """Returns when the user is removed, or may do something else than when the user was authenticated."""
         while self._users.get(user.name) == user:
@@ -81,7 +85,13 @@ class Authenticator:
         credentials = parse_basic(authorization)
         if credentials is None:
             raise NotAuthenticated
+        return await self.verify(credentials, address)
+
+    async def verify(self, credentials: Credentials, address: str) -> User:
+        """Returns the user of a name and a password; raises as `authenticate`."""
         name = credentials.name
+        if ":" in name:  # which no user has, and with which two pairs could look alike below
+            raise NotAuthenticated
         # A keyed digest, so that no password lies in memory in clear, and none can be found by comparing.
         digest = hmac.digest(self._key, f"{name}:{credentials.password}".encode(), "sha256")
         current_hash = self._hash_of(name)

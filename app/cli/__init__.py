@@ -13,7 +13,7 @@ from app.cli.framework import Command, Group, run
 
 # Each has a module of its name here, which is imported when it is needed: an installation without the extra
 # "embedded" lacks what `demo` imports.
-_COMMANDS = ("serve", "demo", "indices", "migrate", "reindex", "purge", "sweep", "users", "sample")
+_COMMANDS = ("serve", "demo", "indices", "migrate", "reindex", "purge", "sweep", "sessions", "users", "sample")
 
 
 class _Commands(Group):

@@ -104,7 +104,7 @@ class Cycle(RequestResponseCycle):
         if message["type"] == "http.response.start":
             # The connection keeps them until its next request, and nothing asks for credentials any more.
             headers: Any = self.scope["headers"]
-            headers[:] = [header for header in headers if header[0] != b"authorization"]
+            headers[:] = [header for header in headers if header[0] not in {b"authorization", b"cookie"}]
         if self.scope["http_version"] == "1.0":
             self._unframe(message)
         await super().send(message)

@@ -25,12 +25,14 @@ _MAPPING_FILES = {
     "media-claims": "media-claims.json",
     "recording-versions": "recording-versions.json",
     "label-definitions": "label-definitions.json",
+    "sessions": "sessions.json",
 }
 
 RESOURCES = tuple(_MAPPING_FILES)
 
-# Claims live for seconds, and a rollback would bring old ones back, so that index is never replaced.
-MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource != "media-claims")
+# Claims live for seconds and sessions for hours, and a rollback would bring old ones back. So their indices are never
+# replaced.
+MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource not in {"media-claims", "sessions"})
 
 # Fields that are added to existing indices in place: documents may lack them.
 _OPTIONAL_FIELDS = ("recordingBytes", "access", "agents")

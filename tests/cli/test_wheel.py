@@ -65,5 +65,6 @@ def test_wheel_works_in_an_environment_with_only_its_requirements(tmp_path: Path
         "media-claims strict",
         "recording-versions strict",
         "label-definitions strict",
+        "sessions strict",
         str(site_packages / "app" / "main.py"),
     ]

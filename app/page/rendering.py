@@ -1,0 +1,66 @@
+"""Templates → answers in HTML, errors too."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.requests import services
+from app.auth.sessions import Session
+from app.errors import NotAuthenticated, RecallError
+from app.page import assets
+from app.settings import User
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("app.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_TEMPLATES.globals |= {"static": assets.address, "version": version("recall")}
+
+_HTML = "text/html; charset=utf-8"
+
+
+def page(
+    request: Request, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **context: Any
+) -> Response:
+    """Returns a template as an answer. What `context` holds is text: the templates escape it."""
+    user: User | None = getattr(request.state, "user", None)
+    session: Session | None = getattr(request.state, "session", None)
+    text = _TEMPLATES.get_template(template).render(
+        nonce=request.scope["csp_nonce"],
+        user=user,
+        seconds_left=services(request).sessions.seconds_left(session) if session else None,
+        **context,
+    )
+    return Response(text, status, headers, media_type=_HTML)
+
+
+def see_other(location: str) -> Response:
+    """Returns an answer that leads to another path of the page."""
+    return Response(status_code=303, headers={"Location": location})
+
+
+def error_page(request: Request, error: RecallError) -> Response:
+    """Returns what a person is told of an error. Who is not signed in is asked to, and then led back."""
+    if isinstance(error, NotAuthenticated):
+        return see_other(sign_in_address(request))
+    return page(
+        request,
+        "error.html",
+        error.http_status,
+        error.headers,
+        message=error.message,
+        title=HTTPStatus(error.http_status).phrase,
+        retry=error.http_status in {429, 503},
+    )
+
+
+def sign_in_address(request: Request) -> str:
+    """Returns the path of the sign-in that leads back to what was asked for."""
+    query = request.scope["query_string"].decode("latin-1")
+    wanted = request.scope["path"] + (f"?{query}" if query else "")
+    return f"/ui/sign-in?next={quote(wanted, safe='')}"
