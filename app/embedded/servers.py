@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,9 @@ def running(
     *,
     uid: int | None = None,
     ready: str | None = None,
+    tls: bool = False,
 ) -> Iterator[int]:
-    """Runs a server in the folder, and yields the port at which it answers HTTP.
+    """Runs a server in the folder, and yields the port at which it answers HTTP, over TLS with `tls`.
 
     `command` returns the command line for a port. The process inherits the environment except RECALL_…. With `ready`
     the server has started when it answers 200 at that path, else when it answers anything. Raises ServerError.
@@ -74,7 +76,7 @@ def running(
             process.stdin.write(b"start\n")
             process.stdin.flush()
             deadline = time.monotonic() + _START_SECONDS
-            while not _answers(port, ready):
+            while not _answers(port, ready, tls=tls):
                 if process.stdout.read() is not None or time.monotonic() > deadline:
                     logs = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("*log")))
                     raise ServerError(f"{arguments[0]} does not start:\n{logs[-5000:]}")
@@ -94,8 +96,11 @@ def server_folder() -> Iterator[Path]:
         yield folder
 
 
-def _answers(port: int, ready: str | None) -> bool:
+def _answers(port: int, ready: str | None, *, tls: bool) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    if tls:  # who answers does not matter here
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
     try:
         connection.request("GET" if ready else "HEAD", ready or "/")
         status = connection.getresponse().status

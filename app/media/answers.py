@@ -24,7 +24,7 @@ from app.media.conditions import (
 from app.media.location import Location
 from app.media.resuming import resuming
 from app.media.storages import MediaStorages
-from app.media.stream import MediaStream
+from app.media.stream import MediaStream, codings_of, header_of
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,6 @@ _FINAL = {
 }
 
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
-
-# A coding of uploads to S3, which is not one of the object; a name for none.
-_NO_CODINGS = frozenset({"aws-chunked", "identity", ""})
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -235,14 +231,14 @@ class _Opening:
         may_be_transformed: bool = False,
     ) -> AcceptedStream:
         """The stream, if its status and headers are an answer to what was asked. Raises _Contradiction."""
-        content_type = (_value(stream, "Content-Type") or "").partition(";")[0].strip().lower()
+        content_type = (header_of(stream, "Content-Type") or "").partition(";")[0].strip().lower()
         if content_type in _HTML_TYPES and not self._may_be_html:
             raise _Contradiction("it answers with an HTML page where a sound is expected; is a login needed?")
         if content_type == "multipart/byteranges":
             raise _Contradiction("it answers with several ranges")
         about_the_body = _about_the_body(stream)
-        content_range = _value(stream, "Content-Range")
-        if stream.status == 206 and asked is not None:
+        content_range = header_of(stream, "Content-Range")
+        if asked is not None and (stream.status == 206 or _is_part_with_200(stream, asked)):
             positions, total = _positions(content_range, asked)
             if stream.length is not None and stream.length != len(positions):
                 raise _Contradiction("its Content-Length contradicts its Content-Range", total)
@@ -263,6 +259,12 @@ class _Opening:
         return MediaStorageFailed(reason)
 
 
+def _is_part_with_200(stream: MediaStream, asked: ByteRange) -> bool:
+    """Whether a 200 has exactly the range, and its length proves that it has no more: rclone's S3 answers so."""
+    told = parse_content_range(header_of(stream, "Content-Range") or "")
+    return stream.status == 200 and told is not None and told.answers(asked) and stream.length == len(told.positions)
+
+
 def _positions(content_range: str | None, asked: ByteRange | None) -> tuple[range, int | None]:
     """What a body has, by its Content-Range, and the length of the file. Raises _Contradiction if it is not asked."""
     if content_range is None:
@@ -278,20 +280,14 @@ def _positions(content_range: str | None, asked: ByteRange | None) -> tuple[rang
 def _about_the_body(stream: MediaStream) -> dict[str, str]:
     """Content-Type, and Content-Encoding if the object has a coding. Raises _Contradiction."""
     headers = {"Content-Type": stream.headers["Content-Type"]} if "Content-Type" in stream.headers else {}
-    value = _value(stream, "Content-Encoding") or ""
-    codings = [coding for coding in re.split("[ \t]*,[ \t]*", value.strip()) if coding.lower() not in _NO_CODINGS]
-    if not all(map(_TOKEN.fullmatch, codings)):
-        raise _Contradiction("its Content-Encoding is malformed")
+    try:
+        codings = codings_of(stream)
+    except ValueError as error:
+        raise _Contradiction(str(error)) from None
     return {**headers, "Content-Encoding": ", ".join(codings)} if codings else headers
 
 
 def _content_length(stream: MediaStream) -> int | None:
     """The length that the answer to HEAD tells, whose own body has none."""
-    value = _value(stream, "Content-Length")
+    value = header_of(stream, "Content-Length")
     return int(value) if value is not None and _LENGTH.fullmatch(value) else None
-
-
-def _value(stream: MediaStream, name: str) -> str | None:
-    """The value of a header, as one list if the header is repeated."""
-    values = [value for key, value in stream.headers.items() if key.lower() == name.lower()]
-    return ", ".join(values) if values else None

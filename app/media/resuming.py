@@ -7,7 +7,7 @@ from typing import Any
 
 from app.errors import MediaStorageBusy, MediaStorageFailed, MediaStorageTimeout
 from app.media.conditions import bounds_of, is_strong
-from app.media.stream import MediaStream
+from app.media.stream import MediaStream, codings_of
 
 log = logging.getLogger(__name__)
 
@@ -89,18 +89,25 @@ class ResumingStream:
 
     def _continues(self, stream: MediaStream) -> bool:
         return (
-            stream.status == 206
+            stream.status in {200, 206}  # with this Content-Range and length they say the same
             and stream.headers.get("Content-Range") == f"bytes {self._next}-{self._end - 1}/{self._total}"
             and stream.headers.get("ETag") == self._etag
             and stream.length == self._end - self._next
-            and "Content-Encoding" not in stream.headers
+            and not _is_encoded(stream)
         )
+
+
+def _is_encoded(stream: MediaStream) -> bool:
+    try:
+        return bool(codings_of(stream))
+    except ValueError:
+        return True
 
 
 def resuming(stream: MediaStream, reopen: Reopen) -> MediaStream:
     """The stream of an accepted answer to GET, made to resume if the answer allows that."""
     etag, length = stream.headers.get("ETag"), stream.length
-    if not etag or not is_strong(etag) or not length or "Content-Encoding" in stream.headers:
+    if not etag or not is_strong(etag) or not length or _is_encoded(stream):
         return stream
     first, total = 0, length
     if stream.status == 206:

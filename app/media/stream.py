@@ -1,10 +1,15 @@
 """What can be read of a media object: by an HTTP response, and by whatever else needs its bytes."""
 
+import re
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
 # What a deletion has found: an object that it deleted, or none.
 Removal = Literal["deleted", "missing"]
+
+# A coding of uploads to S3, which some storages remember and which is not one of the object; a name for none.
+_NO_CODINGS = frozenset({"aws-chunked", "identity", ""})
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class MediaStream(Protocol):
@@ -32,3 +37,18 @@ class MediaStream(Protocol):
     def close(self) -> None:
         """Frees the connection immediately. No coroutine, because one would not run in a cancelled task."""
         ...
+
+
+def header_of(stream: MediaStream, name: str) -> str | None:
+    """Returns the value of a header, as one list if the header is repeated."""
+    values = [value for key, value in stream.headers.items() if key.lower() == name.lower()]
+    return ", ".join(values) if values else None
+
+
+def codings_of(stream: MediaStream) -> list[str]:
+    """Returns the codings of the object (its Content-Encoding). Raises ValueError if the header is malformed."""
+    value = header_of(stream, "Content-Encoding") or ""
+    codings = [coding for coding in re.split("[ \t]*,[ \t]*", value.strip()) if coding.lower() not in _NO_CODINGS]
+    if not all(map(_TOKEN.fullmatch, codings)):
+        raise ValueError("its Content-Encoding is malformed")
+    return codings

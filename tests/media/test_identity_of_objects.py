@@ -21,7 +21,7 @@ from tests.support import storages
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
 from tests.support.service import Service, StartService
-from tests.support.storages import S3, WebDav, limiting_nginx, s3_storage, webdav_storage
+from tests.support.storages import S3, WebDav, s3_storage, webdav_storage
 
 ALL = {"subresources": "*"}
 
@@ -89,33 +89,6 @@ async def test_a_name_that_apache_negotiates_is_neither_played_nor_deleted(
     assert multi_views.exists("x/call.wav")
 
 
-@pytest.mark.parametrize("name", ["wsgidav", "apache"])
-async def test_behind_a_proxy_without_propfind_files_are_deleted_and_folders_are_not(
-    request: pytest.FixtureRequest, name: str
-) -> None:
-    server: WebDav = request.getfixturevalue(name)
-    server.put("tree/sub/x.wav", b"others")
-    server.put("tree/empty.wav", b"")
-    server.put("tree/call.wav", b"media")
-    with limiting_nginx(server) as limited:
-        config = webdav_storage(limited)
-        async with httpx.AsyncClient() as client:
-            assert (await client.request("PROPFIND", limited.url_of("tree"))).status_code == 405
-        for folder in ("tree", "tree/sub"):
-            # Apache answers 404 to GET of a folder, which is proof that there is no file.
-            if name == "wsgidav":
-                with pytest.raises(MediaStorageFailed):
-                    await delete_object(config, webdav(limited.url_of(folder)))
-            else:
-                assert await delete_object(config, webdav(limited.url_of(folder))) == "missing"
-        assert server.exists("tree/sub/x.wav")
-        assert server.exists("tree/call.wav")
-        assert await delete_object(config, webdav(limited.url_of("tree/call.wav"))) == "deleted"
-        assert not server.exists("tree/call.wav")
-        assert await delete_object(config, webdav(limited.url_of("tree/call.wav"))) == "missing"
-        assert server.exists("tree/sub/x.wav")
-
-
 @pytest.mark.parametrize(("one", "other"), [("al//x.wav", "al/x.wav"), ("/al/x.wav", "al/x.wav")])
 async def test_an_s3_key_that_is_the_same_file_keeps_it(
     versitygw: S3, start_service: StartService, one: str, other: str
@@ -171,19 +144,6 @@ async def test_a_file_name_in_a_folder_is_played_and_deleted(apache: WebDav, sta
     await post(service, "r", descriptor)
     assert await delete(service, "r") == 0
     assert not apache.exists("screens/a b%20ü.mp4")
-
-
-async def test_a_404_counts_only_while_the_presence_url_answers(apache: WebDav, start_service: StartService) -> None:
-    apache.put("presence/mounted", b"")
-    url = apache.url_of("presence/x.wav")
-    config = StorageConfig(webdav=(WebDavConfig(apache.url, presence_url=apache.url_of("presence/mounted")),))
-    service = await start_service(storage=config)
-    await post(service, "a", webdav(url))
-    (apache.folder / "presence/mounted").rename(apache.folder / "presence/away")
-    assert await delete(service, "a") == 7
-    (apache.folder / "presence/away").rename(apache.folder / "presence/mounted")
-    await post(service, "b", webdav(url))
-    assert await delete(service, "b") == 0
 
 
 async def test_all_versions_of_exactly_the_key_are_deleted(moto: S3, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -280,10 +281,15 @@ def test_failed_start_of_a_server_is_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "server", [storages.apache, storages.versitygw, storages.gofakes3, storages.wsgidav, storages.moto]
-)
+    "server",
+    [
+        storages.apache, storages.dufs, storages.gofakes3, storages.moto, storages.nginx_webdav,
+        storages.rclone_s3, storages.rclone_webdav, storages.versitygw, storages.wsgidav,
+    ],
+)  # fmt: skip
 def test_missing_program_skips_the_test_except_in_ci(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storages, "find_program", lambda *_: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"is not installed: .* install "), server():

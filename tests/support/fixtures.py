@@ -136,6 +136,45 @@ def apache_tls() -> Iterator[WebDav]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def dufs() -> Iterator[WebDav]:
+    with storages.dufs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_webdav() -> Iterator[WebDav]:
+    with storages.rclone_webdav() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nginx_webdav() -> Iterator[WebDav]:
+    with storages.nginx_webdav() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def wsgidav_limited(wsgidav: WebDav) -> Iterator[WebDav]:
+    """Behind a proxy that refuses PROPFIND."""
+    with storages.limiting_nginx(wsgidav) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dufs_limited(dufs: WebDav) -> Iterator[WebDav]:
+    """Behind a proxy that refuses PROPFIND."""
+    with storages.limiting_nginx(dufs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_limited(rclone_webdav: WebDav) -> Iterator[WebDav]:
+    """Behind a proxy that refuses PROPFIND."""
+    with storages.limiting_nginx(rclone_webdav) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["wsgidav", "wsgidav_basic", "apache", "apache_basic"])
 def webdav(request: pytest.FixtureRequest) -> WebDav:
     """Each of the WebDAV storages."""
@@ -165,6 +204,18 @@ def moto() -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def gofakes3() -> Iterator[S3]:
     with storages.gofakes3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw_tls() -> Iterator[S3]:
+    with storages.versitygw(tls=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_s3() -> Iterator[S3]:
+    with storages.rclone_s3() as server:
         yield server
 
 

