@@ -52,6 +52,15 @@ class BodyTooLarge(RecallError):
         super().__init__(f"The request body is larger than {limit} bytes.")
 
 
+class LineTooLarge(RecallError):
+    """One line of many is larger than a recording may be posted: 413, code 2."""
+
+    http_status, code = 413, 2
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The line is larger than {limit} bytes.")
+
+
 class SearchTooLarge(RecallError):
     """More wildcards than this Elasticsearch can look for in one search: 400, code 2."""
 

@@ -28,6 +28,10 @@ from app.store.sessions import SessionStore
 _SEARCH_PATIENCE_SECONDS = 10.0
 _UNLIMITED = 2**31
 
+# POSTs of many recordings, each of up to 32 MiB: of a process, of a contact center. They wait this long for a place.
+_BATCHES, _BATCHES_OF_A_CONTACT_CENTER = 4, 2
+_BATCH_WAIT_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class Services:
@@ -47,6 +51,7 @@ class Services:
     searches: Shares
     search_bytes: Shares
     streams: Shares
+    batches: Shares
 
 
 @asynccontextmanager
@@ -84,6 +89,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             searches=_search_shares(settings, metrics),
             search_bytes=_search_byte_shares(settings, metrics),
             streams=_stream_shares(settings, metrics),
+            batches=_batch_shares(metrics),
         )
 
 
@@ -112,3 +118,8 @@ def _stream_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
     # Each storage bounds all of its streams by itself.
     limits = Limits(_UNLIMITED, settings.streams_per_contact_center, user=settings.streams_per_user)
     return Shares("streams", "streams", limits, metrics, wait=settings.storage_wait_seconds)
+
+
+def _batch_shares(metrics: CollectorRegistry) -> Shares:
+    limits = Limits(_BATCHES, _BATCHES_OF_A_CONTACT_CENTER, user=_BATCHES_OF_A_CONTACT_CENTER)
+    return Shares("posts of many recordings", "batches", limits, metrics, wait=_BATCH_WAIT_SECONDS)

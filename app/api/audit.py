@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,12 @@ def audit_entry(request: Request) -> Entry:
     """Returns the line of this request before it is written, so that a handler can complete it."""
     entry: Entry = request.state.audit_entry
     return entry
+
+
+def audited_request(request: Request) -> "AuditedRequest":
+    """Returns what writes the line of this request."""
+    audited: AuditedRequest = request.state.audited
+    return audited
 
 
 def write_refused_request(request: Request, user: str | None, error: RecallError) -> None:
@@ -73,7 +80,9 @@ class AuditedRequest:
             self.entry.media = media
         if label := _segment(request, "label"):
             self.entry.label = label
+        self._has_parts = False
         request.state.audit_entry = self.entry
+        request.state.audited = self
 
     async def run(self, answer: Awaitable[Response]) -> ASGIApp:
         """Returns the response, or for a stream an application that writes the line when it ends."""
@@ -86,7 +95,8 @@ class AuditedRequest:
         if self._only_refusals:
             return response
         if isinstance(response, Envelope):
-            self.write(response.status_code, response.code)
+            if not self._has_parts:
+                self.write(response.status_code, response.code)
             return response
         return AuditedStream(response, self)
 
@@ -99,7 +109,18 @@ class AuditedRequest:
 
     def write(self, http_status: int | None, status_code: int | None) -> None:
         """Writes the line; its outcome follows from what the client is told."""
-        entry = self.entry
+        self._write(self.entry, http_status, status_code)
+
+    def entry_of_part(self, recording_id: str) -> Entry:
+        """Returns the line of one recording of many, to be completed and given to `write_part`."""
+        return msgspec.structs.replace(self.entry, recording_id=recording_id)
+
+    def write_part(self, entry: Entry, http_status: int, status_code: int) -> None:
+        """Writes the line of one recording of many. The request then has none of its own, unless it fails."""
+        self._has_parts = True
+        self._write(entry, http_status, status_code)
+
+    def _write(self, entry: Entry, http_status: int | None, status_code: int | None) -> None:
         entry.http_status, entry.status_code = http_status, status_code
         if http_status is not None and status_code != 4:
             entry.outcome = "success" if http_status < 400 else "refused"

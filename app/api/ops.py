@@ -17,9 +17,7 @@ from app.api.requests import (
     address_of,
     api_url,
     base_url,
-    body_size,
     contact_center_of,
-    json_body,
     path_segment,
     query_parameters,
     repository,
@@ -29,17 +27,12 @@ from app.api.requests import (
     user_of,
 )
 from app.api.responses import envelope
-from app.audit import Entry
 from app.background import Turns, apart
 from app.errors import InvalidParameter
 from app.lifecycle.deletion import Actor, FailedMedia
-from app.media.location import LocationNotAllowed, check_key, resolve_location
-from app.recordings.changes import changed_paths, content_digest
 from app.recordings.dates import format_instant
 from app.recordings.identity import encode_segment
-from app.recordings.model import Recording, parse_recording
 from app.recordings.render import MediaAddresses, render
-from app.settings import StorageConfig
 from app.store.versions import FormerVersion
 
 # An answer with more former versions is sent while it is made.
@@ -98,48 +91,6 @@ async def delete_media(request: Request) -> Response:
     return _deleted(failed)
 
 
-async def post(request: Request) -> Response:
-    """`POST /ops/contact-centers/{cc}/recordings`: creates or updates a recording."""
-    body = await json_body(request)
-    if isinstance(body, dict) and "id" not in body and body.get("operationName") == "createCRCF":
-        return envelope({})  # it prepared the tables of a contact center
-    posted = await apart(body_size(request), parse_recording, body, resource_of(request))
-    return await _post(request, posted, created_status=201)
-
-
-async def post_internal(request: Request) -> Response:
-    """`POST /internal-api/contact-centers/{cc}/recordings`: recorders that exist take only 200 for success."""
-    body = await json_body(request)
-    posted = await apart(body_size(request), parse_recording, body, resource_of(request), needs_events=False)
-    return await _post(request, posted, created_status=200)
-
-
-async def _post(request: Request, posted: Recording, *, created_status: int) -> Response:
-    contact_center = contact_center_of(request)
-    wait_for_refresh = _wait_for_refresh(request)
-    resource = resource_of(request)
-    await apart(body_size(request), _check_storages, posted, services(request).settings.storage)
-    entry = audit_entry(request)
-    entry.recording_id = posted["id"]
-    before, after = await repository(request).save(
-        contact_center, posted, by=user_of(request).name, wait_for_refresh=wait_for_refresh
-    )
-    await apart(body_size(request), _tell_change, entry, before, after)
-    path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
-    status = created_status if before is None else 200
-    return envelope({"id": posted["id"], "uri": api_url(request) + path}, status=status)
-
-
-def _tell_change(entry: Entry, before: Recording | None, after: Recording) -> None:
-    """Completes the audit line of a POST."""
-    entry.digest_after = content_digest(after)
-    if before is None:
-        entry.operation = "create"
-    else:
-        entry.operation = "update"
-        entry.digest_before, entry.changed = content_digest(before), changed_paths(before, after)
-
-
 async def versions(request: Request) -> Response:
     """`GET /ops/contact-centers/{cc}/recordings/{id}/versions`: what it said while it was protected, oldest first."""
     recordings = repository(request)
@@ -173,21 +124,6 @@ async def _streamed(texts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield (b"" if before == b"," else before) + b"]}"
 
 
-def _check_storages(posted: Recording, configured: StorageConfig) -> None:
-    """Refuses media outside the configured storage (docs/contract.md section 6)."""
-    for i, media in enumerate(posted["mediaFiles"]):
-        descriptor = media["mediaDescriptor"]
-        try:
-            location = resolve_location(descriptor, configured)
-        except LocationNotAllowed as error:
-            attribute = "data.bucket" if descriptor["storage"] == "awsS3" else "path"
-            raise InvalidParameter(f"mediaFiles[{i}].mediaDescriptor.{attribute}", str(error)) from None
-        try:
-            check_key(location)
-        except LocationNotAllowed as error:
-            raise InvalidParameter(f"mediaFiles[{i}].mediaDescriptor.path", str(error)) from None
-
-
 def _with_media(request: Request) -> bool:
     """Returns whether `subresources` is `*`; anything else means no ("Recording Access", "Delete a Call Recording")."""
     parameters = query_parameters(request)
@@ -217,13 +153,3 @@ def _render_failed(media: FailedMedia) -> dict[str, Any]:
         "statusCode": 4,
         "statusMessage": media.message,
     }
-
-
-def _wait_for_refresh(request: Request) -> bool:
-    parameters = query_parameters(request)
-    for name, value in parameters:
-        if name != "refresh":
-            raise InvalidParameter(name, "it is not known; known is refresh")
-        if value != "wait_for":
-            raise InvalidParameter(name, "it must be wait_for")
-    return bool(parameters)

@@ -28,6 +28,8 @@ FORM = "application/x-www-form-urlencoded"
 # Programs of Windows begin a text with it.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+NDJSON = "application/x-ndjson"
+
 MAX_DEPTH = 100
 # Far below where Python refuses to read a whole number.
 MAX_NUMBER_LENGTH = 1_000
@@ -147,18 +149,32 @@ async def form_body(request: Request, limit: int) -> dict[str, str]:
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
     """Returns the body as JSON, or `empty`, if given, for a request without body.
 
-    Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter ("body") for what is not JSON in UTF-8 or is
-    nested more than MAX_DEPTH deep.
+    Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter as `decoded` does.
     """
-    _check_media_type(request)
+    _check_media_type(request, "application/json")
     body = await _body(request, services(request).settings.max_body_bytes)
     if not body and empty is not _NOT_GIVEN:
         return empty
     request.state.body_size = len(body)
-    return await apart(len(body), _decoded, body)
+    return await apart(len(body), decoded, body)
 
 
-def _decoded(body: bytes) -> Any:
+def is_ndjson(request: Request) -> bool:
+    """Returns whether the body holds one JSON value a line."""
+    return _media_type(request)[0] == NDJSON
+
+
+async def ndjson_body(request: Request, limit: int) -> bytes:
+    """Returns a body of lines of JSON; raises UnsupportedMediaType, BodyTooLarge."""
+    _check_media_type(request, NDJSON)
+    return await _body(request, limit)
+
+
+def decoded(body: bytes) -> Any:
+    """Returns a body, or a line of one, as JSON.
+
+    Raises InvalidParameter ("body") for what is not JSON in UTF-8 or is nested more than MAX_DEPTH deep.
+    """
     try:
         value = codec.decode(body)
     except RecursionError:
@@ -197,12 +213,18 @@ def _form_decoded(name: str, text: str) -> str:
     return _percent_decoded(name, text.replace("+", " "))
 
 
-def _check_media_type(request: Request) -> None:
+def _media_type(request: Request) -> tuple[str, str]:
+    """Returns the media type of the body, in lower case, and its parameters."""
     content_type = request.headers.get("content-type", "application/json")
     media_type, _, parameters = content_type.lower().partition(";")
+    return media_type.strip(), parameters
+
+
+def _check_media_type(request: Request, expected: str) -> None:
+    media_type, parameters = _media_type(request)
     charset = parameters.replace(" ", "").replace('"', "").partition("charset=")[2].partition(";")[0]
-    if media_type.strip() != "application/json" or charset not in {"", "utf-8", "utf8"}:
-        raise UnsupportedMediaType("The request body must be application/json in UTF-8.")
+    if media_type != expected or charset not in {"", "utf-8", "utf8"}:
+        raise UnsupportedMediaType(f"The request body must be {expected} in UTF-8.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("The request body must not have a Content-Encoding.")
 

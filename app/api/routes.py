@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from starlette.routing import Route
 
-from app.api import about, health, labels, ops, playback, recordings
+from app.api import about, health, labels, ops, playback, posting, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
@@ -30,7 +30,7 @@ _PROTECT = Method(
 )
 _OPS_SEARCH = Method(handler=ops.search, operation="ops-search", audit=None)
 _OPS_READ = Method(handler=ops.read, operation="ops-read", audit=None)
-_OPS_POST = Method(handler=ops.post, operation="ops-post", audit="ops-post")
+_OPS_POST = Method(handler=posting.post, operation="ops-post", audit="ops-post")
 _OPS_VERSIONS = Method(handler=ops.versions, operation="ops-read", audit=None)
 _OPS_DELETE = Method(handler=ops.delete, operation="ops-delete", audit="delete")
 _OPS_PLAY = Method(handler=playback.play, operation="ops-play", audit="play")
@@ -41,7 +41,7 @@ _REDEFINE = Method(handler=labels.redefine, operation="define", audit="update-la
 _DELETE_DEFINITION = Method(
     handler=labels.delete_definition, operation="delete-definition", audit="delete-label-definition"
 )
-_INTERNAL_POST = Method(handler=ops.post_internal, operation="ops-post", audit="ops-post")
+_INTERNAL_POST = Method(handler=posting.post_internal, operation="ops-post", audit="ops-post")
 
 # A path stands before the patterns that match it too.
 ENDPOINTS: Sequence[Endpoint] = (

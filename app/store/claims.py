@@ -16,7 +16,7 @@ import msgspec
 from elasticsearch import AsyncElasticsearch
 
 from app import codec
-from app.errors import ElasticsearchUnavailable, MediaBeingDeleted
+from app.errors import ElasticsearchUnavailable
 from app.retry import Backoff
 from app.settings import Settings
 from app.store.batching import Batcher
@@ -89,21 +89,20 @@ class MediaClaims:
 
     # --- For who stores or protects a recording ---
 
-    async def refuse(self, keys: Iterable[str]) -> None:
-        """Returns when no deletion that began before can delete one of these objects any more.
+    async def cancel(self, keys: Iterable[str]) -> set[str]:
+        """Returns when no deletion that began before can delete one of these objects any more, but for those returned.
 
-        Call it after the recording that refers to them was stored. A claim whose storage call has not begun is
-        cancelled. Raises MediaBeingDeleted if a call may be under way.
+        Call it after the recordings that refer to them were stored. A claim whose storage call has not begun is
+        cancelled. Returns the keys of the claims whose call may be under way.
         """
-        left = set(keys)
+        left, claimed = set(keys), set[str]()
         for _ in range(_ATTEMPTS):
             claims = await self._read(left)
-            if any(not claim.state.is_cancellable for claim in claims):
-                raise MediaBeingDeleted
-            left = {claim.key for claim in claims if not await self._delete(claim)}
+            claimed |= {claim.key for claim in claims if not claim.state.is_cancellable}
+            left = {claim.key for claim in claims if claim.key not in claimed and not await self._delete(claim)}
             if not left:
-                return
-        raise MediaBeingDeleted
+                break
+        return claimed | left
 
     # --- For deletions ---
 

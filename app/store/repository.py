@@ -15,8 +15,16 @@ from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
 from app.auth.scope import Scope
-from app.background import Turns, apart
-from app.errors import ElasticsearchUnavailable, RecordingNotFound, RecordingTooLarge, SearchTooLarge
+from app.background import Pieces, Turns, apart
+from app.errors import (
+    ElasticsearchUnavailable,
+    InternalError,
+    MediaBeingDeleted,
+    RecallError,
+    RecordingNotFound,
+    RecordingTooLarge,
+    SearchTooLarge,
+)
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource, media_object_keys
 from app.recordings.merge import check_size, merge
@@ -84,6 +92,17 @@ class Update:
 # The state that a change was applied to (None: it created the recording), and what was stored (None: nothing).
 Updated = tuple[StoredRecording | None, Update | None]
 
+# A recording before a POST (None: it created the recording), and after it.
+Saved = tuple[Recording | None, Recording]
+
+
+@dataclass(frozen=True)
+class _Creation:
+    """What creates a recording: `body` is the JSON text of the document."""
+
+    update: Update
+    body: bytes
+
 
 class RecordingRepository:
     """The recordings, or screen recordings, of all contact centers and regions.
@@ -105,11 +124,16 @@ class RecordingRepository:
         self._writer = DocumentWriter(
             client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
         )
+        # Of POSTs of many recordings, so that a single one does not wait behind hundreds of theirs.
+        self._writer_of_many = DocumentWriter(
+            client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
+        )
         # A write that waits for a refresh keeps its connection, so half of the connections are left for other requests.
         self._waiting = asyncio.Semaphore(settings.elasticsearch_connections // 2)
         self.version_store = VersionStore(client, settings, resource)
         self._claims = MediaClaims(client, settings)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._pieces = Pieces()
 
     async def check(self) -> None:
         """Returns if a search works: Elasticsearch answers, the alias exists, and all its shards are active."""
@@ -201,9 +225,7 @@ class RecordingRepository:
             found += map(_stored, hits)
         return found
 
-    async def save(
-        self, contact_center: str, posted: Recording, *, by: str, wait_for_refresh: bool = False
-    ) -> tuple[Recording | None, Recording]:
+    async def save(self, contact_center: str, posted: Recording, *, by: str, wait_for_refresh: bool = False) -> Saved:
         """Creates the recording, or merges what was posted into it; `by` is the user's name.
 
         Returns the recording before (None if it was created) and after. An update that changes what a protected
@@ -213,6 +235,75 @@ class RecordingRepository:
         with `wait_for_refresh`. Raises RecordingTooLarge when all updates together exceed what is allowed, and
         MediaBeingDeleted as `keep_media` does; then the recording is stored, but its media may be lost.
         """
+        # Most recordings are new. A write that may take a minute is not the one to find Elasticsearch away.
+        saved = await self._store(
+            contact_center, posted, by=by, create_first=not wait_for_refresh, wait_for_refresh=wait_for_refresh
+        )
+        await self.keep_media([saved[1]])
+        return saved
+
+    async def save_many(
+        self, contact_center: str, posted: Sequence[Recording], *, by: str, size: int
+    ) -> list[Saved | RecallError]:
+        """Saves each recording by itself, as `save` does, those with the same id in their order.
+
+        Returns what `save` returns, or the error that it raises, of each. `size` is about the number of their bytes.
+        They are in memory several times, so a caller that has thousands calls this several times.
+        """
+        outcomes: list[Saved | RecallError] = [InternalError() for _ in posted]
+        numbers: dict[str, list[int]] = {}
+        for number, one in enumerate(posted):
+            numbers.setdefault(one["id"], []).append(number)
+        creations = await apart(size, _creations, contact_center, [posted[of_id[0]] for of_id in numbers.values()])
+
+        async def store_one(number: int, creation: _Creation | None) -> None:
+            try:
+                outcomes[number] = await self._store(
+                    contact_center,
+                    posted[number],
+                    by=by,
+                    create_first=False,
+                    creation=creation,
+                    writer=self._writer_of_many,
+                )
+            except RecallError as error:
+                outcomes[number] = error
+            except Exception:
+                log.exception("a recording of many was not stored")
+
+        async def store_in_order(of_id: Sequence[int], creation: _Creation | None) -> None:
+            for number in of_id:
+                await store_one(number, creation)
+                creation = None  # the next one is no new recording
+
+        await asyncio.gather(*map(store_in_order, numbers.values(), creations))
+        await self._keep_media_of_many(outcomes)
+        return outcomes
+
+    async def _keep_media_of_many(self, outcomes: list[Saved | RecallError]) -> None:
+        """As `keep_media`, for each recording that was saved: MediaBeingDeleted takes the place of its outcome."""
+        keys = [[] if isinstance(saved, RecallError) else _folded_media_keys(saved[1]) for saved in outcomes]
+        try:
+            claimed = await self._claims.cancel({key for of_one in keys for key in of_one})
+        except RecallError as error:
+            outcomes[:] = [outcome if isinstance(outcome, RecallError) else error for outcome in outcomes]
+            return
+        for number, of_one in enumerate(keys):
+            if not claimed.isdisjoint(of_one):
+                outcomes[number] = MediaBeingDeleted()
+
+    async def _store(
+        self,
+        contact_center: str,
+        posted: Recording,
+        *,
+        by: str,
+        create_first: bool,
+        wait_for_refresh: bool = False,
+        creation: _Creation | None = None,
+        writer: DocumentWriter | None = None,
+    ) -> Saved:
+        """Does what `save` says before it looks at claims."""
         _id = document_id(contact_center, posted["region"], posted["id"])
 
         async def merged(stored: StoredRecording | None) -> Update:
@@ -224,15 +315,15 @@ class RecordingRepository:
             before, update = await self.update_document(
                 _id,
                 merged,
-                # Most recordings are new. A write that may take a minute is not the one to find Elasticsearch away.
-                create_first=not wait_for_refresh,
+                create_first=create_first,
                 blocked_timeout=self._write_seconds,
                 max_bytes=MAX_DOCUMENT_BYTES,
                 wait_for_refresh=wait_for_refresh,
                 versions_by=by,
+                creation=creation,
+                writer=writer,
             )
         assert update is not None
-        await self.keep_media([update.recording])
         return before.recording if before else None, update.recording
 
     async def versions(self, stored: StoredRecording) -> list[FormerVersion]:
@@ -246,11 +337,8 @@ class RecordingRepository:
 
         Raises MediaBeingDeleted while one may be deleting such an object.
         """
-        await self._claims.refuse(
-            media_object_keys(media["mediaDescriptor"])[1]
-            for recording in recordings
-            for media in recording["mediaFiles"]
-        )
+        if await self._claims.cancel({key for recording in recordings for key in _folded_media_keys(recording)}):
+            raise MediaBeingDeleted
 
     async def update(
         self, scope: Scope, recording_id: str, change: Callable[[StoredRecording], Awaitable[Update | None]]
@@ -275,6 +363,8 @@ class RecordingRepository:
         max_bytes: float = math.inf,
         wait_for_refresh: bool = False,
         versions_by: str | None = None,
+        creation: _Creation | None = None,
+        writer: DocumentWriter | None = None,
     ) -> Updated:
         """Reads a recording by document id, applies a change, and stores the result if nothing else changed meanwhile.
 
@@ -282,13 +372,20 @@ class RecordingRepository:
         write: after a conflict it is called again with the new state. With `create_first` its first call gets None
         without a read. While the index is blocked for writes, attempts continue for `blocked_timeout` seconds.
         With `versions_by`, the user's name, the former version of a protected recording is kept if it says otherwise.
-        Raises RecordingTooLarge for a document of more than `max_bytes` bytes.
+        `creation`, if given, is tried first; `writer` writes. Raises RecordingTooLarge for a document of more than
+        `max_bytes` bytes.
         """
         conflicts = conflict_backoff()
         blocked = Backoff(blocked_timeout)
         unread = create_first
         attempt: Updated = (None, None)
         kept: FormerVersion | None = None
+        if creation is not None:
+            if await self._put(
+                writer or self._writer, _id, creation.body, None, (blocked, None), wait_for_refresh=wait_for_refresh
+            ):
+                return None, creation.update
+            unread = False
         while True:
             stored = None if unread else await self.read(_id)
             if kept is not None:
@@ -296,6 +393,7 @@ class RecordingRepository:
                     return attempt  # it was stored, its answer was lost, and others have updated it since
                 await self.version_store.remove(kept.key)
                 kept = None
+            await self._pieces.turn()
             update = await change(stored)
             if update is None:
                 return stored, None
@@ -305,17 +403,16 @@ class RecordingRepository:
                 assert versions_by is not None
                 kept, update = await self._keep_version(stored, update, versions_by)
             attempt = stored, update
-            body = await apart(size, _document, update)
-            if len(body) > max_bytes:
-                raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
+            body = await apart(size, _document, update, max_bytes)
             # A conflict without a read only means that the recording is not new.
             pauses = blocked, None if unread else conflicts
-            if await self._put(_id, body, stored, pauses, wait_for_refresh=wait_for_refresh):
+            if await self._put(writer or self._writer, _id, body, stored, pauses, wait_for_refresh=wait_for_refresh):
                 return attempt
             unread = False
 
     async def _put(
         self,
+        writer: DocumentWriter,
         _id: str,
         body: bytes,
         stored: StoredRecording | None,
@@ -331,7 +428,7 @@ class RecordingRepository:
         version = stored.version if stored else None
         async with store_errors(_WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds):
             try:
-                await self._writer.put(self._index, _id, body, version, wait_for_refresh=wait_for_refresh)
+                await writer.put(self._index, _id, body, version, wait_for_refresh=wait_for_refresh)
             except ConflictError:
                 if conflicts is not None:
                     await conflicts.wait()
@@ -453,6 +550,10 @@ class RecordingRepository:
                 return
             body = {**body, "search_after": found.hits[-1]["sort"]}
 
+    async def make_searchable(self) -> None:
+        """Returns when all that is stored now is searchable."""
+        await self._refresh()
+
     async def _refresh(self) -> None:
         """Makes every acknowledged write searchable."""
         async with store_errors(self._seconds):
@@ -503,8 +604,28 @@ def _merged(stored: StoredRecording | None, posted: Recording) -> Recording:
     return recording
 
 
-def _document(update: Update) -> bytes:
-    return codec.encode(to_document(update.contact_center, update.recording, update.protection))
+def _creations(contact_center: str, posted: Iterable[Recording]) -> list[_Creation | None]:
+    """Returns what creates each of these recordings, None for one that is too large."""
+    creations: list[_Creation | None] = []
+    for one in posted:
+        try:
+            update = Update(contact_center, _merged(None, one))
+            creations.append(_Creation(update, _document(update, MAX_DOCUMENT_BYTES)))
+        except RecordingTooLarge:
+            creations.append(None)
+    return creations
+
+
+def _document(update: Update, max_bytes: float) -> bytes:
+    body = codec.encode(to_document(update.contact_center, update.recording, update.protection))
+    if len(body) > max_bytes:
+        raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
+    return body
+
+
+def _folded_media_keys(recording: Recording) -> list[str]:
+    """Returns the keys of the claims of a recording's media objects."""
+    return [media_object_keys(media["mediaDescriptor"])[1] for media in recording["mediaFiles"]]
 
 
 def _size(stored: StoredRecording | None, recording: Recording) -> int:
