@@ -43,3 +43,6 @@ SMALL_WORLDS = size(20, full=40)
 
 # Deletions of media objects whose storage answers at random, three or four times each.
 DELETION_SCENES = size(3_000, full=10_000)
+
+# Pairs of POSTs of many random recordings, each compared with the same recordings posted one by one.
+POSTED_BATCHES = size(6, full=60)
