@@ -1,6 +1,7 @@
 """Deletions of media objects against POSTs and holds that refer to them (docs/contract.md section 7)."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator
@@ -126,6 +127,13 @@ async def test_what_refers_to_an_object_that_is_being_deleted_is_told_to_come_ag
     assert response.headers["retry-after"] == "2"
     response = await apply(services[1], "held")
     assert_error(response, 503, 4, "A media object of the recording is being deleted at the moment")
+    # Of many lines only the one that refers to it.
+    media = [a_media_file(mediaDescriptor={"storage": "webDAV", "path": path}) for path in (url, f"{url}-other")]
+    lines = [json.dumps(a_recording(f"line{i}", mediaFiles=[media[i % 2]])) for i in range(4)]
+    headers = {"Content-Type": "application/x-ndjson"}
+    answer = (await other.post(OPS_PATH, content="\n".join(lines), headers=headers)).json()
+    assert answer["created"] == 2
+    assert [(one["line"], one["statusCode"]) for one in answer["failed"]] == [(1, 4), (3, 4)]
     storage.gate.set()
     assert (await deletion).json() == {"statusCode": 0}
     assert (await post(other, "held", url)).status_code == 200
