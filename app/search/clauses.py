@@ -34,6 +34,21 @@ def less_than(field: Field) -> Callable[[int], Query]:
     return lambda bound: {"range": {field.name: {"lt": bound}}}
 
 
+def at_least(field: Field) -> Callable[[int], Query]:
+    """Returns the clause of a bound and the values above it."""
+    return lambda bound: {"range": {field.name: {"gte": bound}}}
+
+
+def at_most(field: Field) -> Callable[[int], Query]:
+    """Returns the clause of a bound and the values below it."""
+    return lambda bound: {"range": {field.name: {"lte": bound}}}
+
+
+def equals(field: Field) -> Callable[[str | bool], Query]:
+    """Returns the clause of one value."""
+    return lambda value: {"term": {field.name: value}}
+
+
 def all_of(clauses: list[Query]) -> Query:
     """Returns a query that matches when all clauses do."""
     return clauses[0] if len(clauses) == 1 else {"bool": {"filter": clauses}}

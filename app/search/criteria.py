@@ -10,10 +10,34 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.errors import InvalidParameter, MissingParameter
-from app.search.clauses import Query, greater_than, less_than, matches
-from app.search.fields import CALLER_PHONE_NUMBER, DIALED_PHONE_NUMBER, START_TIME, STOP_TIME, USER_DATA, USER_NAMES
+from app.search.clauses import Query, at_least, at_most, equals, greater_than, less_than, matches
+from app.search.fields import (
+    CALL_UUIDS,
+    CALLER_PHONE_NUMBER,
+    DIALED_PHONE_NUMBER,
+    DURATION,
+    MEDIA_IDS,
+    NON_DELETE,
+    PHONE_NUMBERS,
+    START_TIME,
+    STOP_TIME,
+    USER_DATA,
+    USER_NAMES,
+)
 from app.search.paging import PAGING_PARAMETERS, PageRequest, parse_page
-from app.search.parsers import MAX_LENGTH, Terms, instant_after, instant_before, number, words, words_with_and
+from app.search.parsers import (
+    MAX_LENGTH,
+    Terms,
+    exact,
+    instant_after,
+    instant_before,
+    number,
+    seconds_at_least,
+    seconds_at_most,
+    true_or_false,
+    words,
+    words_with_and,
+)
 
 # Elasticsearch counts each trigram of a pattern with several parts as a clause, over the whole query. The number that
 # it allows depends on its heap and processors. If it allows less than this, it refuses the search when it runs it.
@@ -58,6 +82,13 @@ DIALED = Criterion(
     help="whose dialed number is this; * is any run of characters",
     example="*8888",
 )
+PHONE = Criterion(
+    "phoneNumber",
+    parse=number(PHONE_NUMBERS),
+    clause=matches(PHONE_NUMBERS),
+    help="with this number as the caller, the dialed number or a contact's; * is any run of characters",
+    example="*5834",
+)
 STARTED_AFTER = Criterion(
     "startTime",
     parse=instant_after,
@@ -71,6 +102,20 @@ ENDED_BEFORE = Criterion(
     clause=less_than(STOP_TIME),
     help="that stopped before this time",
     example="2013-05-17",
+)
+LASTED_AT_LEAST = Criterion(
+    "minDuration",
+    parse=seconds_at_least,
+    clause=at_least(DURATION),
+    help="that lasted at least so many seconds",
+    example="90",
+)
+LASTED_AT_MOST = Criterion(
+    "maxDuration",
+    parse=seconds_at_most,
+    clause=at_most(DURATION),
+    help="that lasted at most so many seconds",
+    example="0.5",
 )
 USER_NAME = Criterion(
     "userName",
@@ -86,6 +131,27 @@ USER_DATA_VALUE = Criterion(
     help="with a value in an event's user data that matches one of these words, or equals the whole text",
     example="CASE-2013-*",
 )
+PROTECTED = Criterion(
+    "nonDelete",
+    parse=true_or_false,
+    clause=equals(NON_DELETE),
+    help="that are protected from deletion (true), or are not (false)",
+    example="true",
+)
+CALL = Criterion(
+    "callUUID",
+    parse=exact,
+    clause=equals(CALL_UUIDS),
+    help="with a media file of this call",
+    example="00A8K4RI8G8LV3CVCRS1Q2LAES00001M",
+)
+MEDIA = Criterion(
+    "mediaId",
+    parse=exact,
+    clause=equals(MEDIA_IDS),
+    help="with a media file that has this mediaId",
+    example="call-1.mp3",
+)
 
 # No parameter of the API: a purge adds it.
 STARTED_BEFORE = Criterion(
@@ -96,9 +162,23 @@ STARTED_BEFORE = Criterion(
     example="2013-05-17",
 )
 
-CRITERIA: tuple[Criterion[Any], ...] = (CALLER, DIALED, STARTED_AFTER, ENDED_BEFORE, USER_NAME, USER_DATA_VALUE)
+CRITERIA: tuple[Criterion[Any], ...] = (
+    CALLER,
+    DIALED,
+    PHONE,
+    STARTED_AFTER,
+    ENDED_BEFORE,
+    LASTED_AT_LEAST,
+    LASTED_AT_MOST,
+    USER_NAME,
+    USER_DATA_VALUE,
+    PROTECTED,
+    CALL,
+    MEDIA,
+)
 
 _NAMES = tuple(criterion.name for criterion in CRITERIA)
+_KNOWN = (*_NAMES, *(name for name in PAGING_PARAMETERS if name != "cursor"))
 
 
 class Condition(NamedTuple):
@@ -124,7 +204,7 @@ def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, PageR
     values: dict[str, str] = {}
     for name, value in parameters:
         if name not in _NAMES and name not in PAGING_PARAMETERS:
-            raise InvalidParameter(name, f"it is not known; known are {', '.join(_NAMES)}, offset and limit")
+            raise InvalidParameter(name, f"it is not known; known are {', '.join(_KNOWN[:-1])} and {_KNOWN[-1]}")
         if name in values:
             raise InvalidParameter(name, "it is given more than once")
         if not value:

@@ -31,12 +31,14 @@ TEXT_GAP = 1_000_000
 class Field:
     """A field that is compared as a whole. `values` returns what the document of a recording holds in it.
 
-    One of kind "text" holds texts of tokens, divided by spaces.
+    One of kind "text" holds texts of tokens, divided by spaces. Only a field with `doc_values` can be sorted by or
+    aggregated.
     """
 
     name: str
-    kind: Literal["keyword", "date", "boolean", "text"]
+    kind: Literal["keyword", "date", "long", "boolean", "text"]
     values: Callable[[Recording], Any]
+    doc_values: bool = True
 
     def index(self, recording: Recording) -> dict[str, Any]:
         """Returns the attributes of the document."""
@@ -73,9 +75,30 @@ class TextField:
 def call_uuids(recording: Recording) -> list[str]:
     """Returns the call UUIDs of the media files, by which screen recordings belong to a recording.
 
-    The id stands for that of a screen recording's media file which has none.
+    They are in the form in which they are compared. The id stands for that of a screen recording's media file which
+    has none.
     """
-    return list(dict.fromkeys(_keyword(media.get("callUUID") or recording["id"]) for media in recording["mediaFiles"]))
+    return _exact(media.get("callUUID") or recording["id"] for media in recording["mediaFiles"])
+
+
+def _exact(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(_keyword(fold_text(value)) for value in values))
+
+
+def _phone_numbers(recording: Recording) -> Iterator[str]:
+    yield recording["callerPhoneNumber"]
+    yield recording["dialedPhoneNumber"]
+    for event in recording["eventHistory"]:
+        yield event["contact"]["phoneNumber"]
+
+
+def _duration(recording: Recording) -> int:
+    """Returns milliseconds; fewer than 0 if the recorder's clock went wrong."""
+    return parse_instant(recording["stopTime"]) - parse_instant(recording["startTime"])
+
+
+def _media_ids(recording: Recording) -> list[str]:
+    return _exact(media["mediaId"] for media in recording["mediaFiles"] if media.get("mediaId"))
 
 
 def group_token(path: Path) -> str:
@@ -167,9 +190,12 @@ START_TIME = Field("startTime", "date", lambda recording: parse_instant(recordin
 STOP_TIME = Field("stopTime", "date", lambda recording: parse_instant(recording["stopTime"]))
 CALLER_PHONE_NUMBER = TextField("callerPhoneNumber", lambda recording: [recording["callerPhoneNumber"]], fold_number)
 DIALED_PHONE_NUMBER = TextField("dialedPhoneNumber", lambda recording: [recording["dialedPhoneNumber"]], fold_number)
+PHONE_NUMBERS = TextField("phoneNumbers", _phone_numbers, fold_number, former_fold=fold_number)
+DURATION = Field("duration", "long", _duration)
 USER_NAMES = TextField("userNames", _user_names, fold_name, former_fold=str.casefold)
 USER_DATA = TextField("userData", _user_data, fold_text)
 CALL_UUIDS = Field("callUUIDs", "keyword", call_uuids)
+MEDIA_IDS = Field("mediaIds", "keyword", _media_ids, doc_values=False)
 MEDIA_IDENTITIES = Field("mediaIdentities", "keyword", _media_object_keys)
 NON_DELETE = Field("nonDelete", "boolean", lambda recording: recording.get("nonDelete", False))
 ACCESS = Field("access", "text", _access)
@@ -182,9 +208,12 @@ FIELDS = (
     STOP_TIME,
     CALLER_PHONE_NUMBER,
     DIALED_PHONE_NUMBER,
+    PHONE_NUMBERS,
+    DURATION,
     USER_NAMES,
     USER_DATA,
     CALL_UUIDS,
+    MEDIA_IDS,
     MEDIA_IDENTITIES,
     NON_DELETE,
     ACCESS,

@@ -13,17 +13,18 @@ from urllib.parse import quote
 import msgspec
 
 from app.errors import InvalidParameter
+from app.ids import MAX_ID_BYTES
 from app.recordings.dates import EARLIEST, LATEST, parse_instant
 from app.recordings.model import Recording
 
-PAGING_PARAMETERS = ("offset", "limit", "cursor")
+PAGING_PARAMETERS = ("offset", "limit", "order", "cursor")
 
 MAX_LIMIT = 100
 MAX_OFFSET = 10_000
 
 # The order of results, and of the indices.
 ORDER = ({"startTime": "desc"}, {"id": "asc"})
-_REVERSED_ORDER = ({"startTime": "asc"}, {"id": "desc"})
+_OLDEST_FIRST = ({"startTime": "asc"}, {"id": "desc"})
 
 # nginx reads request lines of up to 8 KiB by default.
 _MAX_LINK_LENGTH = 7_999
@@ -76,11 +77,15 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """The part of the result that a client asks for: `limit` recordings from `offset`, or next to `cursor`."""
+    """The part of the result that a client asks for: `limit` recordings from `offset`, or next to `cursor`.
+
+    `oldest_first` is the reverse of the usual order.
+    """
 
     offset: int = 0
     limit: int = MAX_LIMIT
     cursor: Cursor | None = None
+    oldest_first: bool = False
 
     @property
     def is_backwards(self) -> bool:
@@ -92,7 +97,8 @@ class PageRequest:
 
         The additional hit tells whether others follow, or stand before a page that is read backwards.
         """
-        body: dict[str, Any] = {"sort": _REVERSED_ORDER if self.is_backwards else ORDER, "size": self.limit + 1}
+        sort = _OLDEST_FIRST if self.oldest_first != self.is_backwards else ORDER
+        body: dict[str, Any] = {"sort": sort, "size": self.limit + 1}
         if self.cursor is None:
             body["from"] = self.offset
         else:
@@ -119,7 +125,10 @@ def parse_page(values: Mapping[str, str]) -> PageRequest:
         raise InvalidParameter(
             "offset", f"it must be at most {MAX_OFFSET}; to go further, follow nextUri from page to page"
         )
-    return PageRequest(offset, limit, cursor)
+    order = values.get("order", "newest")
+    if order not in {"newest", "oldest"}:
+        raise InvalidParameter("order", "it must be newest or oldest")
+    return PageRequest(offset, limit, cursor, oldest_first=order == "oldest")
 
 
 def unpacked(parameters: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
@@ -163,8 +172,26 @@ def _before(request: PageRequest, page: Page[Recording]) -> Cursor | None:
     # An empty page has no place but the requested one.
     last = _cursor("before", page.hits[:repeated][-1]) if page.hits else request.cursor
     is_end = not page.more_after and repeated >= len(page.hits)
-    # No id stands between an id and the same with a NUL behind it, so the recording itself is before that place.
-    return last and Cursor("until" if is_end else "before", last.start_time, last.recording_id + "\0")
+    if last is None:
+        return None
+    # No id stands between that of the recording and this one, so the recording itself is before that place.
+    just_after = (_id_below if request.oldest_first else _id_above)(last.recording_id)
+    return Cursor("until" if is_end else "before", last.start_time, just_after)
+
+
+def _id_above(recording_id: str) -> str:
+    """Returns the next text in the order of ids."""
+    return recording_id + "\0"
+
+
+def _id_below(recording_id: str) -> str:
+    """Returns a text below an id, above every other id that is below it."""
+    start, last = recording_id[:-1], recording_id[-1:]
+    if not last or last == "\0":
+        return start
+    before = "\ud7ff" if last == "\ue000" else chr(ord(last) - 1)  # between them are surrogates
+    # No id is so long that it could begin with this.
+    return start + before + "\U0010ffff" * (MAX_ID_BYTES // 4)
 
 
 def _cursor(direction: Literal["after", "before"], recording: Recording) -> Cursor:

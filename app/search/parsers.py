@@ -3,10 +3,11 @@
 Each parser raises ValueError, whose text says what is allowed.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.folding import without_format_characters
+from app.folding import fold_text, without_format_characters
 from app.recordings.dates import parse_query_instant
 from app.search.fields import TextField
 from app.search.pattern import Pattern
@@ -20,6 +21,10 @@ MAX_STARS = 50
 MAX_LENGTH_WITH_SHORT_PART = 200
 # Folding makes up to 18 characters of one.
 MAX_FOLDED_LENGTH = 20_000
+
+_DECIMAL = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
+# No recording lasts so long: its dates have years of four digits.
+_MOST_DIGITS = 15
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,29 @@ def instant_before(text: str) -> int:
     return parse_query_instant(text, round_up=True)
 
 
+def seconds_at_least(text: str) -> int:
+    """Parses seconds, as milliseconds; the next greater one for a part of a millisecond."""
+    milliseconds, is_exact = _milliseconds(text)
+    return milliseconds if is_exact else milliseconds + 1
+
+
+def seconds_at_most(text: str) -> int:
+    """Parses seconds, as milliseconds."""
+    return _milliseconds(text)[0]
+
+
+def true_or_false(text: str) -> bool:
+    """Parses `true` or `false`."""
+    if text not in {"true", "false"}:
+        raise ValueError("it must be true or false")
+    return text == "true"
+
+
+def exact(text: str) -> str:
+    """Returns a value as it is compared, in which nothing is special."""
+    return fold_text(text)
+
+
 def number(field: TextField) -> Callable[[str], Terms]:
     """Returns the parser of one pattern, in which a leading space is a `+` that was not encoded."""
 
@@ -117,6 +145,16 @@ def words_with_and(field: TextField) -> Callable[[str], Terms]:
         return Terms(tuple(tuple(group) for group in groups))
 
     return parse
+
+
+def _milliseconds(text: str) -> tuple[int, bool]:
+    """Returns milliseconds, and whether they are all of the number. What is longer than any recording is cut."""
+    if not (seconds := _DECIMAL.fullmatch(text)):
+        raise ValueError("it must be a number of seconds, 0 or greater, such as 90 or 0.5")
+    whole, fraction = seconds[1].lstrip("0"), seconds[2] or ""
+    if len(whole) > _MOST_DIGITS:
+        return 10 ** (_MOST_DIGITS + 3), True
+    return int(whole + fraction[:3].ljust(3, "0")), not fraction[3:].strip("0")
 
 
 def _split(text: str) -> list[str]:

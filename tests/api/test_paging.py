@@ -255,6 +255,58 @@ async def test_a_step_back_to_the_first_page_skips_nothing_while_others_arrive(
     assert "prevUri" not in page.json()
 
 
+# In the order of ids. Of some, the next lower text cannot be written: it would end in surrogates, or has no end.
+ODD_IDS = [
+    "\0",
+    "\0\0",
+    "A",
+    "A\0",
+    "Aa",
+    "B",
+    "B\U0010ffff",
+    "\ud7ff",
+    "\ue000",
+    "\ue000x",
+    "\U00010000",
+    "\U0010ffff",
+]
+
+
+@pytest.mark.parametrize("offset", range(1, len(ODD_IDS)))
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+async def test_a_step_back_among_equal_start_times_skips_nothing_while_others_arrive(
+    admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings, order: str, offset: int
+) -> None:
+    await store_many(elasticsearch, settings, [recording_at(odd, 0) for odd in ODD_IDS])
+    expected = ODD_IDS if order == "newest" else ODD_IDS[::-1]
+    page = await admin.get(PATH, params={"startTime": 0, "order": order, "offset": offset, "limit": len(ODD_IDS)})
+    assert ids(page) == expected[offset:]
+    first = -1 if order == "oldest" else 1
+    await store_many(elasticsearch, settings, [recording_at(f"new{i:02}", first * (1 + i)) for i in range(20)])
+    page = await admin.get(page.json()["prevUri"])
+    assert ids(page) == expected
+    assert "nextUri" not in page.json()
+    page = await admin.get(page.json()["prevUri"])
+    assert ids(page) == [f"new{i:02}" for i in reversed(range(len(ODD_IDS)))]
+
+
+async def test_oldest_first_is_the_exact_reverse(
+    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    times = {f"r{i:03}": i % 7 for i in range(230)}
+    await store_many(elasticsearch, settings, [recording_at(name, time) for name, time in times.items()])
+    newest, oldest = [
+        [
+            recording_id
+            for page in await walk(admin, f"{PATH}?startTime=0&order={order}", "nextUri")
+            for recording_id in page
+        ]
+        for order in ("newest", "oldest")
+    ]
+    assert newest == sorted(times, key=lambda name: (-times[name], name))
+    assert oldest == newest[::-1]
+
+
 async def test_an_empty_page_leads_back_to_the_recording_before_it(admin: httpx.AsyncClient, ten: list[str]) -> None:
     """As when all that followed was deleted meanwhile."""
     page = await admin.get(PATH, params={"startTime": 0, "limit": 5})

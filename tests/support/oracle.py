@@ -221,19 +221,35 @@ class Searchable:
     dialed_phone_number: str
     start_time: Milliseconds
     stop_time: Milliseconds
+    phone_numbers: tuple[str, ...]
     names: tuple[str, ...]  # each name and each of its words, folded
     data: tuple[str, ...]
+    call_uuids: tuple[str, ...]
+    media_ids: tuple[str, ...]
+    is_protected: bool
 
 
-def searchable(recording: Recording) -> Searchable:
+def searchable(recording: Recording, *, is_protected: bool = False) -> Searchable:
+    media_files = recording["mediaFiles"]
     return Searchable(
         caller_phone_number=number_form(recording["callerPhoneNumber"]),
         dialed_phone_number=number_form(recording["dialedPhoneNumber"]),
+        phone_numbers=tuple(map(number_form, phone_numbers(recording))),
         start_time=start_time(recording),
         stop_time=stop_time(recording),
         names=tuple({name_form(text) for name in names(recording) for text in (name, *name.split())}),
         data=tuple(text_form(text) for data in data_of(recording) for text in texts(data)),
+        call_uuids=tuple(text_form(media_file["callUUID"]) for media_file in media_files),
+        media_ids=tuple(text_form(media_file["mediaId"]) for media_file in media_files if media_file.get("mediaId")),
+        is_protected=is_protected,
     )
+
+
+def phone_numbers(recording: Recording) -> Iterator[str]:
+    yield recording["callerPhoneNumber"]
+    yield recording["dialedPhoneNumber"]
+    for event in recording["eventHistory"]:
+        yield event["contact"]["phoneNumber"]
 
 
 def start_time(recording: Recording) -> Milliseconds:
@@ -314,21 +330,44 @@ def user_data_matches(of: Searchable, parameter: str) -> bool:
     return any(value == whole or any(glob(word, value) for word in words) for value in of.data)
 
 
+def seconds(parameter: str) -> Fraction:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", parameter):
+        raise InvalidParameter("no plain decimal")
+    return Fraction(parameter)
+
+
+def duration(of: Searchable) -> Fraction:
+    """In seconds."""
+    return Fraction(of.stop_time - of.start_time, 1000)
+
+
+def truth(parameter: str) -> bool:
+    if parameter not in ("true", "false"):
+        raise InvalidParameter("neither true nor false")
+    return parameter == "true"
+
+
 # A recording to look at when there is none, or when another criterion has ruled out all.
 _ANYTHING: Recording = {
     "callerPhoneNumber": "x",
     "dialedPhoneNumber": "x",
-    "mediaFiles": [{"startTime": "2013-05-17T12:00:00Z", "stopTime": "2013-05-17T12:00:00Z"}],
+    "mediaFiles": [{"startTime": "2013-05-17T12:00:00Z", "stopTime": "2013-05-17T12:00:00Z", "callUUID": "x"}],
     "eventHistory": [],
 }
 
 CRITERIA: dict[str, Callable[[Searchable, str], bool]] = {
     "callerPhoneNumber": lambda of, parameter: number_matches(of.caller_phone_number, parameter),
     "dialedPhoneNumber": lambda of, parameter: number_matches(of.dialed_phone_number, parameter),
+    "phoneNumber": lambda of, parameter: any(number_matches(number, parameter) for number in of.phone_numbers),
     "startTime": lambda of, parameter: of.start_time > queried_instant(parameter),
     "endTime": lambda of, parameter: of.stop_time < queried_instant(parameter),
+    "minDuration": lambda of, parameter: duration(of) >= seconds(parameter),
+    "maxDuration": lambda of, parameter: duration(of) <= seconds(parameter),
     "userName": user_name_matches,
     "userData": user_data_matches,
+    "nonDelete": lambda of, parameter: of.is_protected == truth(parameter),
+    "callUUID": lambda of, parameter: text_form(parameter) in of.call_uuids,
+    "mediaId": lambda of, parameter: text_form(parameter) in of.media_ids,
 }
 
 
@@ -350,12 +389,16 @@ class Stored:
     searchable: Searchable
 
     @classmethod
-    def of(cls, contact_center: str, recording: Recording) -> "Stored":
-        return cls(contact_center, recording, searchable(recording))
+    def of(cls, contact_center: str, recording: Recording, *, is_protected: bool = False) -> "Stored":
+        return cls(contact_center, recording, searchable(recording, is_protected=is_protected))
 
 
 def search(
-    recordings: Iterable[Stored], parameters: Mapping[str, str], contact_center: str, region: str
+    recordings: Iterable[Stored],
+    parameters: Mapping[str, str],
+    contact_center: str,
+    region: str,
+    order: str = "newest",
 ) -> list[Stored]:
     """All that a search finds, in order; raises InvalidParameter."""
     anything = searchable(_ANYTHING)
@@ -368,7 +411,8 @@ def search(
         and stored.recording["region"] == region
         and satisfies(stored.searchable, parameters)
     ]
-    return sorted(found, key=lambda stored: (-stored.searchable.start_time, stored.recording["id"]))
+    newest_first = sorted(found, key=lambda stored: (-stored.searchable.start_time, stored.recording["id"]))
+    return newest_first[::-1] if order == "oldest" else newest_first
 
 
 # --- Section 4: what is kept, and what is returned ------------------------------------------------
@@ -411,10 +455,11 @@ def _later_wins(entries: list[dict[str, Any]], identity: Callable[[dict[str, Any
     return list({identity(entry): entry for entry in entries}.values())
 
 
-def shown(recording: Recording, *, to_ops: bool) -> Recording:
-    """What a GET returns of a kept recording, but for the links of its media files."""
+def shown(recording: Recording, *, to_ops: bool, is_protected: bool = False) -> Recording:
+    """What a GET returns of a kept recording, but for the links of its media files and who protected it."""
     return {
         **recording,
+        **({"nonDelete": True} if is_protected else {}),
         "startTime": date_out(start_time(recording)),
         "stopTime": date_out(stop_time(recording)),
         "mediaFiles": [_shown_media_file(media_file, to_ops=to_ops) for media_file in recording["mediaFiles"]],
@@ -425,12 +470,13 @@ def shown(recording: Recording, *, to_ops: bool) -> Recording:
 
 
 def without_links(shown_recording: Recording) -> Recording:
-    """What a GET returned, without the links, which hold a uuid that only the service knows."""
+    """What a GET returned, without the links, which hold a uuid that only the service knows, and `nonDeletion`."""
     media_files = [
         {name: value for name, value in media_file.items() if name not in LINKS}
         for media_file in shown_recording["mediaFiles"]
     ]
-    return {**shown_recording, "mediaFiles": media_files}
+    known = {name: value for name, value in shown_recording.items() if name != "nonDeletion"}
+    return {**known, "mediaFiles": media_files}
 
 
 def _shown_media_file(media_file: dict[str, Any], *, to_ops: bool) -> dict[str, Any]:

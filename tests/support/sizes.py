@@ -38,7 +38,7 @@ WALKED_RECORDINGS = size(12_000, full=25_000)
 MEDIA_RANGES = size(100, full=500)
 
 # Random searches that the oracle answers too: in each big world, and hypothesis's examples of small worlds.
-BIG_WORLD_SEARCHES = size(250, full=500)
+BIG_WORLD_SEARCHES = size(250, full=1_100)
 SMALL_WORLDS = size(20, full=40)
 
 # Deletions of media objects whose storage answers at random, three or four times each.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.search.criteria import CRITERIA, Criterion, parse_search
-from app.search.fields import FIELDS, Field
+from app.search.fields import FIELDS, TEXT_GAP, Field
 from app.search.paging import PAGING_PARAMETERS
 from app.store.indices import load_schema
 
@@ -34,7 +34,7 @@ def named(row: str) -> list[str]:
 @pytest.mark.parametrize(("document", "heading"), [("README.md", "Search"), ("docs/contract.md", "5. Search")])
 def test_documents_list_exactly_the_existing_parameters(document: str, heading: str) -> None:
     documented = [name for row in rows(document, heading) for name in named(row)]
-    assert documented == [*NAMES, *PAGING_PARAMETERS[:2]]
+    assert documented == [*NAMES, *PAGING_PARAMETERS[:-1]]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=NAMES)
@@ -50,9 +50,13 @@ def test_fields_and_mappings_correspond() -> None:
     wanted: dict[str, Any] = {}
     for field in FIELDS:
         if isinstance(field, Field):
-            mapping: dict[str, str] = {"type": field.kind}
+            mapping: dict[str, Any] = {"type": field.kind}
             if field.kind == "date":
                 mapping["format"] = "epoch_millis"
+            if field.kind == "text":
+                mapping |= {"analyzer": "whitespace", "norms": False, "position_increment_gap": TEXT_GAP}
+            if not field.doc_values:
+                mapping["doc_values"] = False
             wanted[field.name] = mapping
         else:
             wanted[field.name] = {"type": "keyword", "doc_values": False}

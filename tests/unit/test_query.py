@@ -35,6 +35,16 @@ def phrase(field: str, *tokens: str) -> dict[str, Any]:
     [
         ("callerPhoneNumber", "+1650", {"term": {"callerPhoneNumber": "+1650"}}),
         ("dialedPhoneNumber", "+1650", {"term": {"dialedPhoneNumber": "+1650"}}),
+        ("phoneNumber", " 1650", {"term": {"phoneNumbers": "+1650"}}),
+        ("minDuration", "0", {"range": {"duration": {"gte": 0}}}),
+        ("minDuration", "1.0005", {"range": {"duration": {"gte": 1001}}}),
+        ("minDuration", "007.5000", {"range": {"duration": {"gte": 7500}}}),
+        ("maxDuration", "1.0005", {"range": {"duration": {"lte": 1000}}}),
+        ("maxDuration", "9" * 5000, {"range": {"duration": {"lte": 10**18}}}),
+        ("nonDelete", "true", {"term": {"nonDelete": True}}),
+        ("nonDelete", "false", {"term": {"nonDelete": False}}),
+        ("callUUID", " Ae\u0301*", {"term": {"callUUIDs": " A\u00e9*"}}),
+        ("mediaId", "*", {"term": {"mediaIds": "*"}}),
         ("startTime", "2013-05-17T11:45:32.5-0800", {"range": {"startTime": {"gt": 1368819932500}}}),
         ("startTime", "2013-05-17T11:45:32.500 0800", {"range": {"startTime": {"gt": 1368762332500}}}),
         ("startTime", "2013-05-17", {"range": {"startTime": {"gt": 1368748800000}}}),
@@ -185,7 +195,7 @@ def test_reserved_characters_in_a_value_are_not_marks() -> None:
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ([], MissingParameter, "at least one of callerPhoneNumber, dialedPhoneNumber, startTime, endTime"),
+        ([], MissingParameter, "at least one of callerPhoneNumber, dialedPhoneNumber, phoneNumber, startTime, endTime"),
         ([("offset", "1"), ("limit", "5")], MissingParameter, "at least one of"),
         ([("username", "a")], InvalidParameter, "Parameter 'username' is invalid: it is not known"),
         ([("userName", "a"), ("userName", "a")], InvalidParameter, "'userName' is invalid: it is given more than once"),
@@ -207,6 +217,37 @@ def test_reserved_characters_in_a_value_are_not_marks() -> None:
         ([("userName", "\u2060")], InvalidParameter, "invisible characters only"),
         ([("userName", "a \u2060")], InvalidParameter, "invisible characters only"),
         ([("callerPhoneNumber", "\ufdfa" * 2000)], InvalidParameter, "20000 characters after Unicode normalization"),
+        ([("phoneNumber", "\u200b")], InvalidParameter, "invisible characters only"),
+        *(
+            ([(name, text)], InvalidParameter, f"'{name}' is invalid: it must be a number of seconds, 0 or greater")
+            for name in ("minDuration", "maxDuration")
+            for text in (
+                "-1",
+                "+1",
+                " 1",
+                "1 ",
+                "1e3",
+                ".5",
+                "5.",
+                "1,5",
+                "0x1",
+                "NaN",
+                "Infinity",
+                "1_0",
+                "\u0663",
+                "1s",
+            )
+        ),
+        *(
+            ([("nonDelete", text)], InvalidParameter, "'nonDelete' is invalid: it must be true or false")
+            for text in ("True", "FALSE", "1", "yes", "*", " true")
+        ),
+        *(
+            ([("startTime", "0"), ("order", text)], InvalidParameter, "'order' is invalid: it must be newest or oldest")
+            for text in ("Newest", "asc", "oldest ", "*")
+        ),
+        ([("phonenumber", "1")], InvalidParameter, "'phonenumber' is invalid: it is not known; known are"),
+        ([("order", "oldest")], MissingParameter, "at least one of"),
         ([("userData", "x" * 5001)], InvalidParameter, "at most 5000 characters"),
         ([("userData", "x " * 51)], InvalidParameter, "at most 50 words"),
         ([("userData", "*" * 51)], InvalidParameter, "at most 50 wildcards"),
