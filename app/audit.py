@@ -82,6 +82,7 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     path: str | UnsetType = UNSET  # if the operation is "request"
     with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
     screen_recordings: list[str] | UnsetType = UNSET  # the ids of those that "apply" or "unapply" took along
+    reason: str | UnsetType = UNSET  # why, if an "apply" or "unapply" says so
     # Only changes of label definitions have these.
     label: str | UnsetType = UNSET  # the name
     display_name: str | UnsetType = UNSET

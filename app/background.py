@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+U = TypeVar("U")
 
 # What is larger is worked on in a thread, so that it delays other requests by milliseconds and not by a second.
 _LARGE_BYTES = 64 * 1024
@@ -68,6 +69,19 @@ class Pieces:
 
     def _renew(self) -> None:
         self._left = _PIECES_OF_A_TURN
+
+
+async def in_turns(work: Callable[[U], T], items: Iterable[U], size: Callable[[U], int]) -> list[T]:
+    """Returns what `work` makes of each item, of so many bytes as `size` returns; large ones apart, others in turns."""
+    results, small = list[T](), 0
+    for item in items:
+        this = size(item)
+        results.append(work(item) if this < _LARGE_BYTES else await apart(this, work, item))
+        small += this
+        if small >= _BYTES_OF_A_TURN:
+            small = 0
+            await asyncio.sleep(0)
+    return results
 
 
 @asynccontextmanager

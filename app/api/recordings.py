@@ -1,6 +1,6 @@
 """`/recordings` and `/screen-recordings`: search, read, protect (docs/contract.md sections 3, 5 and 8)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +12,7 @@ from app.api.audit import audit_entry
 from app.api.requests import (
     api_url,
     base_url,
+    operation_body,
     operation_of,
     owner_of,
     path_segment,
@@ -23,13 +24,18 @@ from app.api.requests import (
     user_of,
 )
 from app.api.responses import envelope
-from app.background import Turns
+from app.auth.scope import Scope
+from app.background import in_turns
+from app.errors import InvalidParameter
 from app.recordings.identity import Resource
-from app.recordings.model import Recording
 from app.recordings.render import MediaAddresses, render
+from app.recordings.text import TextRenderer, from_text, marked
 from app.search.criteria import Criteria, dictionary_walks, parse_search
 from app.search.paging import page_links, unpacked
 from app.shares import Place
+from app.store.documents import Source, state_of
+
+_LONGEST_REASON = 500
 
 # A walk through a dictionary costs as much as tens of searches, in one of Elasticsearch's few search threads.
 _PLACES_OF_A_WALK = 2
@@ -63,14 +69,26 @@ async def protect(request: Request) -> Response:
     protect = operation_of(request) == "apply"
     # In the audit line also when not all could follow yet.
     taken_along = audit_entry(request).screen_recordings = []
+    reason = _reason(request)
+    if reason is not None:
+        audit_entry(request).reason = reason
     await services(request).protection.change(
         scope_of(request),
         path_segment(request, "id"),
         protect=protect,
         by=user_of(request).name,
+        reason=reason,
         took_along=taken_along.append,
     )
     return envelope({})
+
+
+def _reason(request: Request) -> str | None:
+    """Returns why the caller asks for it, None if the body does not say; raises InvalidParameter."""
+    reason = operation_body(request).get("reason")
+    if reason is not None and not (isinstance(reason, str) and len(reason) <= _LONGEST_REASON):
+        raise InvalidParameter("reason", f"it must be a string of up to {_LONGEST_REASON} characters")
+    return reason or None
 
 
 def _places(criteria: Criteria) -> int:
@@ -91,9 +109,8 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     try:
         async with services(request).searches.place(owner, _places(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
-        content: dict[str, object] = {
-            NAMES[resource_of(request)].many: await _encoded(map(scope.visible, page.hits), addresses)
-        }
+        shown = await in_turns(_shower(scope, addresses), [hit.source for hit in page.hits], _size)
+        content: dict[str, object] = {NAMES[resource_of(request)].many: msgspec.Raw(b"[%b]" % b",".join(shown))}
         query = request.scope["query_string"].decode("latin-1")
         url = f"{base_url(request)}{request.scope['path']}?{query}"
         response = envelope(content | dict(page_links(url, parameters, wanted, page)))
@@ -105,18 +122,31 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     return response
 
 
-async def _encoded(recordings: Iterable[Recording], addresses: MediaAddresses) -> list[msgspec.Raw]:
-    """Returns recordings as clients see them, as JSON."""
-    encoded, turns = list[msgspec.Raw](), Turns()
-    for recording in recordings:
-        text = codec.encode(render(recording, addresses))
-        encoded.append(msgspec.Raw(text))
-        await turns.worked_on(len(text))
-    return encoded
-
-
 async def read_one(request: Request, name: str, addresses: MediaAddresses) -> Response:
     """One recording under a name; raises RecordingNotFound."""
     scope = scope_of(request)
-    stored = await repository(request).get(scope, path_segment(request, "id"))
-    return envelope({name: render(scope.visible(stored.recording), addresses)})
+    source = await repository(request).find(scope, path_segment(request, "id"))
+    (shown,) = await in_turns(_shower(scope, addresses), [source], _size)
+    return envelope({name: msgspec.Raw(shown)})
+
+
+def _shower(scope: Scope, addresses: MediaAddresses) -> Callable[[Source], bytes]:
+    """Returns what makes the JSON that a client sees of a stored recording.
+
+    A limit on what the client sees needs the decoded recording. Without one the text stays text.
+    """
+    renderer = TextRenderer(addresses)
+
+    def from_the_text(source: Source) -> bytes:
+        text = marked(source.recording)
+        return renderer.render(text, state_of(source, text))
+
+    def from_the_recording(source: Source) -> bytes:
+        text = marked(source.recording)
+        return codec.encode(render(scope.visible(from_text(text)), addresses) | state_of(source, text))
+
+    return from_the_text if scope.limits is None else from_the_recording
+
+
+def _size(source: Source) -> int:
+    return len(source.recording)

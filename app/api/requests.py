@@ -58,6 +58,12 @@ def operation_of(request: Request) -> Operation:
     return operation
 
 
+def operation_body(request: Request) -> dict[str, Any]:
+    """Returns the body in which `operationName` stands."""
+    body: dict[str, Any] = request.state.operation_body
+    return body
+
+
 def resource_of(request: Request) -> Resource:
     """Returns whether a path is about recordings or screen recordings."""
     endpoint: Endpoint = request.state.endpoint
@@ -196,6 +202,7 @@ async def chosen(request: Request, choices: Mapping[str, Choice]) -> Choice:
         raise InvalidParameter("body", "it must be a JSON object")
     if "operationName" not in body:
         raise MissingParameter("operationName")
+    request.state.operation_body = body
     name = body["operationName"]
     if not isinstance(name, str) or name not in choices:
         raise InvalidParameter("operationName", "The specified value is not within valid range")

@@ -54,6 +54,9 @@ class Protection:
     ) -> None:
         """Protects a recording and its screen recordings, or ends their protection; `by` is the user's name.
 
+        A recording that is protected already stays protected by the same user for the same reason, unless another
+        `reason` is given.
+
         `took_along` gets the id of each screen recording that has followed.
 
         Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
@@ -66,9 +69,11 @@ class Protection:
             screens = await self._screen_recordings.associated(stored)
             group = [stored, *screens]
             protection = stored.protection
+            standing = _standing(stored, reason) if protect else None
             unfinished = protection.pending if protection else ()
             settled = all(_has_followed(screen, stored.document_id, protect=protect) for screen in screens)
-            if not unfinished and settled and is_protected(stored.recording) == protect:
+            needs_mark = standing is None if protect else is_protected(stored.recording)
+            if not unfinished and settled and not needs_mark:
                 return None
             # Whoever was taken along follows, also if its callUUID or the recording's has changed since.
             taken = protection.taken if protection else ()
@@ -83,6 +88,9 @@ class Protection:
                 history=protection.history if protection else uuid4().hex,
                 version=protection.version if protection else "",
             )
+            if standing is not None:
+                since = standing.since or standing.decided_at
+                change = msgspec.structs.replace(change, by=standing.by, reason=standing.reason, since=since)
             return _marked(stored, change, protect=protect)
 
         stored, update = await self._recordings.update(scope, recording_id, decide)
@@ -152,7 +160,7 @@ class Protection:
             if known is not None and not _is_before(known, change):
                 return None
             # Also what was never taken along is marked, or a slower apply would take it along after this unapply.
-            holders[holder] = Hold(change.decided_at, change.change_id, protect, change.by, change.reason)
+            holders[holder] = Hold(change.decided_at, change.change_id, protect, change.by, change.reason, change.since)
             latest = change if before is None or before.is_before(change) else before
             followed = ProtectionChange(
                 latest.decided_at,
@@ -191,6 +199,17 @@ class Protection:
 def is_protected(recording: Recording) -> bool:
     """Returns whether a recording in its stored form is protected from deletion."""
     return bool(recording.get("nonDelete", False))
+
+
+def _standing(stored: StoredRecording, reason: str | None) -> ProtectionChange | None:
+    """Returns the change by which a recording is protected already; None if there is more to state.
+
+    Version 0.1.0 did not store by whom.
+    """
+    change = stored.protection
+    if change is None or not change.by or not is_protected(stored.recording):
+        return None
+    return change if reason in {None, change.reason} else None
 
 
 def _has_followed(screen: StoredRecording, holder: str, *, protect: bool) -> bool:

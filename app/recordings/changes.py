@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-from app import codec
 from app.recordings.model import Recording
+from app.recordings.text import to_text
 
 _MAX_PATHS = 50
 
@@ -21,8 +21,8 @@ def changed_paths(before: Recording, after: Recording) -> list[str]:
 
 
 def content_digest(recording: Recording) -> str:
-    """Returns the SHA-256 of a recording in its stored form, in hexadecimal digits."""
-    return sha256(codec.encode(recording)).hexdigest()
+    """Returns the SHA-256 of a recording's stored text, in hexadecimal digits."""
+    return sha256(to_text(recording).encode()).hexdigest()
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[str]:

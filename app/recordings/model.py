@@ -16,7 +16,8 @@ from app.recordings.identity import Resource, is_http_url, media_path, storage_f
 Recording = dict[str, Any]
 
 # The service computes these attributes, so it ignores posted ones: a client may post back what it has read.
-_COMPUTED_ATTRIBUTES = ("startTime", "stopTime", "nonDelete", "nonDeletion", "labels")
+_COMPUTED_STATE = ("nonDeletion", "labels")
+_COMPUTED_ATTRIBUTES = ("startTime", "stopTime", "nonDelete", *_COMPUTED_STATE)
 _COMPUTED_MEDIA_ATTRIBUTES = ("mediaUri", "mediaPath", "playPath", "originalMediaDesc", "originalMediaDescriptor")
 
 
@@ -41,6 +42,16 @@ def parse_recording(body: object, resource: Resource = "recordings", *, needs_ev
         _parse_event(event) for event in fields.require_objects("eventHistory", not_empty=needs_events)
     ]
     return recording
+
+
+def without_computed(recording: Recording) -> Recording:
+    """Returns a recording in its stored form without the attributes that 0.1.0 kept, and that are the service's now."""
+    kept = {key: value for key, value in recording.items() if key not in _COMPUTED_STATE}
+    kept["mediaFiles"] = [
+        {key: value for key, value in media.items() if key == "mediaPath" or key not in _COMPUTED_MEDIA_ATTRIBUTES}
+        for media in recording["mediaFiles"]
+    ]
+    return kept
 
 
 def validate_id(name: str, value: str) -> None:

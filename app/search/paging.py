@@ -7,15 +7,14 @@ import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from app.errors import InvalidParameter
 from app.ids import MAX_ID_BYTES
-from app.recordings.dates import EARLIEST, LATEST, parse_instant
-from app.recordings.model import Recording
+from app.recordings.dates import EARLIEST, LATEST
 
 PAGING_PARAMETERS = ("offset", "limit", "order", "cursor")
 
@@ -34,6 +33,16 @@ _PACKED = "."
 _MAX_UNPACKED_BYTES = 64 * 1024
 
 T = TypeVar("T")
+
+
+class Placed(Protocol):
+    """A hit with its place in the order of results: its start time (an instant) and its id."""
+
+    @property
+    def place(self) -> tuple[int, str]: ...
+
+
+P = TypeVar("P", bound=Placed)
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -148,7 +157,7 @@ def unpacked(parameters: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]
 
 
 def page_links(
-    url: str, parameters: Sequence[tuple[str, str]], request: PageRequest, page: Page[Recording]
+    url: str, parameters: Sequence[tuple[str, str]], request: PageRequest, page: Page[P]
 ) -> Iterator[tuple[str, str]]:
     """Yields `prevUri` and `nextUri`, as far as there are such pages; `url` is that of the request, with its query.
 
@@ -161,7 +170,7 @@ def page_links(
         yield "nextUri", _link(url, parameters, request.offset + len(page.hits), _cursor("after", page.hits[-1]))
 
 
-def _before(request: PageRequest, page: Page[Recording]) -> Cursor | None:
+def _before(request: PageRequest, page: Page[P]) -> Cursor | None:
     """Returns the place before which the previous page ends, None for the offset alone.
 
     The first page is full even if it repeats some of this one, as with an offset.
@@ -194,8 +203,8 @@ def _id_below(recording_id: str) -> str:
     return start + before + "\U0010ffff" * (MAX_ID_BYTES // 4)
 
 
-def _cursor(direction: Literal["after", "before"], recording: Recording) -> Cursor:
-    return Cursor(direction, parse_instant(recording["startTime"]), recording["id"])
+def _cursor(direction: Literal["after", "before"], hit: Placed) -> Cursor:
+    return Cursor(direction, *hit.place)
 
 
 def _link(url: str, parameters: Sequence[tuple[str, str]], offset: int, cursor: Cursor | None) -> str:

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from elastic_transport import JsonSerializer, NdjsonSerializer
+from elastic_transport import JsonSerializer, NdjsonSerializer, TransportApiResponse
 from elasticsearch import ApiError, AsyncElasticsearch, TransportError
+from elasticsearch.exceptions import HTTP_EXCEPTIONS
 
 from app import codec
 from app.errors import ElasticsearchUnavailable, InternalError
@@ -30,6 +32,9 @@ _CHANGING_STATUSES = frozenset(
 # `security_exception` has status 403 too, but Recall's credentials do not change by themselves.
 _PERMANENT_ERRORS = frozenset({"security_exception"})
 _MAX_DEAD_NODE_BACKOFF = 5.0
+
+
+_RAW_MEDIA_TYPE = "application/vnd.elasticsearch+json; compatible-with=8"
 
 
 class _Json(JsonSerializer):
@@ -63,11 +68,51 @@ def connect(settings: Settings) -> AsyncElasticsearch:
         serializers={serializer.mimetype: serializer for serializer in (_Json(), _Ndjson())},
         connections_per_node=settings.elasticsearch_connections,
         request_timeout=settings.elasticsearch_timeout,
-        transport_class=partial(ResilientTransport, retry_seconds=settings.elasticsearch_search_timeout),  # type: ignore[arg-type]
+        transport_class=partial(  # type: ignore[arg-type]
+            ResilientTransport,
+            retry_seconds=settings.elasticsearch_search_timeout,
+            raw_headers={"accept": _RAW_MEDIA_TYPE, "content-type": _RAW_MEDIA_TYPE, **_authorization(settings)},
+        ),
         # A node that did not answer gets no requests for this long, at most: it may be back soon.
         max_dead_node_backoff=_MAX_DEAD_NODE_BACKOFF,
         **options,
     )
+
+
+async def raw_request(
+    client: AsyncElasticsearch, method: str, target: str, body: bytes | None, seconds: float, *, repeat: bool = True
+) -> TransportApiResponse:
+    """Returns the answer to a request, undecoded.
+
+    Most of the requests of a busy process go this way (docs/decisions/0024-pages-as-text.md). Raises what the client
+    raises. `seconds` is for all attempts together; with `repeat` there may be more than one.
+    """
+    transport = client.transport
+    assert isinstance(transport, ResilientTransport)
+    answer = await transport.perform_raw(method, target, body, request_timeout=seconds, repeat=repeat)
+    if answer.meta.status != 200:
+        raise api_error(answer)
+    return answer
+
+
+def api_error(answer: TransportApiResponse) -> ApiError:
+    """Returns the exception that the client raises for such an answer."""
+    body: Any = answer.body.decode(errors="replace")
+    message = body
+    with suppress(ValueError):
+        body = codec.decode(answer.body)
+        error = body.get("error", body) if isinstance(body, dict) else body
+        message = str(error.get("type", error)) if isinstance(error, dict) else str(error)
+    return HTTP_EXCEPTIONS.get(answer.meta.status, ApiError)(message, answer.meta, body)
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    if settings.elasticsearch_api_key is not None:
+        return {"authorization": f"ApiKey {settings.elasticsearch_api_key}"}
+    if settings.elasticsearch_username is not None:
+        login = f"{settings.elasticsearch_username}:{settings.elasticsearch_password or ''}"
+        return {"authorization": f"Basic {b64encode(login.encode()).decode()}"}
+    return {}
 
 
 @asynccontextmanager

@@ -5,18 +5,23 @@ Concurrent reads become one `_mget`, concurrent writes one `_bulk` (docs/decisio
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
+import msgspec
 from elastic_transport import ApiResponseMeta, ConnectionTimeout, TransportError
-from elasticsearch import ApiError, AsyncElasticsearch, ConflictError
+from elasticsearch import ApiError, AsyncElasticsearch, ConflictError, NotFoundError
 from elasticsearch.exceptions import HTTP_EXCEPTIONS
 
 from app import codec
+from app.background import apart
 from app.retry import TRANSIENT_STATUSES, Backoff
 from app.store.batching import Batcher
+from app.store.client import raw_request
+from app.store.hits import Hit, HitDecoder
 from app.store.transport import CircuitOpen
 
-Hit = dict[str, Any]
+S = TypeVar("S")
 
 # With fewer in flight, reads wait for each other when Elasticsearch is far away (docs/performance.md).
 _CONCURRENT_READS = 8
@@ -46,31 +51,31 @@ class Version:
         }
 
 
-def version_of(hit: Hit) -> Version:
+def version_of(hit: Hit[Any]) -> Version:
     """Returns the version of a document that was read."""
-    return Version(hit["_index"], hit["_seq_no"], hit["_primary_term"])
+    return Version(hit.index, hit.seq_no, hit.primary_term)
 
 
 class IndexBlocked(Exception):
     """The index of a version is blocked for writes. The alias may point to another index soon, or already does."""
 
 
-class DocumentReader:
-    """Reads documents by id, as of their last acknowledged write.
+class DocumentReader(Generic[S]):
+    """Reads documents by id, as of their last acknowledged write. `decoder` knows the type of their `_source`.
 
     Raises the errors of the Elasticsearch client, and TimeoutError after `timeout` seconds.
     """
 
-    def __init__(self, client: AsyncElasticsearch, timeout: float) -> None:
+    def __init__(self, client: AsyncElasticsearch, timeout: float, decoder: HitDecoder[S]) -> None:
         # Half of the time is left for another node when one has stalled.
-        self._client = client.options(request_timeout=timeout / 2)
-        # `get` repeats a single read; the transport would make the items that are queued behind it wait.
-        self._client_for_one = self._client.options(ignore_status=404, max_retries=0)
+        self._seconds = timeout / 2
+        self._client = client
+        self._decoder = decoder
         self._timeout = timeout
-        self._batcher: Batcher[tuple[str, str], Hit | None] = Batcher(self._send, concurrency=_CONCURRENT_READS)
+        self._batcher: Batcher[tuple[str, str], Hit[S] | None] = Batcher(self._send, concurrency=_CONCURRENT_READS)
 
-    async def get(self, index: str, document_id: str) -> Hit | None:
-        """Returns `_source`, `_seq_no`, `_primary_term` and so on, or None when there is no such document."""
+    async def get(self, index: str, document_id: str) -> Hit[S] | None:
+        """Returns a document, or None when there is no such document."""
         backoff = Backoff(self._timeout)
         async with asyncio.timeout(self._timeout):
             while True:
@@ -81,14 +86,25 @@ class DocumentReader:
                     if not transient or not await backoff.wait():
                         raise
 
-    async def _send(self, batch: list[tuple[str, str]]) -> list[Hit | Exception | None]:
+    async def _send(self, batch: list[tuple[str, str]]) -> list[Hit[S] | Exception | None]:
         if len(batch) == 1:  # Elasticsearch answers a GET with fewer thread changes than an `_mget`
             ((index, document_id),) = batch
-            answer = await self._client_for_one.get(index=index, id=document_id)
-            return [_hit(answer.body, answer.meta)]
+            return [await self._get(index, document_id)]
         docs = [{"_index": index, "_id": document_id} for index, document_id in batch]
-        response = await self._client.mget(docs=docs)
-        return [_hit(doc, response.meta) for doc in response.body["docs"]]
+        answer = await raw_request(self._client, "POST", "/_mget", codec.encode({"docs": docs}), self._seconds)
+        documents = await apart(len(answer.body), self._decoder.mget, answer.body)
+        return [_hit(document, answer.meta) for document in documents]
+
+    async def _get(self, index: str, document_id: str) -> Hit[S] | None:
+        target = f"/{index}/_doc/{quote(document_id, safe='')}"
+        try:
+            # `get` repeats a single read; the transport would make the items that are queued behind it wait.
+            answer = await raw_request(self._client, "GET", target, None, self._seconds, repeat=False)
+        except NotFoundError as error:
+            if isinstance(error.body, dict) and "error" in error.body:  # no document is missing, but the index
+                raise
+            return None
+        return await apart(len(answer.body), self._decoder.get, answer.body)
 
 
 class DocumentWriter:
@@ -99,7 +115,7 @@ class DocumentWriter:
     """
 
     def __init__(
-        self, client: AsyncElasticsearch, reader: DocumentReader, *, timeout: float, refresh_timeout: float
+        self, client: AsyncElasticsearch, reader: DocumentReader[Any], *, timeout: float, refresh_timeout: float
     ) -> None:
         self._client = client.options(request_timeout=timeout)
         self._refresh_client = client.options(request_timeout=refresh_timeout)
@@ -166,7 +182,9 @@ class DocumentWriter:
     async def _is_stored(self, index: str, document_id: str, body: bytes) -> bool:
         hit = await self._reader.get(index, document_id)
         document = codec.decode(body)
-        return hit is not None and all(document.get(key) == value for key, value in hit["_source"].items())
+        return hit is not None and all(
+            value is None or document.get(key) == value for key, value in msgspec.to_builtins(hit.source).items()
+        )
 
 
 def _operation(index: str, document_id: str, body: bytes, version: Version | None) -> bytes:
@@ -187,12 +205,13 @@ def _results(body: dict[str, Any], meta: ApiResponseMeta) -> list[Exception | No
     return [_error(outcome["error"], outcome["status"], meta) if "error" in outcome else None for outcome in outcomes]
 
 
-def _hit(doc: dict[str, Any], meta: ApiResponseMeta) -> Hit | Exception | None:
-    """Returns a document of an `_mget` or a GET, its error, or None when it does not exist."""
-    if "error" in doc:
+def _hit(document: Hit[S], meta: ApiResponseMeta) -> Hit[S] | Exception | None:
+    """Returns a document of an `_mget`, its error, or None when it does not exist."""
+    if document.error is not None:
         # Errors of an `_mget` have no status. An error of one document means a missing index or an inactive shard.
-        return _error(doc["error"], 404 if doc["error"]["type"] == "index_not_found_exception" else 503, meta)
-    return doc if doc["found"] else None
+        missing = document.error["type"] == "index_not_found_exception"
+        return _error(document.error, 404 if missing else 503, meta)
+    return document if document.found else None
 
 
 def _error(error: dict[str, Any], status: int, meta: ApiResponseMeta) -> ApiError:

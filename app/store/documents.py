@@ -1,12 +1,13 @@
-"""Makes the schema v2 document of a recording (docs/decisions/0002-schema-v2.md, es_mappings/v2/recordings.json)."""
+"""The schema v2 document of a recording (docs/decisions/0002-schema-v2.md, es_mappings/v2/recordings.json)."""
 
 from typing import Any
 
 import msgspec
 
-from app import codec
+from app.recordings.dates import format_instant
 from app.recordings.identity import digest
 from app.recordings.model import Recording
+from app.recordings.text import from_text, is_protected, to_text
 from app.search.fields import indexed
 
 Document = dict[str, Any]
@@ -15,7 +16,7 @@ Document = dict[str, Any]
 class Hold(msgspec.Struct, frozen=True, array_like=True):
     """The latest change of a recording's protection that a screen recording has followed.
 
-    It `protects` the screen recording, or does no longer. `by` is the name of the user; `reason` is what the user gave.
+    It `protects` the screen recording, or does no longer. `by`, `reason` and `since` are those of the change.
     """
 
     decided_at: int
@@ -23,13 +24,15 @@ class Hold(msgspec.Struct, frozen=True, array_like=True):
     protects: bool
     by: str = ""
     reason: str | None = None
+    since: int = 0
 
 
 class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     """The latest change of a recording's protection, made for it or followed by it.
 
     `decided_at` (milliseconds since 1970) and then `change_id` order all changes. Of two concurrent changes of one
-    recording the later one stands. `by` is the name of the user; `reason` is what the user gave.
+    recording the later one stands. `by` is the name of the user; `reason` is what the user gave; `since` is when the
+    user did so, if that was another time (milliseconds since 1970): a change may only take more along.
 
     Of a recording: `pending` are the document ids of the screen recordings that have not followed this change yet,
     `taken` of all that its hold has taken along. Of a screen recording: `holders` are the latest changes that it has
@@ -48,6 +51,7 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     reason: str | None = None
     history: str = ""
     version: str = ""
+    since: int = 0
 
     def is_before(self, other: "ProtectionChange") -> bool:
         return (self.decided_at, self.change_id) < (other.decided_at, other.change_id)
@@ -55,6 +59,14 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
     def is_held(self) -> bool:
         """Returns whether any recording holds the screen recording."""
         return any(hold.protects for hold in self.holders.values())
+
+
+class Source(msgspec.Struct, frozen=True, rename="camel"):
+    """A document's `_source` as it was read: the recording and the protection are still JSON text."""
+
+    recording: str
+    contact_center: str
+    protection: str | None = None
 
 
 SCHEMA_VERSION = 2
@@ -81,7 +93,7 @@ def to_document(contact_center: str, recording: Recording, protection: Protectio
 
 def to_source(contact_center: str, recording: Recording, protection: ProtectionChange | None = None) -> Document:
     """Returns the part of the document that `_source` keeps. Everything else is derived from it."""
-    source = {"recording": codec.encode(recording).decode(), "contactCenter": contact_center}
+    source = {"recording": to_text(recording), "contactCenter": contact_center}
     if protection is not None:
         source["protection"] = msgspec.json.encode(protection).decode()
     return source
@@ -89,11 +101,40 @@ def to_source(contact_center: str, recording: Recording, protection: ProtectionC
 
 def from_source(source: Document) -> Recording:
     """Returns the recording in a document's `_source`."""
-    recording: Recording = codec.decode(source["recording"])
-    return recording
+    return from_text(source["recording"])
 
 
 def protection_of(source: Document) -> ProtectionChange | None:
     """Returns the protection change in a document's `_source`, None if there is none."""
-    text = source.get("protection")
+    return protection_from(source.get("protection"))
+
+
+def state_of(source: Source, text: str) -> dict[str, Any]:
+    """Returns the attributes that a client reads beside those in the recording's marked text.
+
+    They are what changes without the recording: who protected it (docs/contract.md section 4).
+    """
+    state = {}
+    if is_protected(text) and (non_deletion := _non_deletion(protection_from(source.protection))):
+        state["nonDeletion"] = non_deletion
+    return state
+
+
+def _non_deletion(change: ProtectionChange | None) -> dict[str, Any] | None:
+    """Returns who protected a recording, when and why, None if that is unknown: version 0.1.0 stored no names.
+
+    A screen recording names the first of those who hold it.
+    """
+    if change is None:
+        return None
+    holds = (hold for hold in change.holders.values() if hold.protects)
+    stated = min(holds, key=lambda hold: hold.since or hold.decided_at, default=change)
+    if not stated.by:
+        return None
+    non_deletion = {"by": stated.by, "at": format_instant(stated.since or stated.decided_at)}
+    return non_deletion if stated.reason is None else non_deletion | {"reason": stated.reason}
+
+
+def protection_from(text: str | None) -> ProtectionChange | None:
+    """Returns the protection change of a text in `_source`, None if there is none."""
     return msgspec.json.decode(text, type=ProtectionChange) if text else None

@@ -11,12 +11,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from app.errors import ElasticsearchUnavailable
+from app.store.hits import RecordingHit
 
 log = logging.getLogger(__name__)
 
-Hit = dict[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[list[RecordingHit]]]
+Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 Reserve = Callable[[int], Awaitable[object]]
 
 # The recordings of one page together, in bytes of their JSON.
@@ -34,7 +37,7 @@ class Hits:
     `bounded` tells that the search had to look at sizes.
     """
 
-    hits: list[Hit]
+    hits: list[RecordingHit]
     left_out: int = 0
     bounded: bool = False
 
@@ -44,11 +47,15 @@ async def unlimited(size: int) -> None:
 
 
 class BoundedSearch:
-    """Searches one index. `search` and `mget` send a body to Elasticsearch. What they raise, this class raises too."""
+    """Searches one index. What `search`, `mget` and `ask` raise, this class raises too.
 
-    def __init__(self, search: Send, mget: Send) -> None:
+    `search` returns the hits of a search with this body, `mget` documents, and `ask` the whole answer to a search.
+    """
+
+    def __init__(self, search: Send, mget: Send, ask: Ask) -> None:
         self._search = search
         self._mget = mget
+        self._ask = ask
         self._largest = 0
         self._largest_until = 0.0
         self._looking = asyncio.Lock()
@@ -61,13 +68,13 @@ class BoundedSearch:
         size = body["size"] * await self._largest_bytes()
         if size <= PAGE_BYTES:
             await reserve(size)
-            return Hits((await self._search(body))["hits"]["hits"])
+            return Hits(await self._search(body))
         await reserve(PAGE_BYTES)
         sizes = {"_source": False, "docvalue_fields": ["recordingBytes"], "seq_no_primary_term": True}
         while True:
-            hits = (await self._search({**body, **sizes}))["hits"]["hits"]
+            hits = await self._search({**body, **sizes})
             kept = _first_within(PAGE_BYTES, hits[:wanted])
-            complete: list[Hit] = []
+            complete: list[RecordingHit] = []
             done = 0
             while done < len(kept):
                 some = _first_within(_ANSWER_BYTES, kept[done:])
@@ -76,29 +83,28 @@ class BoundedSearch:
             if complete or not kept:  # otherwise all of them have been deleted meanwhile
                 return Hits(complete, len(hits) - len(kept), bounded=True)
 
-    async def _with_sources(self, hits: list[Hit], body: dict[str, Any]) -> list[Hit]:
+    async def _with_sources(self, hits: list[RecordingHit], body: dict[str, Any]) -> list[RecordingHit]:
         """Returns those of the hits that still match, with their sources, as of the same version.
 
         A hit has the place in the order (`sort`) at which it was found. Raises ElasticsearchUnavailable.
         """
-        answer = await self._mget({"docs": [{"_index": hit["_index"], "_id": hit["_id"]} for hit in hits]})
-        complete: dict[str, Hit] = {}
+        documents = await self._mget({"docs": [{"_index": hit.index, "_id": hit.id} for hit in hits]})
+        complete: dict[str, RecordingHit] = {}
         changed: list[str] = []
-        for hit, doc in zip(hits, answer["docs"], strict=True):
-            if "error" in doc:  # its shard is not active, or Elasticsearch has no memory for it
-                log.warning("Elasticsearch cannot read a recording now: %s", doc["error"].get("type"))
+        for hit, document in zip(hits, documents, strict=True):
+            if document.error is not None:  # its shard is not active, or Elasticsearch has no memory for it
+                log.warning("Elasticsearch cannot read a recording now: %s", document.error.get("type"))
                 raise ElasticsearchUnavailable
-            if _version(doc) == _version(hit):
-                complete[hit["_id"]] = {**hit, "_source": doc["_source"]}
-            elif doc.get("found"):
-                changed.append(hit["_id"])
+            if (document.seq_no, document.primary_term) == (hit.seq_no, hit.primary_term):
+                complete[hit.id] = msgspec.structs.replace(hit, read=document.read)
+            elif document.found:
+                changed.append(hit.id)
         if changed:
             query = {"bool": {"filter": [body["query"], {"ids": {"values": changed}}]}}
             again = {"query": query, "size": len(changed), "seq_no_primary_term": True}
-            places = {hit["_id"]: {"sort": hit["sort"]} for hit in hits if "sort" in hit}
-            found = (await self._search(again))["hits"]["hits"]
-            complete |= {hit["_id"]: {**places.get(hit["_id"], {}), **hit} for hit in found}
-        return [complete[hit["_id"]] for hit in hits if hit["_id"] in complete]
+            found = {hit.id: hit.read for hit in await self._search(again)}
+            complete |= {hit.id: msgspec.structs.replace(hit, read=found[hit.id]) for hit in hits if hit.id in found}
+        return [complete[hit.id] for hit in hits if hit.id in complete]
 
     async def _largest_bytes(self) -> int:
         """Returns the size of the largest recording in the index, as of a second ago at most."""
@@ -106,28 +112,18 @@ class BoundedSearch:
             if time.monotonic() >= self._largest_until:
                 asked = time.monotonic()
                 largest = {"max": {"field": "recordingBytes"}}
-                found = await self._search({"size": 0, "track_total_hits": False, "aggs": {"largest": largest}})
+                found = await self._ask({"size": 0, "track_total_hits": False, "aggs": {"largest": largest}})
                 value = found["aggregations"]["largest"]["value"]  # a decimal, or null without recordings
                 self._largest = int(float(bytes(value))) if value is not None else 0
                 self._largest_until = asked + _LARGEST_IS_VALID_SECONDS
             return self._largest
 
 
-def _first_within(limit: int, hits: list[Hit]) -> list[Hit]:
+def _first_within(limit: int, hits: list[RecordingHit]) -> list[RecordingHit]:
     """Returns the first hits whose sources have so many bytes together at most, or a single one that is larger."""
     size = 0
     for count, hit in enumerate(hits):
-        size += _size(hit)
+        size += hit.size
         if count and size > limit:
             return hits[:count]
     return hits
-
-
-def _size(hit: Hit) -> int:
-    """A recording that a former version stored has no size, and is taken for a small one."""
-    size: int = hit.get("fields", {}).get("recordingBytes", [0])[0]
-    return size
-
-
-def _version(hit: Hit) -> tuple[Any, Any]:
-    return hit.get("_seq_no"), hit.get("_primary_term")

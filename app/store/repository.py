@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -15,7 +15,7 @@ from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
 
 from app import codec
 from app.auth.scope import Scope
-from app.background import Pieces, Turns, apart
+from app.background import Pieces, apart
 from app.errors import (
     ElasticsearchUnavailable,
     InternalError,
@@ -29,6 +29,7 @@ from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource, media_object_keys
 from app.recordings.merge import check_size, merge
 from app.recordings.model import Recording
+from app.recordings.text import from_text
 from app.retry import Backoff
 from app.search.criteria import Criteria
 from app.search.fields import call_uuids
@@ -36,18 +37,22 @@ from app.search.paging import ORDER, Page, PageRequest
 from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.claims import MediaClaims
-from app.store.client import store_errors
+from app.store.client import raw_request, store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
-from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
+from app.store.documents import ProtectionChange, Source, document_id, protection_from, to_document
+from app.store.hits import RECORDINGS, RecordingHit
 from app.store.indices import alias, refresh
 from app.store.journal import now_milliseconds
-from app.store.pages import BoundedSearch, Hit, Reserve, unlimited
+from app.store.pages import BoundedSearch, Reserve, unlimited
 from app.store.versions import FormerVersion, VersionStore, says_the_same
 
 log = logging.getLogger(__name__)
 
 # Of a media file or an event, roughly.
 _BYTES_OF_A_PART = 250
+
+# An answer without some of the shards would look like a complete one.
+_PARTIAL_RESULTS = False
 
 # The number of recordings, or keys, in one request of an operation on many.
 _BATCH = 500
@@ -116,11 +121,12 @@ class RecordingRepository:
         self._client = client
         self._index = alias(settings, resource)
         self._seconds = settings.elasticsearch_timeout
+        self._search_target = f"/{self._index}/_search?allow_partial_search_results={str(_PARTIAL_RESULTS).lower()}"
         self._search_seconds = settings.elasticsearch_search_timeout
         self._write_seconds = settings.elasticsearch_write_timeout
         self._searching = client.options(request_timeout=self._search_seconds)
-        self._bounded = BoundedSearch(self._search, self._mget)
-        self._reader = DocumentReader(client, self._seconds)
+        self._bounded = BoundedSearch(self._hits, self._mget, self._search)
+        self._reader = DocumentReader(client, self._seconds, RECORDINGS)
         self._writer = DocumentWriter(
             client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
         )
@@ -154,23 +160,33 @@ class RecordingRepository:
         """Returns the recording with a document id, as of its last acknowledged write, for any scope."""
         async with store_errors(self._seconds):
             hit = await self._reader.get(self._index, _id)
-        return await apart(len(hit["_source"]["recording"]), _stored, hit) if hit else None
+        return await apart(len(hit.source.recording), _stored, hit) if hit else None
+
+    async def find(self, scope: Scope, recording_id: str) -> Source:
+        """Returns what `get` does, and raises as it does, without decoding the recording."""
+        _id = _document_id(scope, recording_id)
+        async with store_errors(self._seconds):
+            hit = await self._reader.get(self._index, _id)
+        if hit is None:
+            raise RecordingNotFound(recording_id)
+        if (
+            scope.limits is not None
+        ):  # otherwise the document's id says enough: it is made of contact center, region and id
+            _admitted(scope, recording_id, await apart(len(hit.source.recording), _stored, hit))
+        return hit.source
 
     async def search(
         self, scope: Scope, criteria: Criteria, page: PageRequest, reserve: Reserve = unlimited
-    ) -> Page[Recording]:
+    ) -> Page[RecordingHit]:
         """Returns a page of recordings, newest start time first, then by id; fewer than asked for if they are large.
+
+        They are as they were read, and not decoded.
 
         `reserve` is awaited with a number of bytes before that many are read. Raises SearchTooLarge when the query has
         more clauses than Elasticsearch allows, and what `reserve` raises.
         """
         found = await self._bounded.hits(search_body(scope, criteria, page), page.limit, reserve)
-        recordings = []
-        turns = Turns()
-        for hit in found.hits:
-            recordings.append(await apart(len(hit["_source"]["recording"]), from_source, hit["_source"]))
-            await turns.worked_on(len(hit["_source"]["recording"]))
-        return page.page_of(recordings, left_out=found.left_out, is_bounded=found.bounded)
+        return page.page_of(found.hits, left_out=found.left_out, is_bounded=found.bounded)
 
     async def count(self, scope: Scope, criteria: Criteria) -> MatchCounts:
         """Counts the recordings that match, as of the last acknowledged write."""
@@ -539,7 +555,7 @@ class RecordingRepository:
             referenced |= {bucket["key"] for bucket in response["aggregations"]["referenced"]["buckets"]}
         return referenced
 
-    async def _all(self, body: dict[str, Any]) -> AsyncIterator[list[Hit]]:
+    async def _all(self, body: dict[str, Any]) -> AsyncIterator[list[RecordingHit]]:
         """Yields all hits of a sorted search, a few at a time if they are large."""
         while True:
             found = await self._bounded.hits(body, body["size"])
@@ -548,7 +564,7 @@ class RecordingRepository:
                 return
             if not found.hits:
                 return
-            body = {**body, "search_after": found.hits[-1]["sort"]}
+            body = {**body, "search_after": found.hits[-1].sort}
 
     async def make_searchable(self) -> None:
         """Returns when all that is stored now is searchable."""
@@ -559,27 +575,40 @@ class RecordingRepository:
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
 
-    async def _search(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Raises SearchTooLarge."""
+    async def _hits(self, body: dict[str, Any]) -> list[RecordingHit]:
+        """Returns the hits of a search; raises SearchTooLarge."""
         async with store_errors(self._search_seconds):
-            try:
-                response = await self._searching.search(
-                    index=self._index,
-                    body=body,
-                    # An answer without some of the shards would look like a complete one.
-                    allow_partial_search_results=False,
+            with _clauses_counted():
+                answer = await raw_request(
+                    self._client, "POST", self._search_target, codec.encode(body), self._search_seconds
                 )
-            except BadRequestError as error:
-                if "too many clauses" in str(error):
-                    raise SearchTooLarge from error
-                raise
+            return await apart(len(answer.body), RECORDINGS.search, answer.body)
+
+    async def _search(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Returns the answer to a search; raises SearchTooLarge."""
+        async with store_errors(self._search_seconds):
+            with _clauses_counted():
+                response = await self._searching.search(
+                    index=self._index, body=body, allow_partial_search_results=_PARTIAL_RESULTS
+                )
         answer: dict[str, Any] = response.body
         return answer
 
-    async def _mget(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _mget(self, body: dict[str, Any]) -> list[RecordingHit]:
         async with store_errors(self._seconds):
-            answer: dict[str, Any] = (await self._client.mget(body=body)).body
-        return answer
+            answer = await raw_request(self._client, "POST", "/_mget", codec.encode(body), self._seconds)
+            return await apart(len(answer.body), RECORDINGS.mget, answer.body)
+
+
+@contextmanager
+def _clauses_counted() -> Iterator[None]:
+    """Raises SearchTooLarge when Elasticsearch refuses a query with too many clauses."""
+    try:
+        yield
+    except BadRequestError as error:
+        if "too many clauses" in str(error):
+            raise SearchTooLarge from error
+        raise
 
 
 def _latest_version(stored: StoredRecording) -> str:
@@ -647,13 +676,12 @@ def _admitted(scope: Scope, recording_id: str, stored: StoredRecording | None) -
     return stored
 
 
-def _stored(hit: dict[str, Any]) -> StoredRecording:
-    source = hit["_source"]
+def _stored(hit: RecordingHit) -> StoredRecording:
     return StoredRecording(
-        document_id=hit["_id"],
-        contact_center=source["contactCenter"],
-        recording=from_source(source),
-        protection=protection_of(source),
+        document_id=hit.id,
+        contact_center=hit.source.contact_center,
+        recording=from_text(hit.source.recording),
+        protection=protection_from(hit.source.protection),
         version=version_of(hit),
     )
 

@@ -10,7 +10,8 @@ from elasticsearch import AsyncElasticsearch, ConflictError
 from app.auth.sessions import Session
 from app.settings import Settings
 from app.store.client import store_errors
-from app.store.document_store import DocumentReader, Hit, Version, version_of
+from app.store.document_store import DocumentReader, Version, version_of
+from app.store.hits import Hit, HitDecoder
 from app.store.indices import alias, refresh
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class SessionStore:
         self._index = alias(settings, "sessions")
         self._seconds = settings.elasticsearch_timeout
         self._client = client
-        self._reader = DocumentReader(client, self._seconds)
+        self._reader = DocumentReader(client, self._seconds, HitDecoder(dict[str, Any]))
 
     async def add(self, session: Session) -> None:
         """Stores a session, which every process then finds."""
@@ -110,7 +111,7 @@ class SessionStore:
                 )
             hits = response.body["hits"]["hits"]
             for hit in hits:
-                yield _stored(hit)
+                yield _stored(msgspec.convert(hit, Hit[dict[str, Any]]))
             if len(hits) < _BATCH:
                 return
             after = hits[-1]["sort"]
@@ -122,5 +123,5 @@ def _document(session: Session) -> dict[str, Any]:
     return document
 
 
-def _stored(hit: Hit) -> StoredSession:
-    return StoredSession(msgspec.convert({**hit["_source"], "key": hit["_id"]}, Session), version_of(hit))
+def _stored(hit: Hit[dict[str, Any]]) -> StoredSession:
+    return StoredSession(msgspec.convert({**hit.source, "key": hit.id}, Session), version_of(hit))

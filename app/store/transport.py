@@ -6,14 +6,17 @@ See docs/decisions/0014-a-changing-cluster.md.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from elastic_transport import (
     AsyncTransport,
+    BaseAsyncNode,
     ConnectionError,  # noqa: A004
     ConnectionTimeout,
+    HttpHeaders,
     TransportApiResponse,
     TransportError,
 )
@@ -31,6 +34,13 @@ _EXPENSIVE_ENDPOINTS = frozenset({"_search", "_msearch", "_count"})
 _QUESTION_SECONDS = 1.0
 # A write on one of these conditions cannot take effect twice: the second attempt meets the first one as a conflict.
 _WRITE_CONDITIONS = ("if_seq_no=", "op_type=create", "version_type=external")
+
+
+# A node that gives another answer is asked less, as the library does it.
+_STATUSES_OF_A_LIVE_NODE = frozenset({*range(200, 299), 400, 401, 402, 403, 404, 409})
+
+
+_Perform = Callable[..., Awaitable[TransportApiResponse]]
 
 
 class CircuitOpen(ConnectionError):
@@ -93,8 +103,9 @@ class ResilientTransport(AsyncTransport):
     reads, or writes on a condition. Raises CircuitOpen immediately while no node answers.
     """
 
-    def __init__(self, *arguments: Any, retry_seconds: float, **options: Any) -> None:
+    def __init__(self, *arguments: Any, retry_seconds: float, raw_headers: Mapping[str, str], **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._raw_headers = HttpHeaders(raw_headers)
         self._breaker = CircuitBreaker()
         # A write that waits for a refresh may take a minute, but is not repeated for so long.
         self._retry_seconds = retry_seconds
@@ -107,11 +118,50 @@ class ResilientTransport(AsyncTransport):
         # A caller that repeats its request by itself passes max_retries=0.
         repeatable = options.get("max_retries") != 0 and may_be_repeated(method, target)
         options |= {"max_retries": 0, "retry_on_status": (), "retry_on_timeout": False}
+        perform = partial(super().perform_request, method, target, **options)
+        return await self._until_answered(target, request_timeout, perform, repeatable=repeatable)
+
+    async def perform_raw(
+        self, method: str, target: str, body: bytes | None, *, request_timeout: float, repeat: bool = True
+    ) -> TransportApiResponse:
+        """Sends a request as `perform_request` does, and returns the bytes of the answer.
+
+        It does nothing else, so it costs a third. With `repeat` it repeats a request that may be repeated.
+        """
+        perform = partial(self._perform_raw, method, target, body)
+        repeatable = repeat and may_be_repeated(method, target)
+        return await self._until_answered(target, request_timeout, perform, repeatable=repeatable)
+
+    async def _perform_raw(
+        self, method: str, target: str, body: bytes | None, *, request_timeout: float | None
+    ) -> TransportApiResponse:
+        node: BaseAsyncNode = self.node_pool.get()  # type: ignore[assignment]
+        try:
+            answer = await node.perform_request(
+                method, target, body=body, headers=self._raw_headers, request_timeout=request_timeout
+            )
+        except (ConnectionTimeout, ConnectionError):
+            self.node_pool.mark_dead(node)
+            raise
+        if answer.meta.status in _STATUSES_OF_A_LIVE_NODE:
+            self.node_pool.mark_live(node)
+        else:
+            self.node_pool.mark_dead(node)
+        return TransportApiResponse(answer.meta, answer.body)
+
+    async def _until_answered(
+        self,
+        target: str,
+        request_timeout: float | None,
+        perform: _Perform,
+        *,
+        repeatable: bool,
+    ) -> TransportApiResponse:
         backoff = Backoff(self._retry_seconds if request_timeout is None else min(request_timeout, self._retry_seconds))
         timeout = request_timeout
         while True:
             try:
-                response = await self._attempt(method, target, request_timeout=timeout, **options)
+                response = await self._attempt(target, partial(perform, request_timeout=timeout))
             except (ConnectionTimeout, CircuitOpen):
                 raise
             except TransportError:
@@ -123,13 +173,13 @@ class ResilientTransport(AsyncTransport):
             if request_timeout is not None:
                 timeout = backoff.seconds_left
 
-    async def _attempt(self, method: str, target: str, **options: Any) -> TransportApiResponse:
+    async def _attempt(self, target: str, perform: _Perform) -> TransportApiResponse:
         if self._closed:  # the node would open new connections, which are never closed
             raise CircuitOpen("the client is closed")
         self._breaker.before_call()
         begun = time.monotonic()
         try:
-            response = await super().perform_request(method, target, **options)
+            response = await perform()
         except (TransportError, asyncio.CancelledError) as error:
             # After a long wait the caller's deadline has passed, or its client has disconnected.
             is_cancelled = isinstance(error, asyncio.CancelledError)
@@ -154,7 +204,7 @@ class ResilientTransport(AsyncTransport):
 
     async def _ask(self) -> None:
         with suppress(TransportError):
-            await self._attempt("HEAD", "/", request_timeout=_QUESTION_SECONDS)
+            await self._attempt("/", partial(super().perform_request, "HEAD", "/", request_timeout=_QUESTION_SECONDS))
 
     async def close(self) -> None:  # type: ignore[override]
         self._closed = True

@@ -14,6 +14,7 @@ from app.recordings.model import parse_recording
 from app.settings import Settings
 from app.store.document_store import DocumentReader, DocumentWriter, Version, version_of
 from app.store.documents import to_document
+from app.store.hits import RECORDINGS
 from app.store.indices import alias, create_indices
 from tests.support.recordings import CONTACT_CENTER, a_recording
 
@@ -25,7 +26,7 @@ class Documents:
 
     def __init__(self, client: AsyncElasticsearch, index: str) -> None:
         self.index = index
-        self.reader = DocumentReader(client, TIMEOUT)
+        self.reader = DocumentReader(client, TIMEOUT, RECORDINGS)
         self.writer = DocumentWriter(client, self.reader, timeout=TIMEOUT, refresh_timeout=TIMEOUT)
 
     async def put(self, document: str, content: str, version: Version | None = None) -> None:
@@ -35,7 +36,7 @@ class Documents:
         hit = await self.reader.get(self.index, document)
         if hit is None:
             return None
-        content = codec.decode(hit["_source"]["recording"])["content"]
+        content = codec.decode(hit.source.recording)["content"]
         return content, version_of(hit)
 
 

@@ -1,6 +1,7 @@
 """Pages of large recordings (docs/contract.md section 5): they hold fewer, and a walk misses none."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.auth.scope import Scope
 from app.search.criteria import parse_search
 from app.settings import Settings
 from app.store import pages
+from app.store.hits import RecordingHit
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
 from tests.support.service import Service, assert_error
 
@@ -75,7 +77,7 @@ async def test_elasticsearch_never_answers_with_more_than_a_few_sources(
     decode = pages.BoundedSearch._with_sources
 
     async def watched(self: Any, hits: list[Any], body: dict[str, Any]) -> list[Any]:
-        answers.append(sum(map(pages._size, hits)))
+        answers.append(sum(hit.size for hit in hits))
         return await decode(self, hits, body)
 
     monkeypatch.setattr(pages.BoundedSearch, "_with_sources", watched)
@@ -90,11 +92,10 @@ async def test_a_recording_that_elasticsearch_cannot_read_now_is_not_left_out(
     bounded = service.repository._bounded
     mget = bounded._mget
 
-    async def partly(body: dict[str, Any]) -> dict[str, Any]:
-        answer = await mget(body)
-        place = {key: answer["docs"][-1][key] for key in ("_index", "_id")}
-        answer["docs"][-1] = {**place, "error": {"type": "circuit_breaking_exception", "reason": "no memory"}}
-        return answer
+    async def partly(body: dict[str, Any]) -> list[RecordingHit]:
+        *documents, last = await mget(body)
+        error = {"type": "circuit_breaking_exception", "reason": "no memory"}
+        return [*documents, RecordingHit(index=last.index, id=last.id, error=error)]
 
     monkeypatch.setattr(bounded, "_mget", partly)
     assert_error(await admin.get(SEARCH, params={"startTime": "0"}), 503, 4, "not available at the moment")
@@ -108,7 +109,7 @@ async def test_all_recordings_of_a_call_are_read_a_few_at_a_time(
     asked: list[dict[str, Any]] = []
     search = bounded._search
 
-    async def watched(body: dict[str, Any]) -> dict[str, Any]:
+    async def watched(body: dict[str, Any]) -> list[RecordingHit]:
         asked.append(body)
         return await search(body)
 
@@ -152,16 +153,19 @@ async def test_small_recordings_cost_one_search(
 ) -> None:
     await store_many(elasticsearch, settings, [a_recording(f"small{i}") for i in range(30)])
     searched: list[dict[str, Any]] = []
-    repository = service.repository
-    send = repository._bounded._search
+    bounded = service.repository._bounded
 
-    async def counted(body: dict[str, Any]) -> dict[str, Any]:
-        searched.append(body)
-        return await send(body)
+    def counting(send: Callable[[dict[str, Any]], Awaitable[Any]]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+        async def counted(body: dict[str, Any]) -> Any:
+            searched.append(body)
+            return await send(body)
 
-    monkeypatch.setattr(repository._bounded, "_search", counted)
+        return counted
+
+    for send in ("_search", "_ask", "_mget"):
+        monkeypatch.setattr(bounded, send, counting(getattr(bounded, send)))
     for _ in range(10):
         assert len(ids(await page(admin, SEARCH, startTime="0"))) == 30
-    pages_of = [body for body in searched if body["size"]]
+    pages_of = [body for body in searched if body.get("size")]
     assert len(pages_of) == 10
     assert len(searched) - len(pages_of) <= 10  # at most one a second looks for the largest

@@ -2,15 +2,18 @@
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from elasticsearch import AsyncElasticsearch
 
+from app.recordings.dates import parse_instant
 from app.settings import Settings, User
 from app.store.documents import ProtectionChange, document_id, from_source, to_document
 from app.store.indices import alias
+from app.store.journal import now_milliseconds
 from tests.support.audit import lines_but_posts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import Service, StartService, assert_error, hash_password
@@ -389,3 +392,123 @@ async def test_each_attempt_is_one_audit_line(start_service: StartService, tmp_p
         ("ops", "delete", "recordings", "r", "success", 7),
     ]
     assert {line["contactCenter"] for line in lines if line["operation"] != "protection"} == {CONTACT_CENTER}
+
+
+# --- who protected it, when and why ---
+
+
+async def non_deletion(client: httpx.AsyncClient, path: str = "/api/v2/recordings/r") -> dict[str, Any] | None:
+    response = await client.get(path)
+    assert response.status_code == 200, response.text
+    (recording,) = (value for key, value in response.json().items() if key != "statusCode")
+    told: dict[str, Any] | None = recording.get("nonDeletion")
+    assert (told is not None) == recording.get("nonDelete", False)
+    return told
+
+
+async def found_non_deletion(client: httpx.AsyncClient, path: str = "/api/v2/recordings") -> dict[str, Any]:
+    """Returns what a search says of the only recording."""
+    body = (await client.get(path, params={"startTime": "0"})).json()
+    ((recording,),) = (value for value in body.values() if isinstance(value, list))
+    assert recording["nonDelete"]
+    told: dict[str, Any] = recording["nonDeletion"]
+    return told
+
+
+async def operate(client: httpx.AsyncClient, operation: dict[str, Any], recording: str = "r", **attributes: Any) -> int:
+    return (await client.post(f"/api/v2/recordings/{recording}", json=operation | attributes)).status_code
+
+
+async def test_who_protected_a_recording_when_and_why_is_read_by_every_role(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post(ops, OPS_PATH, "r", "call")
+    await post(ops, SCREENS_PATH, "s", "call")
+    begun = now_milliseconds()
+    assert await operate(admin, APPLY, reason='the "court"\n of Brno ⚖') == 200
+    response = await ops.post(OPS_PATH, json=a_recording("r", note=1), params={"refresh": "wait_for"})
+    assert response.status_code == 200
+    assert (await ops.post(SCREENS_PATH, json=a_recording("s"), params={"refresh": "wait_for"})).status_code == 200
+    told = await non_deletion(admin)
+    assert told is not None
+    assert told == {"by": "admin", "at": told["at"], "reason": 'the "court"\n of Brno ⚖'}
+    assert begun <= parse_instant(told["at"]) <= now_milliseconds()
+    assert await found_non_deletion(admin) == await found_non_deletion(ops, OPS_PATH) == told
+    assert await found_non_deletion(ops, SCREENS_PATH) == told
+    assert await non_deletion(ops, f"{OPS_PATH}/r") == told
+    assert await non_deletion(admin, "/api/v2/screen-recordings/s") == told
+    assert await non_deletion(ops, f"{SCREENS_PATH}/s") == told
+    internal = f"/internal-api/contact-centers/{CONTACT_CENTER}/screen-recordings/s"
+    assert (await ops.get(internal)).json()["recording"]["nonDeletion"] == told
+
+
+async def test_a_repeated_apply_states_user_and_time_anew_only_with_another_reason(
+    ops: httpx.AsyncClient, start_service: StartService, settings: Settings
+) -> None:
+    users = [
+        User(
+            name=name, password_hash=hash_password(f"{name}-password"), roles=("admin",), contact_center=CONTACT_CENTER
+        )
+        for name in ("amy", "ben")
+    ]
+    service = await start_service(users=(*settings.users, *users))
+    amy, ben = service.client("amy"), service.client("ben")
+
+    async def told() -> tuple[str, str | None]:
+        state = await non_deletion(amy)
+        assert state is not None
+        return state["by"], state.get("reason")
+
+    await post(ops, OPS_PATH, "r", "call")
+    assert await operate(amy, APPLY) == 200
+    first = await non_deletion(amy)
+    assert await operate(ben, APPLY) == 200
+    await post(ops, SCREENS_PATH, "late", "call")
+    assert await operate(ben, APPLY) == 200  # takes one more along
+    assert await non_deletion(amy) == await non_deletion(amy, "/api/v2/screen-recordings/late") == first
+    assert await operate(ben, APPLY, reason="court") == 200
+    assert await told() == ("ben", "court")
+    assert await operate(amy, APPLY) == 200
+    assert await operate(amy, APPLY, reason="court") == 200
+    assert await told() == ("ben", "court")
+    assert await operate(amy, UNAPPLY) == 200
+    assert await operate(amy, APPLY, reason=None) == 200
+    assert await told() == ("amy", None)
+
+
+async def test_a_screen_recording_names_the_first_of_those_who_hold_it(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    await post(ops, SCREENS_PATH, "s", "one", "two")
+    for recording, call in (("first", "one"), ("second", "two")):
+        await post(ops, OPS_PATH, recording, call)
+        assert await operate(admin, APPLY, recording, reason=recording) == 200
+    screen = f"{SCREENS_PATH}/s"
+    assert (await ops.get(screen)).json()["screenRecording"]["nonDeletion"]["reason"] == "first"
+    assert await operate(admin, UNAPPLY, "first") == 200
+    assert (await ops.get(screen)).json()["screenRecording"]["nonDeletion"]["reason"] == "second"
+    assert await operate(admin, UNAPPLY, "second") == 200
+    assert "nonDeletion" not in (await ops.get(screen)).json()["screenRecording"]
+
+
+@pytest.mark.parametrize("reason", ["x" * 501, "é" * 501, 1, True, ["court"], {}])
+async def test_a_reason_that_is_no_text_of_500_characters_is_refused(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient, reason: Any
+) -> None:
+    await post(ops, OPS_PATH, "r", "call")
+    for operation in (APPLY, UNAPPLY):
+        response = await admin.post("/api/v2/recordings/r", json=operation | {"reason": reason})
+        assert_error(response, 400, 2, "Parameter 'reason' is invalid: it must be a string of up to 500 characters")
+    assert await non_deletion(admin) is None
+
+
+async def test_both_operations_leave_their_reason_in_the_audit_log(
+    ops: httpx.AsyncClient, start_service: StartService, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.log"
+    admin = (await start_service(audit_log=str(file))).client("admin")
+    await post(ops, OPS_PATH, "r", "call")
+    assert await operate(admin, APPLY, reason="é" * 500) == 200
+    assert await operate(admin, UNAPPLY, reason="settled") == 200
+    assert await operate(admin, UNAPPLY) == 200
+    assert [line.get("reason") for line in lines_but_posts(file)] == ["é" * 500, "settled", None]

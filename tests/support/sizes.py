@@ -46,3 +46,6 @@ DELETION_SCENES = size(3_000, full=10_000)
 
 # Pairs of POSTs of many random recordings, each compared with the same recordings posted one by one.
 POSTED_BATCHES = size(6, full=60)
+
+# Random recordings that are rendered in both ways, and as many of the sample.
+RENDERED_RECORDINGS = size(300, full=3_000)
