@@ -2,11 +2,15 @@
 
 import asyncio
 import sys
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -15,17 +19,68 @@ U = TypeVar("U")
 # What is larger is worked on in a thread, so that it delays other requests by milliseconds and not by a second.
 _LARGE_BYTES = 64 * 1024
 # Whenever the event loop needs the interpreter's lock, the thread gives it up after this many seconds.
-_SWITCH_SECONDS = 0.001
+_SWITCH_SECONDS = 0.0002
+
+# The contact center that a request is about, so that one's large requests do not wait for all of another's.
+_contact_center: ContextVar[str] = ContextVar("contact_center", default="")
 
 # One thread: large requests wait for each other, not for a processor that the others need.
 _thread = ThreadPoolExecutor(1, "large", initializer=lambda: sys.setswitchinterval(_SWITCH_SECONDS))
+
+
+class FairQueue:
+    """Lets one at a time in: of each owner in turn, and of one owner in the order in which they came."""
+
+    def __init__(self) -> None:
+        # The owners who wait, the next one first.
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._is_taken = False
+
+    @asynccontextmanager
+    async def turn(self, owner: str) -> AsyncIterator[None]:
+        """Waits for this owner's turn, which lasts while the context is open."""
+        if self._is_taken:
+            granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(owner, deque()).append(granted)
+            try:
+                await granted
+            except asyncio.CancelledError:
+                if granted.done() and not granted.cancelled():  # in the same moment
+                    self._next()
+                raise
+        self._is_taken = True
+        try:
+            yield
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        self._is_taken = False
+        while self._waiting:
+            owner, queue = self._waiting.popitem(last=False)
+            granted = queue.popleft()
+            if queue:
+                self._waiting[owner] = queue  # behind the others
+            if not granted.done():
+                self._is_taken = True
+                granted.set_result(None)
+                return
+
+
+_queue = FairQueue()
+
+
+def work_for(contact_center: str) -> None:
+    """Says for which contact center the running task works from now on."""
+    _contact_center.set(contact_center)
 
 
 async def apart(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Returns what `work` returns, which does not wait for anything; if it is about many bytes, a thread does it."""
     if size < _LARGE_BYTES:
         return work(*args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_thread, partial(work, *args, **kwargs))
+    async with _queue.turn(_contact_center.get()):
+        return await asyncio.get_running_loop().run_in_executor(_thread, partial(work, *args, **kwargs))
 
 
 # Less than 5 ms of work on JSON.
@@ -82,6 +137,28 @@ async def in_turns(work: Callable[[U], T], items: Iterable[U], size: Callable[[U
             small = 0
             await asyncio.sleep(0)
     return results
+
+
+# How often the event loop is looked at.
+_LOOK_SECONDS = 0.1
+_DELAYS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+async def watch_event_loop(registry: CollectorRegistry) -> None:
+    """Measures for ever how late the event loop is, and counts its tasks."""
+    delay = Histogram(
+        "recall_event_loop_delay_seconds",
+        "How late the event loop runs a timer: what holds it delays every request.",
+        registry=registry,
+        buckets=_DELAYS,
+    )
+    tasks = Gauge("recall_tasks", "Tasks of the event loop.", registry=registry)
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LOOK_SECONDS
+        await asyncio.sleep(_LOOK_SECONDS)
+        delay.observe(max(0.0, loop.time() - due))
+        tasks.set(len(asyncio.all_tasks()))
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, closing
 from functools import partial
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Info
+from prometheus_client import CollectorRegistry, Info, ProcessCollector
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
@@ -17,6 +17,7 @@ from app.api.origins import Origins
 from app.api.routes import router_routes
 from app.audit import AuditLog
 from app.auth.users_file import users_from_file
+from app.background import in_background, watch_event_loop
 from app.lifecycle.maintenance import PeriodicTask, maintenance, needed_indices
 from app.media.missing import MissingMedia
 from app.media.versioning import versioned_buckets_reported
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     settings = settings or load_settings()
     metrics = CollectorRegistry()
     Info("recall_build", "The version of Recall that runs.", registry=metrics).info({"version": version("recall")})
+    ProcessCollector(registry=metrics)  # memory, descriptors and processor time, where there is /proc
     audit = AuditLog(settings.audit_log, metrics)
 
     @asynccontextmanager
@@ -55,6 +57,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             async with open_services(settings, audit, metrics) as services:
                 app.state.services = services
                 async with (
+                    in_background(watch_event_loop(metrics)),
                     needed_indices(services.client, settings),
                     maintenance(_periodic_tasks(services), metrics),
                     versioned_buckets_reported(services.storages, metrics),

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import click
-from benchmarks import ingest, isolation, migrate, play, search, wildcard
+from benchmarks import ingest, isolation, migrate, play, search, soak, wildcard
 
 from app.cli.framework import Group, run
 
@@ -19,8 +19,8 @@ def bench() -> None:
     """
 
 
-for command in (search.command, ingest.command, wildcard.command, play.command, migrate.command, isolation.command):
-    bench.add_command(command)
+for benchmark in (search, ingest, wildcard, play, migrate, isolation, soak):
+    bench.add_command(benchmark.command)
 
 
 def main() -> None:

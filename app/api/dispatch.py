@@ -12,6 +12,7 @@ from app.api.endpoint import Endpoint, Method
 from app.api.requests import chosen, named_contact_center
 from app.api.responses import Envelope
 from app.auth.policy import Operation, require_permission, require_role
+from app.background import work_for
 from app.errors import MethodNotAllowed
 
 
@@ -52,6 +53,7 @@ class Dispatcher:
                 user = await self._backend.authenticate(request)
             finally:
                 _forget_credentials(request)
+            work_for(named_contact_center(request) or user.contact_center or "")
             request.state.user = user  # also for the audit line of a user who is refused from here on
             audit_entry(request).user = user.name
             require_role(user, *method.operations, contact_center=named_contact_center(request))

@@ -14,7 +14,7 @@ from argon2.exceptions import Argon2Error, InvalidHash
 from app.auth.basic import Credentials, parse_basic
 from app.auth.recent import put_newest
 from app.auth.throttle import Throttle
-from app.errors import NotAuthenticated
+from app.errors import NotAuthenticated, TooManyAttempts
 from app.settings import User
 
 # How long a verified password is remembered after its last use, in seconds: argon2 takes tens of milliseconds.
@@ -82,7 +82,13 @@ class Authenticator:
         `address` is the client's: failures are counted per user and address. Raises TooManyAttempts, whether or not
         the credentials are right, when too many wait.
         """
-        credentials = parse_basic(authorization)
+        try:
+            return await self._authenticated(parse_basic(authorization), address)
+        except (NotAuthenticated, TooManyAttempts):
+            await self._throttle.before_refusal(address)
+            raise
+
+    async def _authenticated(self, credentials: Credentials | None, address: str) -> User:
         if credentials is None:
             raise NotAuthenticated
         return await self.verify(credentials, address)
@@ -140,12 +146,16 @@ class Authenticator:
         name = credentials.name
         await self._throttle.before_attempt(name, address)
         async with self._verifications:
+            begun = time.monotonic()
             while True:
                 current_hash = self._hash_of(name)
                 password_hash = current_hash or self._hash_of_no_user
                 matches = await asyncio.to_thread(self._matches, password_hash, credentials.password)
                 if current_hash == self._hash_of(name):  # otherwise the users were replaced meanwhile
                     break
+            if current_hash is None or not matches:
+                # Who guesses takes half of the processor time that verifications may take, at most.
+                await asyncio.sleep(time.monotonic() - begun)
         if current_hash is None or not matches:
             self._remember(self._wrong, digest, current_hash)
             raise NotAuthenticated

@@ -15,6 +15,11 @@ _LONGEST_PAUSE = 8.0
 _FORGET_SECONDS = 600.0
 _MAX_TRACKED = 10_000
 
+# Callers who are not authenticated: the first ones at an address are answered immediately, then so many a second.
+_REFUSALS_A_SECOND = 100.0
+_FREE_REFUSALS = 300.0
+_LONGEST_REFUSAL = 5.0
+
 # Different credentials. A client that invents user names is never paused, and would only make all others wait.
 MAX_WAITING_AT_ONE_ADDRESS = 20
 
@@ -35,6 +40,8 @@ class Throttle:
         self._clock = clock
         self._attempts: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
         self._waiting: Counter[str] = Counter()
+        # Until when the refusals of an address are spread out.
+        self._refusals: OrderedDict[str, float] = OrderedDict()
 
     def take_place(self, address: str) -> None:
         """Takes one of the places in the queue of an address; raises TooManyAttempts when all are taken."""
@@ -64,6 +71,16 @@ class Throttle:
             raise TooManyAttempts(retry_after=round(wait) + 1)
         attempts.next = now + wait + min(_FIRST_PAUSE * 2.0 ** min(over, 10), _LONGEST_PAUSE)
         await asyncio.sleep(wait)
+
+    async def before_refusal(self, address: str) -> None:
+        """Waits when an address causes many refusals, which would take the processor from who is authenticated."""
+        now = self._clock()
+        free_until = now - _FREE_REFUSALS / _REFUSALS_A_SECOND
+        at = max(self._refusals.get(address, free_until), free_until) + 1 / _REFUSALS_A_SECOND
+        at = min(at, now + _LONGEST_REFUSAL)
+        put_newest(self._refusals, address, at, max_entries=_MAX_TRACKED)
+        if at > now:
+            await asyncio.sleep(at - now)
 
     def succeeded(self, name: str, address: str) -> None:
         """Forgets the failures of a user at an address."""

@@ -33,6 +33,8 @@ from app.server.framing import Body, malformed_request, parse_head
 
 log = logging.getLogger(__name__)
 
+# Between two reads of a body that nobody wants: its sender must not keep the event loop busy.
+_UNWANTED_PAUSE_SECONDS = 0.01
 # How long, and how much, a refused client may go on sending before the connection ends.
 _LINGER_SECONDS = 1.0
 _MAX_DISCARDED = 1024 * 1024
@@ -247,6 +249,9 @@ class Protocol(HttpToolsProtocol):
             if self._unwanted > self._limits.unwanted_body_bytes:
                 self.cut("unwanted body")
                 return False
+            if self._body is not None:
+                self.flow.pause_reading()
+                self.loop.call_later(_UNWANTED_PAUSE_SECONDS, self._continue)
         self._feed(data)
         if self._body is None and not self._is_closing and not self._has_request():
             self._become_idle(self.timeout_keep_alive)

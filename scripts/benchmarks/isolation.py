@@ -37,17 +37,17 @@ from benchmarks.client import OPS_USER, Request, authorization, put
 from benchmarks.load import Measured
 from benchmarks.processor import burning, seconds_of_servers
 from benchmarks.servers import nginx_webdav, slow_webdav
-from benchmarks.stage import REGION, Stage, on_stage, service
+from benchmarks.stage import CONTACT_CENTER, REGION, Stage, on_stage, service
 from benchmarks.tables import print_row
 
-VICTIM = "victim"
+VICTIM = CONTACT_CENTER
 KINDS = ("search", "read", "play", "post")
 
 _LARGE_RECORDINGS = 100
 _OF_VICTIM = 1_000
 _FILE_BYTES = 64 * 1024
 _LONG_FILE_BYTES = 20_000_000
-_MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 4 * 1024 * 1024
 # Until an attack, or the end of one, has its effect.
 _SETTLE_SECONDS = 2.0
 
@@ -68,7 +68,7 @@ async def isolation(stage: Stage, *, recordings: int, seconds: float, attacks: t
         settings = msgspec.structs.replace(
             stage.settings,
             storage=configured,
-            max_body_bytes=_MAX_BODY_BYTES,
+            max_body_bytes=MAX_BODY_BYTES,
             elasticsearch_timeout=4.0,
         )
         print_row(

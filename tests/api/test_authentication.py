@@ -303,6 +303,23 @@ def patched(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+async def test_many_refusals_of_an_address_are_spread_out_and_leave_the_others_alone(clock: Clock) -> None:
+    authenticator = Authenticator(USERS, clock)
+
+    async def seconds_of_refusal(address: str) -> float:
+        begun = clock.now
+        with pytest.raises(NotAuthenticated):
+            await authenticator.authenticate(None, address)
+        return clock.now - begun
+
+    assert sum([await seconds_of_refusal("a") for _ in range(300)]) == pytest.approx(0.0, abs=0.001)
+    begun = clock.now
+    for _ in range(1_000):
+        await seconds_of_refusal("a")
+    assert clock.now - begun == pytest.approx(10.0, abs=0.1)
+    assert await seconds_of_refusal("b") == 0.0
+
+
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The hash of every password verification that was made."""
