@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -17,15 +17,17 @@ from app.settings import Settings
 from tests.support.recordings import OPS_PATH, a_recording
 from tests.support.service import Service, StartService, assert_error
 from tests.support.waiting import eventually
+from tests.support.workers import SPARE_NODE
 
 MOST_SECONDS = 5.0
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """A node of these tests' own, to do harm to."""
-    with Node.start() as node:
-        yield node
+pytestmark = SPARE_NODE
+
+
+@pytest.fixture
+def node(spare_node: Node) -> Node:
+    return spare_node
 
 
 @pytest.fixture
@@ -77,12 +79,20 @@ async def assert_recovers(service: Service) -> None:
     assert (await ops.post(OPS_PATH, json=a_recording())).status_code in {200, 201}
 
 
-async def test_killed_node_is_503_and_the_service_recovers(fragile: Service, node: Node) -> None:
+async def test_services_started_before_and_while_a_node_is_killed_answer_503_and_recover(
+    fragile: Service, start_service: StartService, node: Node
+) -> None:
     node.kill()
     await assert_unavailable(fragile)
     await assert_refuses_at_once(fragile)
+    # This one creates its indices later.
+    started_meanwhile = await start_service(
+        elasticsearch_url=node.url, index_prefix=f"{fragile.settings.index_prefix}-2"
+    )
+    await assert_unavailable(started_meanwhile)
     await asyncio.to_thread(node.restart)
     await assert_recovers(fragile)
+    await assert_recovers(started_meanwhile)
 
 
 async def test_acknowledged_posts_are_stored_when_a_node_stalls(fragile: Service, node: Node) -> None:
@@ -115,16 +125,6 @@ async def test_stalled_node_is_503_within_five_seconds(fragile: Service, node: N
     finally:
         node.resume()
     await assert_recovers(fragile)
-
-
-async def test_service_started_before_elasticsearch_creates_its_indices_later(
-    start_service: StartService, node: Node
-) -> None:
-    node.kill()
-    service = await start_service(elasticsearch_url=node.url)
-    await assert_unavailable(service)
-    await asyncio.to_thread(node.restart)
-    await assert_recovers(service)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])

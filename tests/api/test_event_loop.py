@@ -13,6 +13,8 @@ import pytest
 from tests.support.recordings import OPS_PATH, a_media_file, a_recording, an_event
 from tests.support.service import Service
 
+pytestmark = pytest.mark.emptied_indices
+
 MOST_SECONDS = 0.05
 # What holds the loop at the start of a service is not the request.
 ATTEMPTS = 3

@@ -17,6 +17,8 @@ from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording, a_user, an_event
 from tests.support.service import Service, assert_error
 
+pytestmark = pytest.mark.emptied_indices
+
 PATH = "/api/v2/recordings"
 NUMBER = "+16504668888"
 

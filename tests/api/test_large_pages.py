@@ -17,6 +17,8 @@ from app.store.hits import RecordingHit
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
 from tests.support.service import Service, assert_error
 
+pytestmark = pytest.mark.emptied_indices
+
 SEARCH = "/api/v2/recordings"
 SIZES = [1_000_000 if i % 3 else 400_000 for i in range(40)]
 

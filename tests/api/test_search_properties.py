@@ -31,6 +31,8 @@ from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGIO
 from tests.support.service import Service
 from tests.support.sizes import BIG_WORLD_SEARCHES, SMALL_WORLDS
 
+pytestmark = pytest.mark.emptied_indices
+
 SEEDS = [int(seed) for seed in os.environ.get("RECALL_SEEDS", "1 2 3").split()]
 OTHER_REGION = "Test"
 LONGEST = 5000  # characters of a parameter, and of what is posted to be found by it

@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 log = logging.getLogger(__name__)
 
 SHARDS = 4
-PAUSE = 0.05
+PAUSE = 0.1
 UPDATED = [f"updated-{i}" for i in range(200)]
 WHOLE_AGAIN_SECONDS = 30.0
 
@@ -152,7 +152,7 @@ async def test_acknowledged_posts_survive_node_failures_with_few_errors(
                 node = nodes[await choose(elasticsearch, settings)]
                 killed = time.monotonic()
                 await asyncio.to_thread(node.kill)
-                await until_answered(load, 500)
+                await until_answered(load, 300)
                 await asyncio.to_thread(node.restart, timeout=300.0)
                 await until_green(elasticsearch)
                 failed = [when - killed for when, _ in load.failed if when >= killed]

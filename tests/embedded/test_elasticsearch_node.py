@@ -21,6 +21,7 @@ from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 from app.embedded.elasticsearch import Node, answers
 from app.embedded.errors import DistributionError, NodeError
 from app.embedded.servers import free_port
+from tests.support.workers import SPARE_NODE
 
 HOLDER = """
 import signal
@@ -31,16 +32,18 @@ signal.pause()
 """
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with Node.start() as running:
-        yield running
+pytestmark = SPARE_NODE
 
 
 @pytest.fixture
-def documents(node: Node) -> Iterator[Path]:
+def node(spare_node: Node) -> Node:
+    return spare_node
+
+
+@pytest.fixture
+def documents() -> Iterator[Path]:
     # Not tmp_path: when root runs the tests, Elasticsearch is another user, who cannot get there.
-    with tempfile.TemporaryDirectory(dir=node.folder.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         yield Path(folder) / "documents"
 
@@ -62,32 +65,10 @@ def test_node_does_not_create_indices_automatically(node: Node) -> None:
     assert refused.value.code == 404
 
 
-def test_two_nodes_do_not_form_a_cluster_and_stop_leaves_no_process_and_no_folder(node: Node) -> None:
-    other = Node.start()
-    pid = other.pid
-    call(other, "PUT", "/only-here")
-    assert call(node, "GET", "/_cat/indices?format=json") == []
-    assert call(other, "GET", "/_cluster/health")["number_of_nodes"] == 1
-    other.stop()
-    assert not exists(pid)
-    assert not other.folder.exists()
-    other.stop()  # again does no harm
-
-
-def test_nodes_can_form_a_cluster() -> None:
-    with (
-        Node.start(name="one", initial_masters=["one"]) as one,
-        Node.start(name="two", seed_hosts=[one.transport]),
-    ):
-        wait_until(lambda: call(one, "GET", "/_cluster/health")["number_of_nodes"] == 2)
-
-
-def test_stalled_node_can_be_stopped() -> None:
-    node = Node.start()
-    pid = node.pid
-    node.pause()
-    node.stop()
-    assert not exists(pid)
+def test_node_joins_the_cluster_of_its_seed_hosts(node: Node) -> None:
+    with Node.start(name="two", seed_hosts=[node.transport]):
+        wait_until(lambda: call(node, "GET", "/_cluster/health")["number_of_nodes"] == 2)
+    wait_until(lambda: call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1)
 
 
 def test_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
@@ -155,13 +136,25 @@ def test_documents_survive_a_crash(node: Node) -> None:
     call(node, "DELETE", "/crash")
 
 
-def test_data_folder_is_reused_by_the_next_node(documents: Path) -> None:
-    with Node.start(data=documents) as node:
-        call(node, "PUT", "/kept")
-        call(node, "PUT", "/kept/_doc/1", {"some": "thing"})
-    with Node.start(data=documents) as node:
-        wait_until(lambda: shards_are_there(node, "kept"))
-        assert call(node, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
+def test_nodes_are_alone_and_leave_nothing_but_a_data_folder_for_the_next_one(node: Node, documents: Path) -> None:
+    first = Node.start(data=documents)
+    pid = first.pid
+    call(first, "PUT", "/kept")
+    call(first, "PUT", "/kept/_doc/1", {"some": "thing"})
+    assert call(node, "GET", "/_cat/indices/kept*?format=json") == []
+    assert call(first, "GET", "/_cluster/health")["number_of_nodes"] == 1
+    first.stop()
+    assert not exists(pid)
+    assert not first.folder.exists()
+    first.stop()  # again does no harm
+
+    second = Node.start(data=documents)
+    pid = second.pid
+    wait_until(lambda: shards_are_there(second, "kept"))
+    assert call(second, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
+    second.pause()
+    second.stop()  # also when it is stalled
+    assert not exists(pid)
 
 
 def test_failed_start_reports_the_log_of_the_node() -> None:

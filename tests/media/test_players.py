@@ -19,7 +19,10 @@ from tests.support.faults import CountingStorage, FaultServer, generated
 from tests.support.media import Media, post_media
 from tests.support.processes import AppProcess
 from tests.support.service import PATIENT, StartService
+from tests.support.sizes import LEAVING_PLAYERS
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.emptied_indices
 
 LONG = 200_000_000
 AUTHORIZATION = f"Basic {base64.b64encode(b'admin:admin-password').decode()}"
@@ -88,7 +91,7 @@ async def test_disconnected_players_free_the_storage_immediately(
         for _ in range(times):
             await leave_somewhere()
 
-    await asyncio.gather(*(leave_often(12 if endless else 125) for _ in range(16)))
+    await asyncio.gather(*(leave_often(12 if endless else LEAVING_PLAYERS) for _ in range(16)))
     assert received > 1_000_000
     await eventually(lambda: storage.open_connections == 0)
     await eventually(lambda: asyncio.all_tasks() <= before)

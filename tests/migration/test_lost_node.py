@@ -1,10 +1,8 @@
 """A migration whose Elasticsearch node is killed and restarted."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.elasticsearch import Node
@@ -13,31 +11,28 @@ from app.store.client import connect
 from tests.migration.support import behind_alias, callers, make_v1_index, small, start
 from tests.support.service import own_settings
 from tests.support.waiting import eventually
+from tests.support.workers import SPARE_NODE
+
+pytestmark = SPARE_NODE
 
 DOCUMENTS = 3000
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with Node.start() as node:
-        yield node
 
 
 def is_running(process: asyncio.subprocess.Process) -> bool:
     return process.returncode is None
 
 
-async def test_migration_waits_for_a_killed_node_and_completes(node: Node, tmp_path: Path) -> None:
+async def test_migration_waits_for_a_killed_node_and_completes(spare_node: Node, tmp_path: Path) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(DOCUMENTS)}
-    async with own_settings(node.url) as settings, connect(settings) as elasticsearch:
+    async with own_settings(spare_node.url) as settings, connect(settings) as elasticsearch:
         index = await make_v1_index(
             elasticsearch, settings, [(_id, small(_id, caller)) for _id, caller in truth.items()]
         )
         migration = await start(settings, "migrate_to_v2.py", "--rate", "500", cwd=tmp_path)
         await eventually(lambda: is_half_filled(elasticsearch, settings))
-        node.kill()
+        spare_node.kill()
         assert is_running(migration)
-        await asyncio.to_thread(node.restart)
+        await asyncio.to_thread(spare_node.restart)
         await eventually(lambda: has_all_shards(elasticsearch, index))
         # The migration must see writes after the restart.
         await elasticsearch.index(index=index, id="late", document=small("late", "+late"))

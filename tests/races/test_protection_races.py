@@ -19,7 +19,7 @@ from app.store.documents import document_id
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
 from tests.support.service import PATIENT, own_settings
-from tests.support.sizes import RACE_ROUNDS
+from tests.support.sizes import RACE_ROUNDS, WORKED_ON_BESIDE_KILLS
 from tests.support.storages import WebDav, webdav_storage
 from tests.support.storages import apache as start_apache
 
@@ -192,7 +192,7 @@ async def test_concurrent_apply_and_arrival_of_a_screen_recording(cluster: Clust
 
 async def test_killed_processes_leave_each_group_fully_or_not_protected(settings: Settings, tmp_path: Path) -> None:
     app = AppProcess(msgspec.structs.replace(settings, **PATIENT), tmp_path)
-    groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(200)}
+    groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(WORKED_ON_BESIDE_KILLS)}
     await app.start()
     async with app.client("ops") as ops:
         slots = asyncio.Semaphore(16)

@@ -9,6 +9,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
+from app.embedded.elasticsearch import Node
 from app.settings import Settings, User
 from app.store.client import connect
 from tests.support import storages
@@ -25,6 +26,13 @@ def elasticsearch_url() -> Iterator[str]:
             yield url
     except NoContainerEngine as reason:
         pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def spare_node() -> Iterator[Node]:
+    """A node to do harm to. Others may form a cluster with it. Its tests share a worker: they are in SPARE_NODE."""
+    with Node.start(name="spare", initial_masters=["spare"]) as node:
+        yield node
 
 
 @pytest.fixture

@@ -13,23 +13,32 @@ def size(usual: T, *, full: T) -> T:
 
 
 # Rounds of each race of two requests, at least; a race goes on until each outcome was seen.
-RACE_ROUNDS = size(60, full=300)
+RACE_ROUNDS = size(30, full=300)
 
 # Rounds in which a deletion of a media object meets a POST and an applyNonDelete that refer to it.
-CLAIM_ROUNDS = size(60, full=1_000)
+CLAIM_ROUNDS = size(30, full=1_000)
 
 # Rounds in which several requests want the same label definition, and then the same display name.
 DEFINITION_ROUNDS = size(5, full=50)
 
 # Documents that a migration copies beside a writer and a reader, and the longest time without an answer meanwhile.
 # The criterion is 200,000 and 2 s, on a machine that does nothing else.
-MIGRATED_DOCUMENTS = int(os.environ.get("RECALL_MIGRATION_DOCUMENTS", "10000"))
+MIGRATED_DOCUMENTS = int(os.environ.get("RECALL_MIGRATION_DOCUMENTS", "5000"))
 MOST_UNAVAILABLE_SECONDS = 2.0 if "RECALL_MIGRATION_DOCUMENTS" in os.environ else 15.0
-MIGRATION_KILLS = size(8, full=20)
+MIGRATION_KILLS = size(6, full=20)
 
 # Recordings that one run of the purge deletes, whose memory must not grow meanwhile. Its memory grows for the first
-# 15,000 or so, which have to be less than a quarter.
-PURGED_RECORDINGS = 100_000
+# 15,000 or so, which have to be less than a third of what is left after a kill.
+PURGED_RECORDINGS = size(75_000, full=100_000)
+
+# Recordings that are protected or updated while a purge reaches them.
+RACED_BY_PURGE = size(180, full=450)
+
+# Recordings that are deleted, and groups that are protected, while their process is killed again and again.
+WORKED_ON_BESIDE_KILLS = size(120, full=200)
+
+# Players that leave somewhere in a file, of each of 16 that play concurrently.
+LEAVING_PLAYERS = size(40, full=125)
 
 # Recordings that a client walks page by page, 100 a page; more than offsets reach.
 WALKED_RECORDINGS = size(12_000, full=25_000)
@@ -38,11 +47,11 @@ WALKED_RECORDINGS = size(12_000, full=25_000)
 MEDIA_RANGES = size(100, full=500)
 
 # Random searches that the oracle answers too: in each big world, and hypothesis's examples of small worlds.
-BIG_WORLD_SEARCHES = size(250, full=1_100)
+BIG_WORLD_SEARCHES = size(150, full=1_100)
 SMALL_WORLDS = size(20, full=40)
 
 # Deletions of media objects whose storage answers at random, three or four times each.
-DELETION_SCENES = size(3_000, full=10_000)
+DELETION_SCENES = size(2_000, full=10_000)
 
 # Pairs of POSTs of many random recordings, each compared with the same recordings posted one by one.
 POSTED_BATCHES = size(6, full=60)

@@ -8,6 +8,9 @@ import pytest
 
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 
+# Of modules whose tests use `spare_node`.
+SPARE_NODE = pytest.mark.xdist_group("spare node")
+
 _TESTS = Path(__file__).parents[1]
 
 # Modules that take a minute or longer go first, so that no worker is left alone with one of them at the end.
@@ -26,7 +29,8 @@ _LONG = (
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Starts a node for all workers: they inherit its URL. It ends with the process that they are workers of."""
     # A start then takes half the processor time, and no node lives long enough for more of the compiler to pay.
-    os.environ.setdefault("ES_JAVA_OPTS", "-XX:TieredStopAtLevel=1")
+    for of_server_or_launcher in ("ES_JAVA_OPTS", "CLI_JAVA_OPTS"):
+        os.environ.setdefault(of_server_or_launcher, "-XX:TieredStopAtLevel=1")
     if "PYTEST_XDIST_WORKER" in os.environ or session.config.getoption("dist", "no") == "no":
         return
     shared = ExitStack()
