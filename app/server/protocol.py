@@ -341,9 +341,6 @@ class Protocol(HttpToolsProtocol):
         self._is_closing = True
         self.transport.close()
 
-    def timeout_keep_alive_handler(self) -> None:
-        self._end_idle()
-
     def _watch(self) -> None:
         """Bounds the time that an incomplete head or body may take."""
         if self._body is not None:

@@ -37,7 +37,7 @@ def test_uvicorn_protocol_internals() -> None:
         "on_response_complete", "on_url",
     }  # fmt: skip
     asyncio_callbacks = {"connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"}
-    replaced = (callbacks - {"on_header", "on_url"}) | asyncio_callbacks | {"timeout_keep_alive_handler"}
+    replaced = (callbacks - {"on_header", "on_url"}) | asyncio_callbacks
     for name in replaced:
         assert parameters(getattr(HttpToolsProtocol, name)) == parameters(vars(Protocol)[name]), name
 
