@@ -282,9 +282,23 @@ class HttpPool:
         body: bytes = b"",
         *,
         statuses_with_body: Collection[int] = (),
+        patiently: bool = False,
     ) -> Answer:
-        """Returns a short answer. Its body is read only if the status is one of `statuses_with_body`."""
-        stream = await self._open_in(self._short_requests, method, address, headers, body)
+        """Returns a short answer. Its body is read only if the status is one of `statuses_with_body`.
+
+        `patiently` repeats the request a few times while the storage is busy with others. Some storages lock a whole
+        folder while they delete one file of it.
+        """
+        pauses = iter(_BUSY_PAUSES if patiently else ())
+        while True:
+            stream = await self._open_in(self._short_requests, method, address, headers, body)
+            answer = await self._short_answer(method, stream, statuses_with_body)
+            pause = next(pauses, None)
+            if answer.status not in _BUSY or pause is None:
+                return answer
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+
+    async def _short_answer(self, method: str, stream: HttpStream, statuses_with_body: Collection[int]) -> Answer:
         content = b""
         try:
             # It is so short that one time limit does for all of it.
@@ -298,26 +312,6 @@ class HttpPool:
         finally:
             stream.close()
         return Answer(stream.status, stream.headers, content)
-
-    async def request_patiently(
-        self,
-        method: str,
-        address: Address,
-        headers: Mapping[str, str],
-        body: bytes = b"",
-        *,
-        statuses_with_body: Collection[int] = (),
-    ) -> Answer:
-        """Returns an answer as `request` does; repeats the request a few times while the storage is busy with others.
-
-        Some lock a whole folder while they delete one file of it.
-        """
-        for pause in _BUSY_PAUSES:
-            answer = await self.request(method, address, headers, body, statuses_with_body=statuses_with_body)
-            if answer.status not in _BUSY:
-                return answer
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
-        return await self.request(method, address, headers, body, statuses_with_body=statuses_with_body)
 
     async def open(self, method: str, address: Address, headers: Mapping[str, str], body: bytes = b"") -> HttpStream:
         """Returns the answer to a request as soon as its head has arrived.

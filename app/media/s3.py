@@ -77,7 +77,7 @@ class S3Storage:
         else:
             removal = await self._delete(location)
         # Without the permission to list the bucket 403 is the answer about an object that is gone.
-        left = await self._http.request_patiently("HEAD", self._address("head_object", location), {})
+        left = await self._http.request("HEAD", self._address("head_object", location), {}, patiently=True)
         if left.status in {200, 206}:
             raise _failed(location, f"it still has the object {location.key!r} after its deletion")
         if left.status >= 500 and left.status != 501:
@@ -112,7 +112,7 @@ class S3Storage:
         # Of all keys with this prefix the key itself comes first.
         parameters = {"Bucket": location.bucket, "Prefix": location.key, "MaxKeys": _VERSIONS}
         address = self._signed("list_object_versions", parameters, location.bucket)
-        answer = await self._http.request_patiently("GET", address, {}, statuses_with_body=_WITH_BODY)
+        answer = await self._http.request("GET", address, {}, statuses_with_body=_WITH_BODY, patiently=True)
         if answer.status != 200:
             reason = explain("ListObjectVersions", answer.status, error_code(answer.body))
             raise _failed(location, f"{reason} (delete_versions needs the permission to list versions)")
@@ -131,7 +131,7 @@ class S3Storage:
 
     async def _delete(self, location: S3Location, **parameters: str) -> Removal:
         address = self._address("delete_object", location, **parameters)
-        answer = await self._http.request_patiently("DELETE", address, {}, statuses_with_body=_WITH_BODY)
+        answer = await self._http.request("DELETE", address, {}, statuses_with_body=_WITH_BODY, patiently=True)
         if answer.status in {200, 204}:
             return "deleted"
         if answer.status == 404 and _proven_code(answer.body) in {NO_SUCH_KEY, "NoSuchVersion"}:

@@ -138,8 +138,8 @@ class WebDavStorage:
         return await self._request("GET", url, {}) if answer.status == 416 else answer
 
     async def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
-        return await self._http.request_patiently(
-            method, _address(url), {**headers, **self._headers}, body, statuses_with_body={207}
+        return await self._http.request(
+            method, _address(url), {**headers, **self._headers}, body, statuses_with_body={207}, patiently=True
         )
 
 

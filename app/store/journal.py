@@ -16,6 +16,7 @@ from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import store_errors
 from app.store.indices import alias, refresh
+from app.store.walk import walk
 
 log = logging.getLogger(__name__)
 
@@ -103,24 +104,17 @@ class DeletionJournal:
     async def _hits(self, due: int | None = None) -> AsyncIterator[list[dict[str, Any]]]:
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
-        after: list[Any] | None = None
-        while True:
-            async with store_errors(self._seconds):
-                response = await self._client.search(
-                    index=self._index,
-                    query={"range": {"nextAttempt": {"lte": due}}} if due is not None else {"match_all": {}},
-                    sort=["created", "document", "mediaIdentity"],
-                    search_after=after,
-                    seq_no_primary_term=True,
-                    size=_BATCH,
-                    allow_partial_search_results=False,
-                )
-            hits = response.body["hits"]["hits"]
-            if hits:
-                after = hits[-1]["sort"]
-                yield hits
-            if len(hits) < _BATCH:
-                return
+        query = {"range": {"nextAttempt": {"lte": due}}} if due is not None else {"match_all": {}}
+        async for hits in walk(
+            self._client,
+            self._index,
+            query,
+            sort=("created", "document", "mediaIdentity"),
+            batch=_BATCH,
+            seconds=self._seconds,
+            seq_no_primary_term=True,
+        ):
+            yield hits
 
     async def _claim(self, hits: Sequence[dict[str, Any]]) -> list[MediaDeletion]:
         claimed: list[MediaDeletion] = []

@@ -13,6 +13,7 @@ from app.store.client import store_errors
 from app.store.document_store import DocumentReader, Version, version_of
 from app.store.hits import Hit, HitDecoder
 from app.store.indices import alias, refresh
+from app.store.walk import walk
 
 log = logging.getLogger(__name__)
 
@@ -97,24 +98,17 @@ class SessionStore:
         """Yields the sessions of a query, the oldest first, with all that was written before."""
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
-        after: list[Any] | None = None
-        while True:
-            async with store_errors(self._seconds):
-                response = await self._client.search(
-                    index=self._index,
-                    query=query,
-                    sort=["created", "user", "seen"],
-                    search_after=after,
-                    seq_no_primary_term=True,
-                    size=_BATCH,
-                    allow_partial_search_results=False,
-                )
-            hits = response.body["hits"]["hits"]
+        async for hits in walk(
+            self._client,
+            self._index,
+            query,
+            sort=("created", "user", "seen"),
+            batch=_BATCH,
+            seconds=self._seconds,
+            seq_no_primary_term=True,
+        ):
             for hit in hits:
                 yield _stored(msgspec.convert(hit, Hit[dict[str, Any]]))
-            if len(hits) < _BATCH:
-                return
-            after = hits[-1]["sort"]
 
 
 def _document(session: Session) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from elasticsearch import AsyncElasticsearch, NotFoundError
+from elasticsearch import AsyncElasticsearch
 
 from app import codec
 from app.errors import ElasticsearchUnavailable
@@ -16,6 +16,7 @@ from app.settings import Settings
 from app.store.client import store_errors
 from app.store.indices import alias, refresh
 from app.store.journal import now_milliseconds
+from app.store.walk import walk
 
 log = logging.getLogger(__name__)
 
@@ -194,27 +195,17 @@ class VersionStore:
 
     async def _pages(self, query: dict[str, Any]) -> AsyncIterator[list[FormerVersion]]:
         """Yields versions and notes without their content, in the order of `at`."""
-        after: list[Any] | None = None
-        while True:
-            async with store_errors(self._seconds):
-                try:
-                    response = await self._client.search(
-                        index=self._index,
-                        query=query,
-                        sort=["at", "key"],
-                        search_after=after,
-                        size=_BATCH,
-                        source_excludes=["recording"],
-                        allow_partial_search_results=False,
-                    )
-                except NotFoundError:  # of an index that a process is about to make
-                    return
-            hits = response.body["hits"]["hits"]
-            if hits:
-                after = hits[-1]["sort"]
-                yield [msgspec.convert(hit["_source"], FormerVersion) for hit in hits]
-            if len(hits) < _BATCH:
-                return
+        async for hits in walk(
+            self._client,
+            self._index,
+            query,
+            sort=("at", "key"),
+            batch=_BATCH,
+            seconds=self._seconds,
+            may_be_missing=True,  # a process is about to make it
+            source_excludes=["recording"],
+        ):
+            yield [msgspec.convert(hit["_source"], FormerVersion) for hit in hits]
 
     async def _delete(self, keys: Sequence[str]) -> None:
         for i in range(0, len(keys), _BATCH):
