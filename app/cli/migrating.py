@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 from elasticsearch import AsyncElasticsearch
@@ -18,15 +18,18 @@ from app.cli import options as shared
 from app.cli.failures import configured
 from app.cli.framework import exclusive
 from app.cli.types import POSITIVE
+from app.lifecycle.protection import Protection
 from app.migration.cutover import acquire_and_recover, current_index, drop_old
 from app.migration.plan import MigrationError, MigrationLease, Options, RejectedDocument, Report
 from app.migration.rollback import roll_back
 from app.migration.run import Migration
 from app.migration.sources import Source, Unchanged, V2Recordings
 from app.progress import progress
+from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import connect
 from app.store.indices import alias, create_indices, load_schema
+from app.store.repository import RecordingRepository
 from app.workers import collect_rarely
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -130,6 +133,9 @@ async def _migrate(arguments: Arguments, settings: Settings, resource: str, find
             await _write_rejects(client, migration.report.rejects, arguments.reject_file)
             _print(migration.report, arguments.reject_file)
         click.echo(f"{name} is {migration.report.target}; {current} stays, blocked for writes, until --drop-old")
+        recordings, screens = (RecordingRepository(client, settings, one) for one in get_args(Resource))
+        if settled := await Protection(recordings, screens).settle_all():
+            click.echo(f"{settled} holds of version 0.1.0 name the screen recordings now that they took along")
 
 
 async def _roll_back(settings: Settings, resource: str) -> None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from app.auth.scope import Scope
+from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.store.documents import Hold, ProtectionChange
 from app.store.journal import now_milliseconds
@@ -41,6 +42,8 @@ class Protection:
         self._recordings = recordings
         self._screen_recordings = screen_recordings
         self._slots = asyncio.Semaphore(_CONCURRENCY)
+        for repository in (recordings, screen_recordings):
+            repository.settle_hold = self.settle
 
     async def change(
         self,
@@ -103,6 +106,49 @@ class Protection:
         """Completes the protection change of a recording, if some screen recordings have yet to follow it."""
         if stored.protection is not None and stored.protection.pending:
             await self._complete(stored.document_id, stored.protection, _ignore, protect=is_protected(stored.recording))
+
+    async def settle(self, stored: StoredRecording, resource: Resource) -> None:
+        """Stores who holds whom, for a hold of version 0.1.0: until then only their calls tell."""
+        if resource == "recordings":
+            await self._settle(stored.document_id)
+            return
+        for recording in await self._recordings.associated(stored):
+            await self._settle(recording.document_id)
+
+    async def settle_all(self) -> int:
+        """As `settle`, for all holds; returns the number of recordings whose hold has got its screen recordings."""
+        settled = 0
+        async for documents in self._recordings.holds_known_by_call():
+            settled += sum([await self._settle(document) for document in documents])
+        return settled
+
+    async def _settle(self, document: str) -> bool:
+        """Makes a protected recording a holder of the screen recordings that it must have taken along."""
+
+        async def decide(stored: StoredRecording | None) -> Update | None:
+            if stored is None or stored.protection is None or not is_protected(stored.recording):
+                return None
+            change = stored.protection
+            taken = [
+                screen.document_id
+                for screen in await self._screen_recordings.associated(stored)
+                if screen.document_id not in change.taken and _may_be_held(screen, document)
+            ]
+            if not taken:
+                return None
+            change = msgspec.structs.replace(
+                change,
+                pending=(*change.pending, *taken),
+                taken=(*change.taken, *taken),
+                history=change.history or uuid4().hex,
+            )
+            return Update(stored.contact_center, stored.recording, change)
+
+        _, update = await self._recordings.update_document(document, decide)
+        if update is None or update.protection is None:
+            return False
+        await self._complete(document, update.protection, _ignore, protect=True)
+        return True
 
     async def repair(self, *, older_than_seconds: float = _ABANDONED_SECONDS) -> int:
         """Completes the changes that were left incomplete; returns their number."""
@@ -219,6 +265,14 @@ def _has_followed(screen: StoredRecording, holder: str, *, protect: bool) -> boo
         return not protect and not is_protected(screen.recording)
     hold = screen.protection.holders.get(holder)
     return (hold is not None and hold.protects) == protect
+
+
+def _may_be_held(screen: StoredRecording, holder: str) -> bool:
+    """Returns whether a screen recording is held by a recording, or was protected before holders were recorded."""
+    if screen.protection is None or not screen.protection.holders:
+        return is_protected(screen.recording)
+    hold = screen.protection.holders.get(holder)
+    return hold is not None and hold.protects
 
 
 def _is_before(hold: Hold, change: ProtectionChange) -> bool:

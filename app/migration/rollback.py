@@ -144,7 +144,7 @@ async def _carry_over(
             async for hits in point.pages(newer):
                 documents: dict[str, dict[str, Any]] = {}
                 for hit in hits:
-                    name, document = _protected(hit) if has_recordings else (("", hit["_id"]), hit["_source"])
+                    name, document = _kept(hit) if has_recordings else (("", hit["_id"]), hit["_source"])
                     if document is None:
                         changes.written.append(name)
                     elif has_recordings and (name[0] in elsewhere or not fields.issuperset(_OF_PROTECTION)):
@@ -161,15 +161,15 @@ async def _carry_over(
                     )
 
 
-def _protected(hit: Hit) -> tuple[Name, dict[str, Any] | None]:
-    """Returns the name of a recording and, if it is protected, its document."""
+def _kept(hit: Hit) -> tuple[Name, dict[str, Any] | None]:
+    """Returns the name of a recording and, if it is protected or labelled, its document."""
     source = hit["_source"]
     recording = from_source(source)
     contact_center = source["contactCenter"]
     name = (contact_center, recording["id"])
-    if not recording.get("nonDelete"):
+    if not recording.get("nonDelete") and not source.get("labels"):
         return name, None
-    return name, to_document(contact_center, recording, protection_of(source))
+    return name, {**to_document(contact_center, recording, protection_of(source)), **source}
 
 
 # --- Deleted since the swap ---------------------------------------------------------------------------------

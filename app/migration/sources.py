@@ -54,6 +54,9 @@ class V1Recordings:
             raise CannotTransform(error.message) from error
         if recording["id"] != hit["_id"]:
             raise CannotTransform(f"Parameter 'id' is invalid: the document itself has the id {hit['_id']}")
+        if hit["_source"].get("nonDelete") is True:
+            # Schema v1 says nothing about protection. If a deployment had it, a lost hold would be evidence lost.
+            recording["nonDelete"] = True
         _id = document_id(self.contact_center, recording["region"], recording["id"])
         make = to_source if source_only else to_document
         return _id, make(self.contact_center, recording)
@@ -77,7 +80,7 @@ class V2Recordings:
             (contact_center,) = hit["fields"]["contactCenter"]
             source = hit["_source"]
             return hit["_id"], make(contact_center, from_source(source), protection_of(source))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CannotTransform(f"not a document of schema v2: {error!r}") from error
 
     def source_id(self, copy: Hit) -> str | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -109,6 +109,24 @@ class _Creation:
     body: bytes
 
 
+class _How(TypedDict):
+    """How a recording is stored (`RecordingRepository._store`)."""
+
+    by: str
+    create_first: bool
+    wait_for_refresh: NotRequired[bool]
+    creation: NotRequired[_Creation | None]
+    writer: NotRequired[DocumentWriter | None]
+
+
+class UnsettledHold(Exception):
+    """A hold of version 0.1.0 has to be settled before its calls change (`app.lifecycle.protection`)."""
+
+    def __init__(self, stored: StoredRecording) -> None:
+        super().__init__(stored.document_id)
+        self.stored = stored
+
+
 class RecordingRepository:
     """The recordings, or screen recordings, of all contact centers and regions.
 
@@ -118,6 +136,8 @@ class RecordingRepository:
 
     def __init__(self, client: AsyncElasticsearch, settings: Settings, resource: Resource = "recordings") -> None:
         self.resource = resource
+        # Set by who knows both resources: `app.lifecycle.protection`.
+        self.settle_hold: Callable[[StoredRecording, Resource], Awaitable[None]] | None = None
         self._client = client
         self._index = alias(settings, resource)
         self._seconds = settings.elasticsearch_timeout
@@ -308,7 +328,17 @@ class RecordingRepository:
             if not claimed.isdisjoint(of_one):
                 outcomes[number] = MediaBeingDeleted()
 
-    async def _store(
+    async def _store(self, contact_center: str, posted: Recording, **how: Unpack[_How]) -> Saved:
+        """Does what `save` says before it looks at claims."""
+        try:
+            return await self._store_settled(contact_center, posted, **how)
+        except UnsettledHold as hold:
+            if self.settle_hold is None:
+                raise
+            await self.settle_hold(hold.stored, self.resource)
+            return await self._store_settled(contact_center, posted, **how, is_settled=True)
+
+    async def _store_settled(
         self,
         contact_center: str,
         posted: Recording,
@@ -318,12 +348,15 @@ class RecordingRepository:
         wait_for_refresh: bool = False,
         creation: _Creation | None = None,
         writer: DocumentWriter | None = None,
+        is_settled: bool = False,
     ) -> Saved:
-        """Does what `save` says before it looks at claims."""
+        """Unless `is_settled`, raises UnsettledHold before it replaces a `callUUID` that tells who holds whom."""
         _id = document_id(contact_center, posted["region"], posted["id"])
 
         async def merged(stored: StoredRecording | None) -> Update:
             recording = await apart(_size(stored, posted), _merged, stored, posted)
+            if stored is not None and not is_settled and self._replaces_a_call(stored, recording):
+                raise UnsettledHold(stored)
             return Update(contact_center, recording, stored.protection if stored else None)
 
         seconds = _WAIT_FOR_REFRESH_SECONDS if wait_for_refresh else self._write_seconds
@@ -341,6 +374,38 @@ class RecordingRepository:
             )
         assert update is not None
         return before.recording if before else None, update.recording
+
+    def _replaces_a_call(self, stored: StoredRecording, recording: Recording) -> bool:
+        """Returns whether an update of a hold of version 0.1.0 replaces a `callUUID`."""
+        if not stored.recording.get("nonDelete") or not self._is_known_by_call(stored.protection):
+            return False
+        return not set(call_uuids(recording)).issuperset(call_uuids(stored.recording))
+
+    def _is_known_by_call(self, protection: ProtectionChange | None) -> bool:
+        """Returns whether a hold, if it is one, is of version 0.1.0, which did not store who holds whom."""
+        if protection is None:
+            return False
+        if self.resource == "screen-recordings":
+            return not protection.holders
+        return not protection.taken and not protection.by
+
+    async def holds_known_by_call(self) -> AsyncIterator[list[str]]:
+        """Yields document ids of the holds of version 0.1.0, as of the last acknowledged write."""
+        await self._refresh()
+        body: dict[str, Any] = {
+            "query": {"term": {"nonDelete": True}},
+            "sort": [*ORDER, {"region": "asc"}, {"contactCenter": "asc"}],
+            "size": _BATCH,
+            "_source": ["protection"],
+        }
+        while True:
+            hits = (await self._search(body))["hits"]["hits"]
+            yield [
+                hit["_id"] for hit in hits if self._is_known_by_call(protection_from(hit["_source"].get("protection")))
+            ]
+            if len(hits) < _BATCH:
+                return
+            body["search_after"] = hits[-1]["sort"]
 
     async def versions(self, stored: StoredRecording) -> list[FormerVersion]:
         """Returns what a recording said before updates while it was protected, oldest first and without content."""
