@@ -144,6 +144,82 @@ async def test_concurrent_apply_and_unapply(cluster: Cluster) -> None:
     assert finals == {True, False}
 
 
+async def post_screen(cluster: Cluster, call: str, *names: str) -> None:
+    """Posts the screen recording of a call with these files."""
+    media = [
+        a_media_file(
+            mediaDescriptor={"storage": "webDAV", "path": cluster.media.url_of(name)}, callUUID=call, mediaId=name
+        )
+        for name in names
+    ]
+    response = await cluster.ops[0].post(SCREENS_PATH, json=a_recording(f"{call}.screen", mediaFiles=media))
+    assert response.status_code in {200, 201}, response.text
+
+
+async def media_of_screen(cluster: Cluster, call: str) -> dict[str, str]:
+    """The content paths of the screen recording's files, by their names."""
+    screen = await cluster.read(f"{call}.screen", SCREENS_PATH)
+    assert screen is not None
+    return {media["mediaId"]: media["playPath"].rpartition("/")[2] for media in screen["mediaFiles"]}
+
+
+async def delete_content(cluster: Cluster, process: int, call: str, content: str) -> int:
+    path = f"/internal-api/contact-centers/{CONTACT_CENTER}/screen-recordings/{call}.screen/content/{content}"
+    response = await cluster.ops[process].delete(path)
+    assert response.status_code in {400, 403} or response.json() == {"statusCode": 0}, response.text
+    return response.status_code
+
+
+async def assert_files_are_those_listed(cluster: Cluster, call: str, *names: str) -> set[str]:
+    listed = set(await media_of_screen(cluster, call))
+    assert listed == {name for name in names if cluster.media.exists(name)}
+    return listed
+
+
+async def test_concurrent_deletions_of_both_media_files_leave_one(cluster: Cluster) -> None:
+    left: set[str] = set()
+
+    async def run(call: str, rng: random.Random) -> None:
+        names = f"{call}-a.mp4", f"{call}-b.mp4"
+        for name in names:
+            cluster.media.put(name, b"media")
+        await post_screen(cluster, call, *names)
+        media = await media_of_screen(cluster, call)
+        statuses = await asyncio.gather(
+            *(
+                a_little_later(rng, delete_content(cluster, process, call, media[name]))
+                for process, name in enumerate(names, 1)
+            )
+        )
+        assert sorted(statuses) == [200, 400]
+        (kept,) = await assert_files_are_those_listed(cluster, call, *names)
+        assert kept == names[statuses.index(400)]
+        left.add(kept[-5])
+
+    await in_rounds("both-media", run, seen_enough=lambda: len(left) == 2)
+    assert left == {"a", "b"}  # or this was no race
+
+
+async def test_concurrent_deletion_of_the_last_media_file_and_update(cluster: Cluster) -> None:
+    outcomes: set[int] = set()
+
+    async def run(call: str, rng: random.Random) -> None:
+        first, second = f"{call}-first.mp4", f"{call}-second.mp4"
+        for name in (first, second):
+            cluster.media.put(name, b"media")
+        await post_screen(cluster, call, first)
+        media = await media_of_screen(cluster, call)
+        deleted, _ = await asyncio.gather(
+            a_little_later(rng, delete_content(cluster, 1, call, media[first])), post_screen(cluster, call, second)
+        )
+        outcomes.add(deleted)
+        left = await assert_files_are_those_listed(cluster, call, first, second)
+        assert left == ({second} if deleted == 200 else {first, second})
+
+    await in_rounds("media-update", run, seen_enough=lambda: len(outcomes) == 2)
+    assert outcomes == {200, 400}
+
+
 async def test_concurrent_update_and_apply(cluster: Cluster) -> None:
     async def run(recording_id: str, rng: random.Random) -> None:
         await cluster.post(0, recording_id)
