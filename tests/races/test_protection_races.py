@@ -19,7 +19,7 @@ from app.store.documents import document_id
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
 from tests.support.service import PATIENT, own_settings
-from tests.support.sizes import RACE_ROUNDS, WORKED_ON_BESIDE_KILLS
+from tests.support.sizes import RACE_ROUNDS
 from tests.support.storages import WebDav, webdav_storage
 from tests.support.storages import apache as start_apache
 
@@ -220,6 +220,38 @@ async def test_concurrent_deletion_of_the_last_media_file_and_update(cluster: Cl
     assert outcomes == {200, 400}
 
 
+async def apply_until_answered(cluster: Cluster, call: str) -> None:
+    """503 means that a media object was being deleted when it was protected."""
+    async with asyncio.timeout(20):
+        while True:
+            response = await cluster.admin[2].post(f"/api/v2/recordings/{call}", json=APPLY)
+            if response.status_code != 503:
+                break
+            await asyncio.sleep(0.05)
+    assert response.json() == {"statusCode": 0}, response.text
+
+
+async def test_concurrent_deletion_of_a_media_file_and_apply(cluster: Cluster) -> None:
+    outcomes: set[int] = set()
+
+    async def run(call: str, rng: random.Random) -> None:
+        names = f"{call}-a.mp4", f"{call}-b.mp4"
+        for name in names:
+            cluster.media.put(name, b"media")
+        await cluster.post(0, call)
+        await post_screen(cluster, call, *names)
+        media = await media_of_screen(cluster, call)
+        deletion = delete_content(cluster, 1, call, media[names[0]])
+        deleted, _ = await asyncio.gather(a_little_later(rng, deletion), apply_until_answered(cluster, call))
+        outcomes.add(deleted)
+        left = await assert_files_are_those_listed(cluster, call, *names)
+        assert left == ({names[1]} if deleted == 200 else set(names))
+        assert await delete_content(cluster, 0, call, media[names[1]]) == 403
+
+    await in_rounds("media-apply", run, seen_enough=lambda: len(outcomes) == 2)
+    assert outcomes == {200, 403}
+
+
 async def test_concurrent_update_and_apply(cluster: Cluster) -> None:
     async def run(recording_id: str, rng: random.Random) -> None:
         await cluster.post(0, recording_id)
@@ -268,7 +300,7 @@ async def test_concurrent_apply_and_arrival_of_a_screen_recording(cluster: Clust
 
 async def test_killed_processes_leave_each_group_fully_or_not_protected(settings: Settings, tmp_path: Path) -> None:
     app = AppProcess(msgspec.structs.replace(settings, **PATIENT), tmp_path)
-    groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(WORKED_ON_BESIDE_KILLS)}
+    groups = {f"g{i}": [f"g{i}.{j}" for j in range(5)] for i in range(200)}
     await app.start()
     async with app.client("ops") as ops:
         slots = asyncio.Semaphore(16)
