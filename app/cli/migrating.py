@@ -28,7 +28,7 @@ from app.progress import progress
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.store.client import connect
-from app.store.indices import alias, create_indices, load_schema
+from app.store.indices import SchemaMismatch, alias, create_indices, load_schema, missing_indices
 from app.store.repository import RecordingRepository
 from app.workers import collect_rarely
 
@@ -133,9 +133,18 @@ async def _migrate(arguments: Arguments, settings: Settings, resource: str, find
             await _write_rejects(client, migration.report.rejects, arguments.reject_file)
             _print(migration.report, arguments.reject_file)
         click.echo(f"{name} is {migration.report.target}; {current} stays, blocked for writes, until --drop-old")
-        recordings, screens = (RecordingRepository(client, settings, one) for one in get_args(Resource))
-        if settled := await Protection(recordings, screens).settle_all():
-            click.echo(f"{settled} holds of version 0.1.0 name the screen recordings now that they took along")
+        await _settle_holds(client, settings)
+
+
+async def _settle_holds(client: AsyncElasticsearch, settings: Settings) -> None:
+    """Stores who holds whom, for the holds of version 0.1.0, once recordings and screen recordings are migrated."""
+    try:
+        await missing_indices(client, settings)
+    except SchemaMismatch:  # documents cannot be written there yet; the migration of that index comes here, too
+        return
+    recordings, screens = (RecordingRepository(client, settings, one) for one in get_args(Resource))
+    if settled := await Protection(recordings, screens).settle_all():
+        click.echo(f"{settled} holds of version 0.1.0 name the screen recordings now that they took along")
 
 
 async def _roll_back(settings: Settings, resource: str) -> None:

@@ -78,7 +78,7 @@ def start_old(
         for resource in documents if reindexed else ():
             status, out, err = await run(settings, "reindex.py", "--resource", resource, cwd=tmp_path)
             assert status == 0, out + err
-            assert ("2 holds" in out) == (resource == "recordings")
+            assert ("2 holds" in out) == (resource == "screen-recordings")  # when both are migrated
         return await start_service(**PATIENT)
 
     return start
