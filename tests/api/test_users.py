@@ -214,7 +214,7 @@ BROKEN = {
     "Invalid": "region = ",
     "same name": toml([*USERS, ADMIN]),
     "it has no [[users]]": "",
-    "Unterminated string": toml(USERS)[:-30],
+    "Unterminated string": toml(USERS).rpartition(f'{CONTACT_CENTER}"')[0],
     "utf-8": b"\xff",
     "unknown field": toml(USERS, head="regoin = 'x'"),
     "No such file": None,
