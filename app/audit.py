@@ -36,6 +36,9 @@ Operation = Literal[
     "create",
     "update",
     "ops-post",
+    "add-label",
+    "update-label",
+    "delete-label",
     "create-label-definition",
     "update-label-definition",
     "delete-label-definition",
@@ -83,8 +86,9 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
     screen_recordings: list[str] | UnsetType = UNSET  # the ids of those that "apply" or "unapply" took along
     reason: str | UnsetType = UNSET  # why, if an "apply" or "unapply" says so
-    # Only changes of label definitions have these.
+    # Only changes of labels and label definitions have these.
     label: str | UnsetType = UNSET  # the name
+    comment: str | UnsetType = UNSET
     display_name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     forced: bool | UnsetType = UNSET

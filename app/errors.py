@@ -228,6 +228,33 @@ class TooManyLabelDefinitions(RecallError):
         super().__init__(f"Each of the {limit} label definitions that a contact center may have is in use.")
 
 
+class LabelInUse(RecallError):
+    """A label definition whose label recordings carry: 409, code 19."""
+
+    http_status, code = 409, 19
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Label definition [{name}] is in use.")
+
+
+class LabelNotFound(RecallError):
+    """The recording has no such label: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Requested label [{name}] cannot be found.")
+
+
+class TooManyLabels(RecallError):
+    """The recording has as many labels as are allowed: 409, code 19."""
+
+    http_status, code = 409, 19
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Each of the {limit} labels that a recording may have is in use.")
+
+
 class MediaNotFound(RecallError):
     """No such media file in the recording, or no such object in its storage: 404, code 6."""
 

@@ -34,6 +34,11 @@ def fold_text(text: str) -> str:
     return normalize("NFC", text)
 
 
+def fold_label(text: str) -> str:
+    """Folds a label's name, of which case does not count: NFC."""
+    return normalize("NFC", normalize("NFC", text).casefold())
+
+
 def without_format_characters(text: str) -> str:
     """Removes characters of category Cf, which have no shape of their own: marks of direction, zero-width spaces."""
     return text if text.isascii() else "".join(c for c in text if category(c) != "Cf")

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from app.audit import AuditLog
 from app.auth.passwords import Authenticator
 from app.lifecycle.deletion import Deletion
-from app.lifecycle.labels import Labels
+from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import Protection
 from app.lifecycle.sessions import Sessions
 from app.media.storages import MediaStorages, open_storages
@@ -43,7 +43,7 @@ class Services:
     sessions: Sessions
     repositories: Mapping[Resource, RecordingRepository]
     protection: Protection
-    labels: Labels
+    labelling: Labelling
     deletion: Deletion
     storages: MediaStorages
     metrics: CollectorRegistry
@@ -73,7 +73,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             sessions=Sessions(SessionStore(client, settings), authenticator, settings),
             repositories=repositories,
             protection=protection,
-            labels=Labels(LabelDefinitionStore(client, settings)),
+            labelling=Labelling(LabelDefinitionStore(client, settings), recordings),
             deletion=Deletion(
                 repositories,
                 protection,

@@ -10,25 +10,36 @@ from app.api.requests import (
     json_body,
     path_segment,
     query_parameters,
+    repository,
     scope_of,
     services,
+    user_of,
 )
 from app.api.responses import envelope
 from app.errors import InvalidParameter
+from app.lifecycle.labels import definition_named, label_of
 from app.recordings.identity import encode_segment
-from app.recordings.labels import parse_definition, parse_definition_changes
+from app.recordings.labels import (
+    Definitions,
+    Label,
+    parse_comment,
+    parse_definition,
+    parse_definition_changes,
+    parse_label,
+)
+from app.store.repository import StoredRecording
 
 
 async def definitions(request: Request) -> Response:
     """`GET /recording-label-definitions`"""
-    found = await services(request).labels.definitions(_contact_center(request))
-    return envelope({"labelDefinitions": [definition.rendered() for definition in found]})
+    found = await services(request).labelling.definitions(_contact_center(request))
+    return envelope({"labelDefinitions": [found[key].rendered() for key in sorted(found)]})
 
 
 async def definition(request: Request) -> Response:
     """`GET /recording-label-definitions/{name}`"""
-    found = await services(request).labels.definition(_contact_center(request), path_segment(request, "label"))
-    return envelope({"labelDefinition": found.rendered()})
+    found = await services(request).labelling.definitions(_contact_center(request))
+    return envelope({"labelDefinition": definition_named(found, _name(request)).rendered()})
 
 
 async def define(request: Request) -> Response:
@@ -36,16 +47,16 @@ async def define(request: Request) -> Response:
     created = parse_definition(await json_body(request))
     entry = audit_entry(request)
     entry.label, entry.display_name, entry.description = created.name, created.display_name, created.description
-    await services(request).labels.define(_contact_center(request), created)
+    await services(request).labelling.define(_contact_center(request), created)
     path = request.scope["path"].removeprefix(API).rstrip("/")
     return envelope({"name": created.name, "uri": f"{api_url(request)}{path}/{encode_segment(created.name)}"}, 201)
 
 
 async def redefine(request: Request) -> Response:
     """`PUT /recording-label-definitions/{name}`"""
-    name = path_segment(request, "label")
+    name = _name(request)
     changes = parse_definition_changes(await json_body(request), name)
-    changed = await services(request).labels.redefine(_contact_center(request), name, changes)
+    changed = await services(request).labelling.redefine(_contact_center(request), name, changes)
     entry = audit_entry(request)
     entry.label, entry.display_name, entry.description = changed.name, changed.display_name, changed.description
     return envelope({"labelDefinition": changed.rendered()})
@@ -53,9 +64,72 @@ async def redefine(request: Request) -> Response:
 
 async def delete_definition(request: Request) -> Response:
     """`DELETE /recording-label-definitions/{name}[?force=*]`"""
-    audit_entry(request).forced = _forced(request)
-    await services(request).labels.remove_definition(_contact_center(request), path_segment(request, "label"))
+    force = audit_entry(request).forced = _forced(request)
+    await services(request).labelling.remove_definition(_contact_center(request), _name(request), force=force)
     return envelope({})
+
+
+async def labels(request: Request) -> Response:
+    """`GET /recordings/{id}/labels`"""
+    stored = await _stored(request)
+    found = await _definitions_of(request, stored)
+    return envelope({"labels": [label.rendered(found) for label in stored.labels or ()]})
+
+
+async def label(request: Request) -> Response:
+    """`GET /recordings/{id}/labels/{name}`"""
+    stored = await _stored(request)
+    return envelope({"label": label_of(stored, _name(request)).rendered(await _definitions_of(request, stored))})
+
+
+async def give(request: Request) -> Response:
+    """`POST /recordings/{id}/labels`"""
+    name, comment = parse_label(await json_body(request))
+    entry = audit_entry(request)
+    entry.label = name
+    if comment is not None:
+        entry.comment = comment
+    by = user_of(request).name
+    given, is_new = await services(request).labelling.give(scope_of(request), _id(request), name, comment, by=by)
+    entry.label = given.name
+    return await _shown(request, given, 201 if is_new else 200)
+
+
+async def comment(request: Request) -> Response:
+    """`PUT /recordings/{id}/labels/{name}`"""
+    name = _name(request)
+    text = audit_entry(request).comment = parse_comment(await json_body(request), name)
+    changed = await services(request).labelling.comment(scope_of(request), _id(request), name, text)
+    audit_entry(request).label = changed.name
+    return await _shown(request, changed, 200)
+
+
+async def take(request: Request) -> Response:
+    """`DELETE /recordings/{id}/labels/{name}`"""
+    taken = await services(request).labelling.take(scope_of(request), _id(request), _name(request))
+    audit_entry(request).label = taken.name
+    return envelope({})
+
+
+async def _shown(request: Request, changed: Label, status: int) -> Response:
+    found = await services(request).labelling.definitions(_contact_center(request))
+    return envelope({"label": changed.rendered(found)}, status)
+
+
+async def _stored(request: Request) -> StoredRecording:
+    return await repository(request).get(scope_of(request), _id(request))
+
+
+async def _definitions_of(request: Request, stored: StoredRecording) -> Definitions:
+    return await services(request).labelling.definitions(stored.contact_center) if stored.labels else {}
+
+
+def _id(request: Request) -> str:
+    return path_segment(request, "id")
+
+
+def _name(request: Request) -> str:
+    return path_segment(request, "label")
 
 
 def _contact_center(request: Request) -> str:

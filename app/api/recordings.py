@@ -1,6 +1,6 @@
 """`/recordings` and `/screen-recordings`: search, read, protect (docs/contract.md sections 3, 5 and 8)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +28,7 @@ from app.auth.scope import Scope
 from app.background import in_turns
 from app.errors import InvalidParameter
 from app.recordings.identity import Resource
+from app.recordings.labels import Definitions
 from app.recordings.render import MediaAddresses, render
 from app.recordings.text import TextRenderer, from_text, marked
 from app.search.criteria import Criteria, dictionary_walks, parse_search
@@ -100,7 +101,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     """A page of recordings with links to the pages before and after it."""
     scope = scope_of(request)
     parameters = unpacked(query_parameters(request))
-    criteria, wanted = parse_search(parameters)
+    criteria, wanted = parse_search(parameters, resource_of(request))
     owner, places = owner_of(request), list[Place]()
 
     async def reserve(size: int) -> None:
@@ -109,7 +110,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     try:
         async with services(request).searches.place(owner, _places(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
-        shown = await in_turns(_shower(scope, addresses), [hit.source for hit in page.hits], _size)
+        shown = await _shown(request, [hit.source for hit in page.hits], addresses)
         content: dict[str, object] = {NAMES[resource_of(request)].many: msgspec.Raw(b"[%b]" % b",".join(shown))}
         query = request.scope["query_string"].decode("latin-1")
         url = f"{base_url(request)}{request.scope['path']}?{query}"
@@ -124,13 +125,20 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
 
 async def read_one(request: Request, name: str, addresses: MediaAddresses) -> Response:
     """One recording under a name; raises RecordingNotFound."""
-    scope = scope_of(request)
-    source = await repository(request).find(scope, path_segment(request, "id"))
-    (shown,) = await in_turns(_shower(scope, addresses), [source], _size)
+    source = await repository(request).find(scope_of(request), path_segment(request, "id"))
+    (shown,) = await _shown(request, [source], addresses)
     return envelope({name: msgspec.Raw(shown)})
 
 
-def _shower(scope: Scope, addresses: MediaAddresses) -> Callable[[Source], bytes]:
+async def _shown(request: Request, sources: Sequence[Source], addresses: MediaAddresses) -> list[bytes]:
+    """Returns the JSON that the client sees of stored recordings of one contact center."""
+    labelled = next((source for source in sources if source.has_labels), None)
+    # Read again for each answer, because any process may change a display name. Without labels it costs nothing.
+    definitions = await services(request).labelling.definitions(labelled.contact_center) if labelled else {}
+    return await in_turns(_shower(scope_of(request), addresses, definitions), sources, _size)
+
+
+def _shower(scope: Scope, addresses: MediaAddresses, definitions: Definitions) -> Callable[[Source], bytes]:
     """Returns what makes the JSON that a client sees of a stored recording.
 
     A limit on what the client sees needs the decoded recording. Without one the text stays text.
@@ -139,11 +147,11 @@ def _shower(scope: Scope, addresses: MediaAddresses) -> Callable[[Source], bytes
 
     def from_the_text(source: Source) -> bytes:
         text = marked(source.recording)
-        return renderer.render(text, state_of(source, text))
+        return renderer.render(text, state_of(source, text, definitions))
 
     def from_the_recording(source: Source) -> bytes:
         text = marked(source.recording)
-        return codec.encode(render(scope.visible(from_text(text)), addresses) | state_of(source, text))
+        return codec.encode(render(scope.visible(from_text(text)), addresses) | state_of(source, text, definitions))
 
     return from_the_text if scope.limits is None else from_the_recording
 

@@ -41,6 +41,11 @@ _REDEFINE = Method(handler=labels.redefine, operation="define", audit="update-la
 _DELETE_DEFINITION = Method(
     handler=labels.delete_definition, operation="delete-definition", audit="delete-label-definition"
 )
+_LABELS = Method(handler=labels.labels, operation="read-labels", audit=None)
+_GIVE_LABEL = Method(handler=labels.give, operation="label", audit="add-label")
+_LABEL = Method(handler=labels.label, operation="read-labels", audit=None)
+_COMMENT = Method(handler=labels.comment, operation="label", audit="update-label")
+_TAKE_LABEL = Method(handler=labels.take, operation="unlabel", audit="delete-label")
 _INTERNAL_POST = Method(handler=posting.post_internal, operation="ops-post", audit="ops-post")
 
 # A path stands before the patterns that match it too.
@@ -60,6 +65,24 @@ ENDPOINTS: Sequence[Endpoint] = (
         resource="recordings",
         get=_READ,
         post=_PROTECT,
+    ),
+    Endpoint(
+        name="recording-labels",
+        path=f"{API}/recordings/{{id}}/labels",
+        aliases=(f"{API}/recordings/{{id}}/labels/",),
+        authentication="basic",
+        resource="recordings",
+        get=_LABELS,
+        post=_GIVE_LABEL,
+    ),
+    Endpoint(
+        name="recording-label",
+        path=f"{API}/recordings/{{id}}/labels/{{label}}",
+        authentication="basic",
+        resource="recordings",
+        get=_LABEL,
+        put=_COMMENT,
+        delete=_TAKE_LABEL,
     ),
     Endpoint(
         name="recording-media",
@@ -137,6 +160,24 @@ ENDPOINTS: Sequence[Endpoint] = (
         resource="recordings",
         get=_OPS_READ,
         delete=_OPS_DELETE,
+    ),
+    Endpoint(
+        name="ops-recording-labels",
+        path=f"{_OPS}/recordings/{{id}}/labels",
+        aliases=(f"{_OPS}/recordings/{{id}}/labels/",),
+        authentication="basic",
+        resource="recordings",
+        get=replace(_LABELS, operation="ops-read"),
+        post=replace(_GIVE_LABEL, operation="ops-label"),
+    ),
+    Endpoint(
+        name="ops-recording-label",
+        path=f"{_OPS}/recordings/{{id}}/labels/{{label}}",
+        authentication="basic",
+        resource="recordings",
+        get=replace(_LABEL, operation="ops-read"),
+        put=replace(_COMMENT, operation="ops-label"),
+        delete=replace(_TAKE_LABEL, operation="ops-label"),
     ),
     Endpoint(
         name="ops-recording-media",

@@ -24,6 +24,7 @@ from app.errors import RecallError
 from app.lifecycle.purge import Counts, Purge, Task
 from app.progress import progress
 from app.recordings.dates import format_instant
+from app.recordings.identity import Resource
 from app.search.criteria import CRITERIA, ENDED_BEFORE, STARTED_BEFORE, Condition, Criteria, parse_search
 from app.services import open_services
 from app.settings import Settings
@@ -160,15 +161,16 @@ def command(
     exclusive(context, "contact_center", "all_contact_centers", required=True)
     if not (yes or dry_run or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on; give --yes or --dry-run", context)
+    resource: Resource = "screen-recordings" if screen_recordings else "recordings"
     now = now_milliseconds()
     given = {name: value for name, value in parameters.items() if value is not None}
     try:
-        criteria = _older_than(now - older_than.milliseconds, given)
+        criteria = _older_than(now - older_than.milliseconds, given, resource)
     except RecallError as error:
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.WARNING) as settings, closing(AuditLog(settings.audit_log)) as audit:
         task = Task(
-            resource="screen-recordings" if screen_recordings else "recordings",
+            resource=resource,
             scope=Scope(contact_center, settings.region),
             criteria=criteria,
             with_media=with_media,
@@ -193,13 +195,13 @@ def command(
         run.run(_patient(settings), task, audit)
 
 
-def _older_than(instant: int, given: dict[str, str]) -> Criteria:
+def _older_than(instant: int, given: dict[str, str], resource: Resource) -> Criteria:
     """Returns the given criteria, further limited to recordings that started and stopped before an instant.
 
     Recorders have sent a stop time of 1970 for yesterday's call.
-    Raises InvalidParameter when the criteria are too much together.
+    Raises InvalidParameter when the criteria are too much together, or not for this resource.
     """
-    criteria = parse_search([*given.items()])[0] if given else ()
+    criteria = parse_search([*given.items()], resource)[0] if given else ()
     return (*criteria, Condition(STARTED_BEFORE, instant), Condition(ENDED_BEFORE, instant))
 
 

@@ -14,14 +14,15 @@ from app.migration.plan import CompletedMigration, MigrationError, MigrationLeas
 from app.migration.point_in_time import Hit, PlainIndex, PointInTime, ReadableIndex, ShardView, Slice
 from app.migration.sources import Source, Unchanged, V1Recordings, V2Recordings, target_id
 from app.settings import Settings
-from app.store.documents import from_source, protection_of, to_document
+from app.store.documents import from_source, labels_of, protection_of, to_document
 from app.store.indices import add_optional_fields, alias, load_schema
 from app.store.retrying import with_retries
 
 _CONCURRENCY = 4
 
-# Without these fields an index cannot hold what is protected.
+# Without these fields an index cannot hold what is protected, or labels.
 _OF_PROTECTION = ("nonDelete", "protectionPending")
+_OF_LABELS = ("labels", "labelNames")
 
 S = TypeVar("S", bound=ReadableIndex)
 
@@ -33,9 +34,9 @@ Name = tuple[str, str]
 class Changes:
     """What was written to `index` and deleted there between the swap and the rollback.
 
-    `carried` is in the old index as it was in the new one: what is protected, and everything of an index without
-    recordings. The rest is for the operator: `not_carried` is protected and could not be written to the old index,
-    `written` has to be posted again, `deleted` is back and has to be deleted again.
+    `carried` is in the old index as it was in the new one: what is protected or was ever labelled, and everything of an
+    index without recordings. The rest is for the operator: `not_carried` is protected and could not be written to the
+    old index, `written` has to be posted, or labelled, again, `deleted` is back and has to be deleted again.
     """
 
     index: str
@@ -52,8 +53,8 @@ class Changes:
 async def roll_back(client: AsyncElasticsearch, settings: Settings, lease: MigrationLease, resource: str) -> Changes:
     """Swaps the last migration back and unblocks its sources. Idempotent. Raises MigrationError.
 
-    Nothing that is protected in the new index is unprotected in the old one: such recordings are carried over before
-    the alias goes back.
+    Nothing that is protected in the new index is unprotected in the old one, and labels stay as they are now: such
+    recordings are carried over before the alias goes back.
     """
     last = lease.state.last
     name = alias(settings, resource)
@@ -144,7 +145,12 @@ async def _carry_over(
             async for hits in point.pages(newer):
                 documents: dict[str, dict[str, Any]] = {}
                 for hit in hits:
-                    name, document = _kept(hit) if has_recordings else (("", hit["_id"]), hit["_source"])
+                    holds_labels = fields.issuperset(_OF_LABELS)
+                    name, document = (
+                        _to_carry(hit, holds_labels=holds_labels)
+                        if has_recordings
+                        else (("", hit["_id"]), hit["_source"])
+                    )
                     if document is None:
                         changes.written.append(name)
                     elif has_recordings and (name[0] in elsewhere or not fields.issuperset(_OF_PROTECTION)):
@@ -161,15 +167,18 @@ async def _carry_over(
                     )
 
 
-def _kept(hit: Hit) -> tuple[Name, dict[str, Any] | None]:
-    """Returns the name of a recording and, if it is protected or labelled, its document."""
+def _to_carry(hit: Hit, *, holds_labels: bool) -> tuple[Name, dict[str, Any] | None]:
+    """Returns the name of a recording and, if it is to be carried over, its document.
+
+    `holds_labels` says whether the old index can hold labels.
+    """
     source = hit["_source"]
-    recording = from_source(source)
+    recording, labels = from_source(source), labels_of(source)
     contact_center = source["contactCenter"]
     name = (contact_center, recording["id"])
-    if not recording.get("nonDelete") and not source.get("labels"):
+    if not recording.get("nonDelete") and not (holds_labels and labels is not None):
         return name, None
-    return name, {**to_document(contact_center, recording, protection_of(source)), **source}
+    return name, to_document(contact_center, recording, protection_of(source), labels)
 
 
 # --- Deleted since the swap ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from app.errors import RecallError
 from app.migration.point_in_time import Hit, ReadableIndex
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.store.documents import Document, document_id, from_source, protection_of, to_document, to_source
+from app.store.documents import Document, document_id, from_source, labels_of, protection_of, to_document, to_source
 
 # The fields that the target's mapping keeps in `_source`, or None for all fields.
 SourceFields = Sequence[str] | None
@@ -79,7 +79,7 @@ class V2Recordings:
         try:
             (contact_center,) = hit["fields"]["contactCenter"]
             source = hit["_source"]
-            return hit["_id"], make(contact_center, from_source(source), protection_of(source))
+            return hit["_id"], make(contact_center, from_source(source), protection_of(source), labels_of(source))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CannotTransform(f"not a document of schema v2: {error!r}") from error
 

@@ -8,10 +8,13 @@ import msgspec
 
 from app.errors import InvalidParameter, MissingParameter
 from app.folding import fold_text
+from app.recordings.dates import format_instant
 
 _NAME = re.compile(r"(?!__)(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}")
 _MAX_DISPLAY_NAME_LENGTH = 100
 _MAX_TEXT_LENGTH = 1_000
+
+MAX_LABELS = 50
 
 
 class LabelDefinition(msgspec.Struct, frozen=True, rename="camel"):
@@ -29,6 +32,39 @@ class LabelDefinition(msgspec.Struct, frozen=True, rename="camel"):
     def rendered(self) -> dict[str, str]:
         """Returns the definition as a client reads it."""
         return {"name": self.name, "displayName": self.display_name, "description": self.description}
+
+
+# By `name_key`.
+Definitions = Mapping[str, LabelDefinition]
+
+
+class Label(msgspec.Struct, frozen=True, array_like=True):
+    """A label of a recording: its definition's name, and display name at the time; who gave it, and when.
+
+    `at` is in milliseconds since 1970. `given` tells this label from one of the same name that is given later.
+    """
+
+    name: str
+    display_name: str
+    by: str
+    at: int
+    given: str
+    comment: str = ""
+
+    def rendered(self, definitions: Definitions) -> dict[str, str]:
+        """Returns the label as a client reads it: with the display name of its definition, if there is one still."""
+        definition = definitions.get(name_key(self.name))
+        label = {
+            "name": self.name,
+            "displayName": definition.display_name if definition else self.display_name,
+            "by": self.by,
+            "at": format_instant(self.at),
+        }
+        return label | {"comment": self.comment} if self.comment else label
+
+
+# The labels of a recording, by name.
+Labels = tuple[Label, ...]
 
 
 class DefinitionChanges(msgspec.Struct, frozen=True):
@@ -52,6 +88,21 @@ def display_name_key(display_name: str) -> str:
     return fold_text(display_name)
 
 
+def label_named(labels: Labels, name: str) -> Label | None:
+    """Returns the label of a name."""
+    return next((label for label in labels if name_key(label.name) == name_key(name)), None)
+
+
+def without_label(labels: Labels, name: str) -> Labels:
+    """Returns all labels but that of a name."""
+    return tuple(label for label in labels if name_key(label.name) != name_key(name))
+
+
+def with_label(labels: Labels, label: Label) -> Labels:
+    """Returns the labels with one added, or in the place of that of the same name."""
+    return tuple(sorted((*without_label(labels, label.name), label), key=lambda label: name_key(label.name)))
+
+
 def parse_definition(body: object) -> LabelDefinition:
     """Returns the definition that a client creates; raises MissingParameter or InvalidParameter."""
     attributes = _attributes(body)
@@ -65,6 +116,22 @@ def parse_definition_changes(body: object, name: str) -> DefinitionChanges:
     attributes = _attributes(body)
     _check_same_name(attributes, name)
     return _changes(attributes)
+
+
+def parse_label(body: object) -> tuple[str, str | None]:
+    """Returns the name and the comment, if there is one; raises MissingParameter or InvalidParameter."""
+    attributes = _attributes(body)
+    return _name(attributes), _optional_text(attributes, "comment")
+
+
+def parse_comment(body: object, name: str) -> str:
+    """Returns the new comment of the label `name`; raises MissingParameter or InvalidParameter."""
+    attributes = _attributes(body)
+    _check_same_name(attributes, name)
+    comment = _optional_text(attributes, "comment")
+    if comment is None:
+        raise MissingParameter("comment")
+    return comment
 
 
 def _attributes(body: object) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.errors import InvalidParameter, MissingParameter
+from app.recordings.identity import Resource
 from app.search.clauses import Query, at_least, at_most, equals, greater_than, less_than, matches
 from app.search.fields import (
     CALL_UUIDS,
     CALLER_PHONE_NUMBER,
     DIALED_PHONE_NUMBER,
     DURATION,
+    LABEL_NAMES,
     MEDIA_IDS,
     NON_DELETE,
     PHONE_NUMBERS,
@@ -53,7 +55,8 @@ V = TypeVar("V")
 class Criterion(Generic[V]):
     """A search parameter that narrows a search.
 
-    `parse` raises ValueError, whose text says what is allowed. `help` completes "Recordings …".
+    `parse` raises ValueError, whose text says what is allowed. `help` completes "Recordings …". Only `resources` can be
+    searched by it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Criterion(Generic[V]):
     clause: Callable[[V], Query]
     help: str
     example: str
+    resources: tuple[Resource, ...] = ("recordings", "screen-recordings")
 
     @property
     def option(self) -> str:
@@ -131,6 +135,14 @@ USER_DATA_VALUE = Criterion(
     help="with a value in an event's user data that matches one of these words, or equals the whole text",
     example="CASE-2013-*",
 )
+LABEL = Criterion(
+    "label",
+    parse=words_with_and(LABEL_NAMES),
+    clause=matches(LABEL_NAMES),
+    help="with a label whose name matches; case is ignored",
+    example="court AND legal*",
+    resources=("recordings",),
+)
 PROTECTED = Criterion(
     "nonDelete",
     parse=true_or_false,
@@ -172,6 +184,7 @@ CRITERIA: tuple[Criterion[Any], ...] = (
     LASTED_AT_MOST,
     USER_NAME,
     USER_DATA_VALUE,
+    LABEL,
     PROTECTED,
     CALL,
     MEDIA,
@@ -196,7 +209,9 @@ class Condition(NamedTuple):
 Criteria = tuple[Condition, ...]
 
 
-def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, PageRequest]:
+def parse_search(
+    parameters: Sequence[tuple[str, str]], resource: Resource = "recordings"
+) -> tuple[Criteria, PageRequest]:
     """Parses the decoded parameters of a search, in the order in which the client sent them.
 
     Raises MissingParameter without any criterion, InvalidParameter for every other error.
@@ -214,6 +229,9 @@ def parse_search(parameters: Sequence[tuple[str, str]]) -> tuple[Criteria, PageR
         values[name] = value
     if not any(name in values for name in _NAMES):
         raise MissingParameter(_NAMES[0], f"a search needs at least one of {', '.join(_NAMES)}")
+    for criterion in CRITERIA:
+        if criterion.name in values and resource not in criterion.resources:
+            raise InvalidParameter(criterion.name, "screen recordings cannot be searched by it")
     criteria = tuple(_parse(criterion, values) for criterion in CRITERIA if criterion.name in values)
     _check_cost(criteria)
     return criteria, parse_page(values)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from app import codec
-from app.folding import fold_name, fold_number, fold_text
+from app.folding import fold_label, fold_name, fold_number, fold_text
 from app.recordings.access import Path, access_groups, agents, partitions
 from app.recordings.dates import parse_instant
 from app.recordings.identity import digest, media_object_keys
@@ -65,7 +65,11 @@ class TextField:
 
     def index(self, recording: Recording) -> dict[str, Any]:
         """Returns the attributes of the document."""
-        values = list(dict.fromkeys(map(self.fold, self.values(recording))))
+        return self.index_values(self.values(recording))
+
+    def index_values(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Returns the attributes of a document that holds these values."""
+        values = list(dict.fromkeys(map(self.fold, texts)))
         return {
             self.name: [_keyword(value) for value in values],
             self.trigrams: [tokens_of_value(value) for value in values],
@@ -200,6 +204,9 @@ MEDIA_IDENTITIES = Field("mediaIdentities", "keyword", _media_object_keys)
 NON_DELETE = Field("nonDelete", "boolean", lambda recording: recording.get("nonDelete", False))
 ACCESS = Field("access", "text", _access)
 AGENTS = Field("agents", "keyword", _agents)
+
+# No row of FIELDS, because labels are not in the recording (`app.store.documents`).
+LABEL_NAMES = TextField("labelNames", lambda _: (), fold_label, former_fold=fold_label)
 
 FIELDS = (
     REGION,

@@ -6,9 +6,10 @@ import msgspec
 
 from app.recordings.dates import format_instant
 from app.recordings.identity import digest
+from app.recordings.labels import Definitions, Labels
 from app.recordings.model import Recording
 from app.recordings.text import from_text, is_protected, to_text
-from app.search.fields import indexed
+from app.search.fields import LABEL_NAMES, indexed
 
 Document = dict[str, Any]
 
@@ -62,14 +63,21 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Source(msgspec.Struct, frozen=True, rename="camel"):
-    """A document's `_source` as it was read: the recording and the protection are still JSON text."""
+    """A document's `_source` as it was read: the recording, the protection and the labels are still JSON text."""
 
     recording: str
     contact_center: str
     protection: str | None = None
+    labels: str | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        return self.labels not in {None, "[]"}
 
 
 SCHEMA_VERSION = 2
+
+_labels_decoder = msgspec.json.Decoder(Labels)
 
 
 def document_id(contact_center: str, region: str, recording_id: str) -> str:
@@ -77,9 +85,17 @@ def document_id(contact_center: str, region: str, recording_id: str) -> str:
     return digest(contact_center, region, recording_id)
 
 
-def to_document(contact_center: str, recording: Recording, protection: ProtectionChange | None = None) -> Document:
-    """Returns the document of a recording in its stored form (`app.recordings.model`)."""
-    source = to_source(contact_center, recording, protection)
+def to_document(
+    contact_center: str,
+    recording: Recording,
+    protection: ProtectionChange | None = None,
+    labels: Labels | None = None,
+) -> Document:
+    """Returns the document of a recording in its stored form (`app.recordings.model`).
+
+    None for the labels of one that never had any.
+    """
+    source = to_source(contact_center, recording, protection, labels)
     document = {
         **source,
         "recordingBytes": len(source["recording"].encode()),
@@ -88,14 +104,23 @@ def to_document(contact_center: str, recording: Recording, protection: Protectio
     }
     if protection is not None:
         document["protectionPending"] = bool(protection.pending)
+    if labels:
+        document |= LABEL_NAMES.index_values(label.name for label in labels)
     return document
 
 
-def to_source(contact_center: str, recording: Recording, protection: ProtectionChange | None = None) -> Document:
+def to_source(
+    contact_center: str,
+    recording: Recording,
+    protection: ProtectionChange | None = None,
+    labels: Labels | None = None,
+) -> Document:
     """Returns the part of the document that `_source` keeps. Everything else is derived from it."""
     source = {"recording": to_text(recording), "contactCenter": contact_center}
     if protection is not None:
         source["protection"] = msgspec.json.encode(protection).decode()
+    if labels is not None:
+        source["labels"] = msgspec.json.encode(labels).decode()
     return source
 
 
@@ -109,14 +134,17 @@ def protection_of(source: Document) -> ProtectionChange | None:
     return protection_from(source.get("protection"))
 
 
-def state_of(source: Source, text: str) -> dict[str, Any]:
+def state_of(source: Source, text: str, definitions: Definitions) -> dict[str, Any]:
     """Returns the attributes that a client reads beside those in the recording's marked text.
 
-    They are what changes without the recording: who protected it (docs/contract.md section 4).
+    They are what changes without the recording: who protected it, and labels, which have the display names of their
+    definitions (docs/contract.md section 4).
     """
-    state = {}
+    state: dict[str, Any] = {}
     if is_protected(text) and (non_deletion := _non_deletion(protection_from(source.protection))):
         state["nonDeletion"] = non_deletion
+    if labels := labels_from(source.labels):
+        state["labels"] = [label.rendered(definitions) for label in labels]
     return state
 
 
@@ -138,3 +166,13 @@ def _non_deletion(change: ProtectionChange | None) -> dict[str, Any] | None:
 def protection_from(text: str | None) -> ProtectionChange | None:
     """Returns the protection change of a text in `_source`, None if there is none."""
     return msgspec.json.decode(text, type=ProtectionChange) if text else None
+
+
+def labels_of(source: Document) -> Labels | None:
+    """Returns the labels in a document's `_source`, None if it never had any."""
+    return labels_from(source.get("labels"))
+
+
+def labels_from(text: str | None) -> Labels | None:
+    """Returns the labels of a text in `_source`, None if there is none."""
+    return None if text is None else _labels_decoder.decode(text)

@@ -3,7 +3,7 @@
 See docs/decisions/0025-labels.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -12,15 +12,12 @@ from elasticsearch import ApiError, AsyncElasticsearch, ConflictError
 
 from app.errors import ElasticsearchUnavailable
 from app.recordings.identity import digest
-from app.recordings.labels import LabelDefinition
+from app.recordings.labels import Definitions, LabelDefinition
 from app.retry import Backoff
 from app.settings import Settings
 from app.store.batching import Batcher
 from app.store.client import store_errors
 from app.store.indices import alias
-
-# By `app.recordings.labels.name_key`.
-Definitions = Mapping[str, LabelDefinition]
 
 _decoder = msgspec.json.Decoder(dict[str, LabelDefinition])
 

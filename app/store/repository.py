@@ -27,19 +27,20 @@ from app.errors import (
 )
 from app.recordings.dates import parse_instant
 from app.recordings.identity import Resource, media_object_keys
+from app.recordings.labels import Labels
 from app.recordings.merge import check_size, merge
 from app.recordings.model import Recording
 from app.recordings.text import from_text
 from app.retry import Backoff
 from app.search.criteria import Criteria
-from app.search.fields import call_uuids
+from app.search.fields import LABEL_NAMES, call_uuids
 from app.search.paging import ORDER, Page, PageRequest
 from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.claims import MediaClaims
 from app.store.client import raw_request, store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
-from app.store.documents import ProtectionChange, Source, document_id, protection_from, to_document
+from app.store.documents import ProtectionChange, Source, document_id, labels_from, protection_from, to_document
 from app.store.hits import RECORDINGS, RecordingHit
 from app.store.indices import alias, refresh
 from app.store.journal import now_milliseconds
@@ -68,13 +69,17 @@ _WAIT_FOR_REFRESH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class StoredRecording:
-    """A recording as it was read. A write or deletion of it succeeds only if it has not changed since."""
+    """A recording as it was read. A write or deletion of it succeeds only if it has not changed since.
+
+    None for the labels of one that never had any.
+    """
 
     document_id: str
     contact_center: str
     recording: Recording
     protection: ProtectionChange | None
     version: Version
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,12 @@ class MatchCounts:
 
 @dataclass(frozen=True)
 class Update:
-    """What `RecordingRepository.update` is to store."""
+    """What `RecordingRepository.update` is to store. None for the labels that the recording has."""
 
     contact_center: str
     recording: Recording
     protection: ProtectionChange | None = None
+    labels: Labels | None = None
 
 
 # The state that a change was applied to (None: it created the recording), and what was stored (None: nothing).
@@ -478,6 +484,8 @@ class RecordingRepository:
             update = await change(stored)
             if update is None:
                 return stored, None
+            if update.labels is None and stored is not None:
+                update = replace(update, labels=stored.labels)
             size = len(await apart(_size(stored, update.recording), codec.encode, update.recording))
             if await apart(size, _needs_version, stored, update, versions_by):
                 assert stored is not None
@@ -589,6 +597,16 @@ class RecordingRepository:
         """Returns document ids of recordings whose protection change some screen recordings have yet to follow."""
         body = {"query": {"term": {"protectionPending": True}}, "size": _BATCH, "_source": False}
         return [hit["_id"] for hit in (await self._search(body))["hits"]["hits"]]
+
+    async def carry_label(self, contact_center: str, name_key: str) -> bool:
+        """Returns whether a recording of a contact center, in any region, has a label.
+
+        The result is as of the last acknowledged write. `app.recordings.labels.name_key` makes the key.
+        """
+        await self._refresh()
+        clauses = [{"term": {"contactCenter": contact_center}}, {"term": {LABEL_NAMES.name: name_key}}]
+        answer = await self._search({"query": {"bool": {"filter": clauses}}, "size": 0, "track_total_hits": 1})
+        return bool(answer["hits"]["total"]["value"])
 
     async def references(self, object_keys: Collection[str]) -> set[str]:
         """Returns which of these media objects a recording of any contact center or region refers to.
@@ -711,7 +729,7 @@ def _creations(contact_center: str, posted: Iterable[Recording]) -> list[_Creati
 
 
 def _document(update: Update, max_bytes: float) -> bytes:
-    body = codec.encode(to_document(update.contact_center, update.recording, update.protection))
+    body = codec.encode(to_document(update.contact_center, update.recording, update.protection, update.labels))
     if len(body) > max_bytes:
         raise RecordingTooLarge(update.recording["id"], f"{max_bytes} bytes to search for")
     return body
@@ -747,6 +765,7 @@ def _stored(hit: RecordingHit) -> StoredRecording:
         contact_center=hit.source.contact_center,
         recording=from_text(hit.source.recording),
         protection=protection_from(hit.source.protection),
+        labels=labels_from(hit.source.labels),
         version=version_of(hit),
     )
 

@@ -14,7 +14,10 @@ from app.store.indices import load_schema
 ROOT = Path(__file__).parents[2]
 
 # Fields of the document that are not derived from the recording alone.
-NOT_DERIVED = {"recordingBytes", "recording", "schemaVersion", "contactCenter", "protection", "protectionPending"}
+NOT_DERIVED = {
+    *("recordingBytes", "recording", "schemaVersion", "contactCenter", "protection", "protectionPending"),
+    *("labels", "labelNames", "labelNamesTrigrams"),
+}
 
 NAMES = [criterion.name for criterion in CRITERIA]
 

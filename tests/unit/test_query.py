@@ -41,6 +41,7 @@ def phrase(field: str, *tokens: str) -> dict[str, Any]:
         ("minDuration", "007.5000", {"range": {"duration": {"gte": 7500}}}),
         ("maxDuration", "1.0005", {"range": {"duration": {"lte": 1000}}}),
         ("maxDuration", "9" * 5000, {"range": {"duration": {"lte": 10**18}}}),
+        ("label", "Court-\u212a", {"term": {"labelNames": "court-k"}}),
         ("nonDelete", "true", {"term": {"nonDelete": True}}),
         ("nonDelete", "false", {"term": {"nonDelete": False}}),
         ("callUUID", " Ae\u0301*", {"term": {"callUUIDs": " A\u00e9*"}}),
@@ -68,6 +69,18 @@ def test_words_of_a_user_name_are_alternatives_with_and_binding_tighter() -> Non
     assert clause("userName", "a and") == {
         "bool": {"should": [a, {"term": {"userNames": "and"}}], "minimum_should_match": 1}
     }
+
+
+def test_words_of_a_label_are_alternatives_with_and_binding_tighter() -> None:
+    a, b, c = ({"term": {"labelNames": word}} for word in "abc")
+    assert clause("label", " A AND  b C ") == {
+        "bool": {"should": [{"bool": {"filter": [a, b]}}, c], "minimum_should_match": 1}
+    }
+
+
+def test_screen_recordings_have_no_labels_to_search_by() -> None:
+    with pytest.raises(InvalidParameter, match=r"^Parameter 'label' is invalid: screen recordings cannot"):
+        parse_search([("startTime", "0"), ("label", "a")], "screen-recordings")
 
 
 def test_user_data_matches_any_word_or_the_whole_value() -> None:

@@ -32,7 +32,9 @@ PUBLIC = {
     "page-api-unknown",
     "page-unknown",
 }
-NOT_AUDITED = {"search", "read", "read-definitions", "ops-search", "ops-read", "ops-contact-centers", "me"}
+NOT_AUDITED = {
+    *("search", "read", "read-definitions", "read-labels", "ops-search", "ops-read", "ops-contact-centers", "me"),
+}
 # What every user may do.
 FOR_EVERYONE = {"me"}
 
