@@ -110,17 +110,23 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
     try:
         async with services(request).searches.place(owner, _places(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
+            total = await _total(request, criteria) if wanted.total else {}
         shown = await _shown(request, [hit.source for hit in page.hits], addresses)
         content: dict[str, object] = {NAMES[resource_of(request)].many: msgspec.Raw(b"[%b]" % b",".join(shown))}
         query = request.scope["query_string"].decode("latin-1")
         url = f"{base_url(request)}{request.scope['path']}?{query}"
-        response = envelope(content | dict(page_links(url, parameters, wanted, page)))
+        response = envelope(content | total | dict(page_links(url, parameters, wanted, page)))
     except BaseException:
         for place in places:
             place.release()
         raise
     response.places = places
     return response
+
+
+async def _total(request: Request, criteria: Criteria) -> dict[str, object]:
+    total, is_exact = await repository(request).total(scope_of(request), criteria)
+    return {"total": total, "totalIsExact": is_exact}
 
 
 async def read_one(request: Request, name: str, addresses: MediaAddresses) -> Response:

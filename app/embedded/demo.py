@@ -12,16 +12,19 @@ from pathlib import Path
 import msgspec
 from argon2 import PasswordHasher
 
+from app.auth.scope import Scope
 from app.embedded.elasticsearch import Node
+from app.embedded.loader import define_sample_labels
 from app.embedded.media import MediaServer, write_audio
-from app.embedded.sample import DEMO_CONTACT_CENTER, sample_recordings
+from app.embedded.sample import DEMO_CONTACT_CENTER, sample_labels, sample_recordings
 from app.logs import log_to_stderr
+from app.recordings.labels import Labels
 from app.recordings.model import parse_recording
 from app.server import Server
 from app.settings import ConfigurationError, Role, S3Config, Settings, StorageConfig, User, WebDavConfig, load_settings
 from app.store.client import connect
 from app.store.indices import create_indices
-from app.store.repository import RecordingRepository
+from app.store.repository import RecordingRepository, StoredRecording, Update
 
 # Region and contact center are those of the reference documents' examples.
 REGION = "test"
@@ -34,7 +37,9 @@ _STORAGE_OF_THE_EXAMPLES = StorageConfig(
 )
 
 _ROLES: tuple[Role, ...] = ("ops", "recorder", "admin", "supervisor", "agent")
-_PERMISSIONS = ("RECORDING_PERMISSION_APPLY_NON_DELETE", "RECORDING_PERMISSION_UNAPPLY_NON_DELETE")
+_PERMISSIONS = tuple(
+    f"RECORDING_PERMISSION_{name}" for name in ("APPLY_NON_DELETE", "UNAPPLY_NON_DELETE", "ADD_LABEL", "DELETE_LABEL")
+)
 
 
 def serve(*, recordings: bool, data: Path | None) -> bool:
@@ -110,7 +115,9 @@ async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path
     """Loads recordings with one media file each, in which the recording's number is dialled."""
     async with connect(settings) as client:
         await create_indices(client, settings)
+        await define_sample_labels(client, settings, DEMO_CONTACT_CENTER)
         repository = RecordingRepository(client, settings)
+        scope = Scope(DEMO_CONTACT_CENTER, settings.region)
         for recording in sample_recordings(RECORDINGS, region=settings.region):
             name = f"{recording['id']}.wav"
             write_audio(folder / name, recording["dialedPhoneNumber"])
@@ -118,7 +125,14 @@ async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path
             first = recording["mediaFiles"][0]
             size = str((folder / name).stat().st_size)
             recording["mediaFiles"] = [{**first, "mediaDescriptor": descriptor, "type": "audio/wav", "size": size}]
-            await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording), by="demo")
+            _, stored = await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording), by="demo")
+            labels = sample_labels(stored)
+
+            async def label(now: StoredRecording, labels: Labels = labels) -> Update:
+                return Update(now.contact_center, now.recording, now.protection, labels)
+
+            if labels:
+                await repository.update(scope, recording["id"], label)
         await client.indices.refresh(index=f"{settings.index_prefix}-*")
 
 

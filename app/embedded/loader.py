@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -11,8 +12,10 @@ from typing import Any
 from elasticsearch import ApiError, AsyncElasticsearch, BadRequestError, TransportError
 
 from app import codec
-from app.embedded.sample import sample_recordings, start_of_today
+from app.embedded.sample import SAMPLE_LABELS, sample_labels, sample_recordings, start_of_today
 from app.embedded.sample_v1 import v1_document
+from app.errors import DisplayNameExists, LabelDefinitionExists
+from app.lifecycle.labels import Labelling
 from app.progress import progress
 from app.recordings.merge import merge
 from app.recordings.model import Recording, parse_recording
@@ -21,6 +24,8 @@ from app.settings import Settings
 from app.store.client import connect
 from app.store.documents import document_id, to_document
 from app.store.indices import alias, create_indices
+from app.store.label_definitions import LabelDefinitionStore
+from app.store.repository import RecordingRepository
 
 # While Elasticsearch works on some bulk requests, Python prepares the next one. Together they fill two cores.
 _CONCURRENT_REQUESTS = 3
@@ -154,14 +159,27 @@ class Loader:
             self.examples.setdefault(kind, str(error.get("reason")))
 
 
+async def define_sample_labels(client: AsyncElasticsearch, settings: Settings, contact_center: str) -> None:
+    """Adds the definitions of the sample's labels to a contact center, as far as it has none of their names."""
+    labelling = Labelling(LabelDefinitionStore(client, settings), RecordingRepository(client, settings))
+    for definition in SAMPLE_LABELS:
+        with suppress(LabelDefinitionExists, DisplayNameExists):
+            await labelling.define(contact_center, definition)
+
+
 async def load_sample(settings: Settings, sample: Sample, count: int, batch: int) -> Loader:
-    """Loads into the service's own index, and creates it if it is missing.
+    """Loads into the service's own index, and creates it if it is missing. Half of the recordings have labels.
 
     Raises LoadError, RecallError or SchemaMismatch.
     """
+
+    def labelled(contact_center: str, recording: Recording) -> dict[str, Any]:
+        return to_document(contact_center, recording, labels=sample_labels(recording, seed=sample.seed) or None)
+
     async with connect(settings) as client:
         await create_indices(client, settings)
-        loader = Loader(client, alias(settings, "recordings"), to_document)
+        await define_sample_labels(client, settings, sample.contact_center)
+        loader = Loader(client, alias(settings, "recordings"), labelled)
         with progress(count, "loading") as advance:
             await loader.load(sample, count, batch, advance)
     return loader

@@ -13,6 +13,10 @@ from itertools import accumulate
 from random import Random
 from typing import Any
 
+from app.recordings.dates import parse_instant
+from app.recordings.labels import Label, LabelDefinition, Labels, with_label
+from app.recordings.model import Recording
+
 DEMO_CONTACT_CENTER = "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"
 
 _FIRST_NAMES = (
@@ -53,6 +57,15 @@ _PROFILES = ("DefaultProfile", "SalesProfile", "SupportProfile")
 _PARTITIONS = ("part1", "part2", "emea", "americas", "apac", "pci")
 BUCKETS = ("stage-recordings", "eu-recordings")
 WEBDAV_URLS = ("http://media-1.example.net:8080/recordings", "https://media-2.example.net/recordings")
+
+SAMPLE_LABELS = (
+    LabelDefinition("complaint", "Complaint", "The customer complains."),
+    LabelDefinition("coaching", "Coaching", "An example for the training of agents."),
+    LabelDefinition("Legal.Hold", "Legal hold", "Needed in a dispute; protect it too."),
+    LabelDefinition("quality-2", "Quality, second review"),
+    LabelDefinition("sale", "Sale"),
+)
+_COMMENTS = ("", "", "see the ticket", "asked twice for a call back", "für die Schulung", "ok")
 
 # How busy each hour of a working day is.
 _HOURS = tuple(accumulate((1, 1, 1, 1, 1, 2, 5, 12, 40, 80, 95, 90, 60, 75, 90, 90, 80, 60, 25, 12, 8, 5, 3, 2)))
@@ -97,6 +110,23 @@ def sample_recordings(
     """
     sample = _sample(seed, region, contact_center, until or start_of_today())
     return (sample.recording(number) for number in range(first, first + count))
+
+
+def sample_labels(recording: Recording, *, seed: int = 1) -> Labels:
+    """Returns the labels of a recording of the sample in its stored form. Half of all have some."""
+    random = Random(f"{seed}/labels/{recording['id']}")
+    labels: Labels = ()
+    for definition in random.sample(SAMPLE_LABELS, random.choice((0, 0, 1, 2))):
+        label = Label(
+            name=definition.name,
+            display_name=definition.display_name,
+            by=random.choice(("admin", "supervisor")),
+            at=parse_instant(recording["stopTime"]) + random.randrange(1, 10 * 86_400_000),
+            given=f"{random.getrandbits(128):032x}",
+            comment=random.choice(_COMMENTS),
+        )
+        labels = with_label(labels, label)
+    return labels
 
 
 def start_of_today() -> datetime:

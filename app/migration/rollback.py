@@ -138,6 +138,7 @@ async def _carry_over(
     """
     mapping = (await with_retries(client.indices.get_mapping, index=last.previous)).body[last.previous]["mappings"]
     fields = set(mapping["properties"])
+    holds_labels = fields.issuperset(_OF_LABELS)
     elsewhere = {*_contact_centers(last).values()}
     async with _point_in_time(client, [PlainIndex(last.target)]) as point:
         for part in point.slices():
@@ -145,12 +146,9 @@ async def _carry_over(
             async for hits in point.pages(newer):
                 documents: dict[str, dict[str, Any]] = {}
                 for hit in hits:
-                    holds_labels = fields.issuperset(_OF_LABELS)
-                    name, document = (
-                        _to_carry(hit, holds_labels=holds_labels)
-                        if has_recordings
-                        else (("", hit["_id"]), hit["_source"])
-                    )
+                    name, document = (("", hit["_id"]), hit["_source"])
+                    if has_recordings:
+                        name, document = _to_carry(hit, labels_not_of=elsewhere if holds_labels else None)
                     if document is None:
                         changes.written.append(name)
                     elif has_recordings and (name[0] in elsewhere or not fields.issuperset(_OF_PROTECTION)):
@@ -167,15 +165,16 @@ async def _carry_over(
                     )
 
 
-def _to_carry(hit: Hit, *, holds_labels: bool) -> tuple[Name, dict[str, Any] | None]:
+def _to_carry(hit: Hit, *, labels_not_of: set[str] | None) -> tuple[Name, dict[str, Any] | None]:
     """Returns the name of a recording and, if it is to be carried over, its document.
 
-    `holds_labels` says whether the old index can hold labels.
+    `labels_not_of` are the contact centers whose old index holds no labels, None for all of them.
     """
     source = hit["_source"]
     recording, labels = from_source(source), labels_of(source)
     contact_center = source["contactCenter"]
     name = (contact_center, recording["id"])
+    holds_labels = labels_not_of is not None and contact_center not in labels_not_of
     if not recording.get("nonDelete") and not (holds_labels and labels is not None):
         return name, None
     return name, to_document(contact_center, recording, protection_of(source), labels)

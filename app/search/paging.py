@@ -16,10 +16,13 @@ from app.errors import InvalidParameter
 from app.ids import MAX_ID_BYTES
 from app.recordings.dates import EARLIEST, LATEST
 
-PAGING_PARAMETERS = ("offset", "limit", "order", "cursor")
+PAGING_PARAMETERS = ("offset", "limit", "order", "total", "cursor")
 
 MAX_LIMIT = 100
 MAX_OFFSET = 10_000
+
+# Matches are counted up to this, so that counting stays as cheap as a page.
+MAX_TOTAL = 10_000
 
 # The order of results, and of the indices.
 ORDER = ({"startTime": "desc"}, {"id": "asc"})
@@ -88,13 +91,14 @@ class Page(Generic[T]):
 class PageRequest:
     """The part of the result that a client asks for: `limit` recordings from `offset`, or next to `cursor`.
 
-    `oldest_first` is the reverse of the usual order.
+    `oldest_first` is the reverse of the usual order. With `total` the client wants to know how many there are.
     """
 
     offset: int = 0
     limit: int = MAX_LIMIT
     cursor: Cursor | None = None
     oldest_first: bool = False
+    total: bool = False
 
     @property
     def is_backwards(self) -> bool:
@@ -137,7 +141,9 @@ def parse_page(values: Mapping[str, str]) -> PageRequest:
     order = values.get("order", "newest")
     if order not in {"newest", "oldest"}:
         raise InvalidParameter("order", "it must be newest or oldest")
-    return PageRequest(offset, limit, cursor, oldest_first=order == "oldest")
+    if values.get("total", "*") != "*":
+        raise InvalidParameter("total", "it must be *")
+    return PageRequest(offset, limit, cursor, oldest_first=order == "oldest", total="total" in values)
 
 
 def unpacked(parameters: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:

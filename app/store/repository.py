@@ -34,7 +34,7 @@ from app.recordings.text import from_text
 from app.retry import Backoff
 from app.search.criteria import Criteria
 from app.search.fields import LABEL_NAMES, call_uuids
-from app.search.paging import ORDER, Page, PageRequest
+from app.search.paging import MAX_TOTAL, ORDER, Page, PageRequest
 from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.claims import MediaClaims
@@ -213,6 +213,15 @@ class RecordingRepository:
         """
         found = await self._bounded.hits(search_body(scope, criteria, page), page.limit, reserve)
         return page.page_of(found.hits, left_out=found.left_out, is_bounded=found.bounded)
+
+    async def total(self, scope: Scope, criteria: Criteria) -> tuple[int, bool]:
+        """Returns how many recordings a search finds, and whether that is exact: MAX_TOTAL stands for more, too.
+
+        Raises SearchTooLarge.
+        """
+        answer = await self._search({"query": query(scope, criteria), "size": 0, "track_total_hits": MAX_TOTAL})
+        total = answer["hits"]["total"]
+        return min(total["value"], MAX_TOTAL), total["relation"] == "eq"
 
     async def count(self, scope: Scope, criteria: Criteria) -> MatchCounts:
         """Counts the recordings that match, as of the last acknowledged write."""

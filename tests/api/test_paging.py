@@ -163,10 +163,18 @@ async def test_walk_forward_and_back_sees_each_recording_once(
     assert [recording_id for page in reversed(backward) for recording_id in page] == expected
 
 
-async def test_offsets_up_to_ten_thousand_need_no_cursor(
+async def test_offsets_up_to_ten_thousand_need_no_cursor_and_totals_count_so_far(
     service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     await store_many(elasticsearch, settings, (recording_at(f"r{i:05}", -i) for i in range(10_150)))
+    for before, total, is_exact in ((9_999, 9_999, True), (10_000, 10_000, True), (10_001, 10_000, False)):
+        end = (START - timedelta(seconds=10_149 - before)).isoformat()
+        for order in ("newest", "oldest"):
+            query: dict[str, str | int] = {"endTime": end, "limit": 1, "total": "*", "order": order}
+            page = (await admin.get(PATH, params=query)).json()
+            assert (page["total"], page["totalIsExact"]) == (total, is_exact)
+            page = (await admin.get(page["nextUri"])).json()
+            assert (page["total"], page["totalIsExact"]) == (total, is_exact)
     page = await admin.get(PATH, params={"startTime": 0, "offset": 10_000})
     assert ids(page) == [f"r{i:05}" for i in range(10_000, 10_100)]
     assert ids(await admin.get(page.json()["nextUri"])) == [f"r{i:05}" for i in range(10_100, 10_150)]
@@ -199,6 +207,11 @@ async def test_empty_page_behind_a_cursor_has_a_prev_uri(admin: httpx.AsyncClien
         ("limit", "-1"),
         ("limit", "ten"),
         ("limit", ""),
+        ("order", "Oldest"),
+        ("order", ""),
+        ("total", "true"),
+        ("total", ""),
+        ("total", "**"),
         ("cursor", ""),
         ("cursor", "x"),
         ("cursor", "WyJhZnRlciIsMSwieCJd!"),

@@ -103,6 +103,8 @@ FAMILIAR = (
 )
 NUMBERS = ("0", "1", "1.10", "1.1", "1e5", "1E+5", "100000", "-0.0", "12345678901234567890123", "3.25e-7")
 
+LABELS = ("Court", "court-2", "COURT_3.a", "-", "k", "Legal.Hold", "legal", "aabab", "x" * 64)
+
 DAY = 86_400_000
 NOON = 1368792000000  # 2013-05-17T12:00:00Z
 INSTANTS = (NOON, NOON, NOON, NOON + 1, NOON - 1, NOON + 500, NOON + 60_000, NOON - NOON % DAY, 0, -1, 1)
@@ -269,11 +271,17 @@ class Queries:
             "maxDuration": lambda: self._seconds(oracle.duration(values)),
             "userName": lambda: self._bounded(list(oracle.names(recording)), (" AND ", " ", " AND  AND ", "\tAND\n")),
             "userData": lambda: self._user_data(stored),
+            "label": lambda: self._label(values.labels),
             "nonDelete": lambda: rng.choice(("true", "true", "false", "True")),
             "callUUID": lambda: self._exact([media_file["callUUID"] for media_file in media_files]),
             "mediaId": lambda: self._exact([media_file.get("mediaId") for media_file in media_files]),
         }
         return makers[name]()
+
+    def _label(self, labels: Sequence[str]) -> str:
+        # Mostly of names that some recording has, or hardly any query would find one.
+        others = (*labels, *LABELS) if self.rng.random() < 0.8 else FAMILIAR
+        return self._bounded([*others], (" AND ", " ", " AND ", "\tAND\n"))
 
     def _instant(self, near: int) -> str:
         at = self.rng.choice((near, near - 1, near + 1, near - near % DAY, near + 3_600_000, 0))
@@ -426,7 +434,7 @@ def words_with_short_inner_parts(query: Mapping[str, str]) -> int:
     words = [
         word
         for name, value in query.items()
-        if name.startswith("user") or name.lower().endswith("phonenumber")
+        if name.startswith("user") or name == "label" or name.lower().endswith("phonenumber")
         for word in ([value] if name.lower().endswith("phonenumber") else dict.fromkeys(value.split()))
     ]
     folds = (str.casefold, oracle.name_form, oracle.number_form, oracle.text_form)
@@ -480,6 +488,8 @@ async def difference(
     asked = dict(parameters)
     if order == "oldest" or rng.random() < 0.3:
         asked["order"] = order
+    if rng.random() < 0.3:
+        asked["total"] = "*"
     if paged and rng.random() < 0.7:
         at_least = math.ceil(len(expected) / 6)  # six pages say what sixty do
         asked["limit"] = str(min(100, max(rng.choice((1, 2, 3, 7, 100)), at_least)))
@@ -535,10 +545,15 @@ class Walk:
         ids = [recording["id"] for recording in page["recordings"]]
         expected_ids = [stored.recording["id"] for stored in expected]
         require(ids == expected_ids, f"at {offset}: expected {ascii(expected_ids)[:1000]}, got {ascii(ids)[:1000]}")
-        require(page.keys() - {"prevUri", "nextUri"} == {"statusCode", "recordings"}, f"attributes {list(page)}")
+        total = {"total": oracle.Number(str(len(self.expected))), "totalIsExact": True} if "total" in self.asked else {}
+        require({name: page.get(name) for name in total} == total, f"total {page.get('total')}")
+        known = {"statusCode", "recordings", *total}
+        require(page.keys() - {"prevUri", "nextUri"} == known, f"attributes {list(page)}")
         require(("nextUri" in page) == (offset + limit < len(self.expected)), "nextUri exactly if more follow")
         require(("prevUri" in page) == (offset > 0), "prevUri exactly if the offset is not 0")
         for found, one in zip(page["recordings"][:2], expected, strict=False):  # two of each page are enough
+            labels = [label["name"].lower() for label in found.get("labels", [])]
+            require(labels == sorted(one.searchable.labels), f"labels {labels}")
             is_protected = one.searchable.is_protected
             shown = oracle.shown(one.recording, to_ops="/ops/" in self.door.path, is_protected=is_protected)
             require(
@@ -608,18 +623,32 @@ async def post_all(
     return [Stored.of(contact_center, oracle.merge(*posts)) for contact_center, posts in histories]
 
 
-async def some_protected(service: Service, rng: Random, stored: Sequence[Stored]) -> list[Stored]:
-    """Protects a third of the recordings that a user can reach."""
+async def labelled_and_protected(service: Service, rng: Random, stored: Sequence[Stored]) -> list[Stored]:
+    """Labels half of the recordings that a user can reach, and protects a third."""
     admins = {CONTACT_CENTER: service.client("admin"), OTHER_CONTACT_CENTER: service.client("other-admin")}
-    result = []
-    for one in stored:
-        protects = one.recording["region"] == REGION and rng.random() < 0.3
-        if protects:
-            path = f"/api/v2/recordings/{quote(one.recording['id'], safe='')}"
-            response = await admins[one.contact_center].post(path, json={"operationName": "applyNonDelete"})
-            assert response.status_code == 200, response.text
-        result.append(Stored.of(one.contact_center, one.recording, is_protected=protects))
-    return result
+    for admin in admins.values():
+        for name in LABELS:
+            created = await admin.post("/api/v2/recording-label-definitions", json={"name": name})
+            assert created.status_code in {201, 409}, created.text
+    return [await _changed(admins[one.contact_center], rng, one) for one in stored]
+
+
+async def _changed(admin: httpx.AsyncClient, rng: Random, one: Stored) -> Stored:
+    if one.recording["region"] != REGION:
+        return one
+    path = f"/api/v2/recordings/{quote(one.recording['id'], safe='')}"
+    labels = rng.sample(LABELS, rng.choice((0, 0, 1, 2, 4)))
+    is_protected = rng.random() < 0.3
+    changes: list[tuple[str, dict[str, str]]] = [(f"{path}/labels", {"name": name}) for name in labels]
+    changes += [(path, {"operationName": "applyNonDelete"})] * is_protected
+    rng.shuffle(changes)
+    for changed, body in changes:
+        response = await admin.post(changed, json=body)
+        assert response.status_code in {200, 201}, response.text
+    if labels and rng.random() < 0.2:
+        taken = labels.pop()
+        assert (await admin.delete(f"{path}/labels/{taken.swapcase()}")).status_code == 200
+    return Stored.of(one.contact_center, one.recording, is_protected=is_protected, labels=labels)
 
 
 async def differences(
@@ -670,7 +699,7 @@ async def test_searches_in_a_big_world_match_the_oracle_in_order(
     rng = Random(seed)
     histories = a_big_world(rng)
     stored = await post_all(service.client("ops"), rng, histories)
-    stored = await some_protected(service, rng, stored)
+    stored = await labelled_and_protected(service, rng, stored)
     await elasticsearch.indices.refresh(index=f"{settings.index_prefix}-*")
 
     doors = [

@@ -60,6 +60,15 @@ async def test_repeated_load_adds_no_recordings(
     found = (await admin.get("/api/v2/recordings", params={"startTime": "0"})).json()
     assert len(found["recordings"]) == 100
     assert found["recordings"][0]["region"] == REGION
+    labelled = [recording for recording in found["recordings"] if "labels" in recording]
+    assert 30 < len(labelled) < 70
+    definitions = (await admin.get("/api/v2/recording-label-definitions")).json()["labelDefinitions"]
+    assert {label["name"] for recording in labelled for label in recording["labels"]} == {
+        definition["name"] for definition in definitions
+    }
+    complaints = (await admin.get("/api/v2/recordings", params={"label": "COMPLAINT"})).json()["recordings"]
+    assert complaints
+    assert all("complaint" in [label["name"] for label in recording["labels"]] for recording in complaints)
 
     status, out, err = await load(settings, tmp_path, "510", "--contact-center", CONTACT_CENTER, "--seed", "1")
     assert (status, err) == (0, "")

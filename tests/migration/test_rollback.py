@@ -47,6 +47,47 @@ async def test_rollback_carries_holds_over(service: Service, settings: Settings,
     assert "nonDelete" not in (await ops.get(f"{OPS_PATH}/free")).json()["recording"]
 
 
+async def test_migration_and_rollback_keep_labels_and_what_was_taken(
+    service: Service, settings: Settings, tmp_path: Path
+) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+
+    async def labels(recording_id: str) -> list[str]:
+        answer = (await ops.get(f"{OPS_PATH}/{recording_id}/labels")).json()
+        return [label["name"] for label in answer["labels"]]
+
+    async def give(recording_id: str, name: str) -> None:
+        path = f"/api/v2/recordings/{recording_id}/labels"
+        assert (await admin.post(path, json={"name": name, "comment": "why"})).status_code == 201
+
+    for name in ("a", "b"):
+        defined = await admin.post("/api/v2/recording-label-definitions", json={"name": name})
+        assert defined.status_code == 201
+    for recording_id in ("given", "taken", "kept", "updated"):
+        assert (await ops.post(OPS_PATH, json=a_recording(recording_id))).status_code == 201
+    await give("taken", "a")
+    await give("kept", "a")
+    before = (await ops.get(f"{OPS_PATH}/kept")).json()
+    for resource in ("recordings", "label-definitions"):
+        status, out, err = await run(settings, "reindex.py", "--resource", resource, cwd=tmp_path)
+        assert status == 0, out + err
+    assert (await ops.get(f"{OPS_PATH}/kept")).json() == before
+    found = await admin.get("/api/v2/recordings", params={"label": "A"})
+    assert {recording["id"] for recording in found.json()["recordings"]} == {"taken", "kept"}
+    await give("given", "b")
+    assert (await admin.delete("/api/v2/recordings/taken/labels/a")).status_code == 200
+    assert (await ops.post(OPS_PATH, json=a_recording("updated", note="x"))).status_code == 200
+    assert (await admin.post("/api/v2/recording-label-definitions", json={"name": "c"})).status_code == 201
+    status, out, err = await run(settings, "reindex.py", "--rollback", cwd=tmp_path)
+    assert status == 1, out + err
+    assert listed(out, "carried over to the old index") == ["given", "taken"]
+    assert listed(out, "written, and not in the old index") == ["updated"]
+    status, out, err = await run(settings, "reindex.py", "--resource", "label-definitions", "--rollback", cwd=tmp_path)
+    assert status == 0, out + err
+    assert [await labels(name) for name in ("given", "taken", "kept")] == [["b"], [], ["a"]]
+    assert (await admin.get("/api/v2/recording-label-definitions/c")).status_code == 200
+
+
 async def test_rollback_lists_what_was_written_and_deleted_by_id(
     service: Service, settings: Settings, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,14 @@ from app.settings import Settings
 from app.store.documents import document_id
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
+from tests.support.rounds import a_little_later, in_rounds
 from tests.support.service import PATIENT, own_settings
-from tests.support.sizes import RACE_ROUNDS
 from tests.support.storages import WebDav, webdav_storage
 from tests.support.storages import apache as start_apache
 
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
 ALL = {"subresources": "*"}
-
-CONCURRENT_ROUNDS = 6
 
 
 @dataclass
@@ -76,28 +74,6 @@ async def cluster(elasticsearch_url: str, tmp_path_factory: pytest.TempPathFacto
                 await client.aclose()
             for process in processes:
                 await process.stop()
-
-
-async def in_rounds(
-    name: str, run: Callable[[str, random.Random], Awaitable[None]], *, seen_enough: Callable[[], bool] = lambda: True
-) -> None:
-    """Runs RACE_ROUNDS, and up to ten times as many until `seen_enough`; each has an id of its own."""
-    numbers = iter(range(10 * RACE_ROUNDS))
-
-    async def work() -> None:
-        for number in numbers:
-            if number >= RACE_ROUNDS and seen_enough():
-                break
-            await run(f"{name}-{number}", random.Random(number))
-
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(CONCURRENT_ROUNDS):
-            workers.create_task(work())
-
-
-async def a_little_later(rng: random.Random, awaitable: Awaitable[int]) -> int:
-    await asyncio.sleep(rng.uniform(0, 0.02))
-    return await awaitable
 
 
 async def test_concurrent_delete_and_apply(cluster: Cluster) -> None:

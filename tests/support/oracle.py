@@ -227,9 +227,10 @@ class Searchable:
     call_uuids: tuple[str, ...]
     media_ids: tuple[str, ...]
     is_protected: bool
+    labels: tuple[str, ...]  # their names, in lower case
 
 
-def searchable(recording: Recording, *, is_protected: bool = False) -> Searchable:
+def searchable(recording: Recording, *, is_protected: bool = False, labels: Iterable[str] = ()) -> Searchable:
     media_files = recording["mediaFiles"]
     return Searchable(
         caller_phone_number=number_form(recording["callerPhoneNumber"]),
@@ -242,6 +243,7 @@ def searchable(recording: Recording, *, is_protected: bool = False) -> Searchabl
         call_uuids=tuple(text_form(media_file["callUUID"]) for media_file in media_files),
         media_ids=tuple(text_form(media_file["mediaId"]) for media_file in media_files if media_file.get("mediaId")),
         is_protected=is_protected,
+        labels=tuple(name.lower() for name in labels),
     )
 
 
@@ -325,6 +327,17 @@ def user_name_matches(of: Searchable, parameter: str) -> bool:
     )
 
 
+def label_form(text: str) -> str:
+    return text_form(text_form(text).casefold())
+
+
+def label_matches(of: Searchable, parameter: str) -> bool:
+    return any(
+        all(any(glob(word, label) for label in of.labels) for word in words)
+        for words in [[parts(word, label_form) for word in words] for words in alternatives(parameter)]
+    )
+
+
 def user_data_matches(of: Searchable, parameter: str) -> bool:
     whole, words = text_form(parameter), [parts(word, text_form) for word in parameter.split()]
     return any(value == whole or any(glob(word, value) for word in words) for value in of.data)
@@ -365,6 +378,7 @@ CRITERIA: dict[str, Callable[[Searchable, str], bool]] = {
     "maxDuration": lambda of, parameter: duration(of) <= seconds(parameter),
     "userName": user_name_matches,
     "userData": user_data_matches,
+    "label": label_matches,
     "nonDelete": lambda of, parameter: of.is_protected == truth(parameter),
     "callUUID": lambda of, parameter: text_form(parameter) in of.call_uuids,
     "mediaId": lambda of, parameter: text_form(parameter) in of.media_ids,
@@ -389,8 +403,10 @@ class Stored:
     searchable: Searchable
 
     @classmethod
-    def of(cls, contact_center: str, recording: Recording, *, is_protected: bool = False) -> "Stored":
-        return cls(contact_center, recording, searchable(recording, is_protected=is_protected))
+    def of(
+        cls, contact_center: str, recording: Recording, *, is_protected: bool = False, labels: Iterable[str] = ()
+    ) -> "Stored":
+        return cls(contact_center, recording, searchable(recording, is_protected=is_protected, labels=labels))
 
 
 def search(
@@ -456,7 +472,7 @@ def _later_wins(entries: list[dict[str, Any]], identity: Callable[[dict[str, Any
 
 
 def shown(recording: Recording, *, to_ops: bool, is_protected: bool = False) -> Recording:
-    """What a GET returns of a kept recording, but for the links of its media files and who protected it."""
+    """What a GET returns of a kept recording, but for its labels, who protected it and the links of its media files."""
     return {
         **recording,
         **({"nonDelete": True} if is_protected else {}),
@@ -470,12 +486,12 @@ def shown(recording: Recording, *, to_ops: bool, is_protected: bool = False) -> 
 
 
 def without_links(shown_recording: Recording) -> Recording:
-    """What a GET returned, without the links, which hold a uuid that only the service knows, and `nonDeletion`."""
+    """What a GET returned, without labels, `nonDeletion`, and the links, whose uuid only the service knows."""
     media_files = [
         {name: value for name, value in media_file.items() if name not in LINKS}
         for media_file in shown_recording["mediaFiles"]
     ]
-    known = {name: value for name, value in shown_recording.items() if name != "nonDeletion"}
+    known = {name: value for name, value in shown_recording.items() if name not in ("nonDeletion", "labels")}
     return {**known, "mediaFiles": media_files}
 
 

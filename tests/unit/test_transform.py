@@ -18,9 +18,10 @@ from app.migration.sources import (
     transform_encoded_page,
     transform_page,
 )
+from app.recordings.labels import Label
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
-from app.store.documents import ProtectionChange, document_id, from_source, protection_of, to_document
+from app.store.documents import ProtectionChange, document_id, from_source, labels_of, protection_of, to_document
 from app.store.indices import load_schema
 from app.workers import processes
 from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording, an_event
@@ -121,6 +122,18 @@ def test_v2_document_is_recomputed_and_stays_protected() -> None:
     _id, again = V2Recordings("old").transform(hit(stored, "an id", contactCenter=CONTACT_CENTER))
     assert (_id, again) == ("an id", document)
     assert protection_of(again) == protection
+
+
+@pytest.mark.parametrize(
+    "labels", [(), (Label("A", "Bee", "admin", 1, "given", "why"), Label("b", "b", "ops", 2, "x"))]
+)
+def test_v2_document_keeps_its_labels_and_that_it_had_some(labels: tuple[Label, ...]) -> None:
+    document = to_document(CONTACT_CENTER, merge(None, parse_recording(a_recording())), labels=labels)
+    assert document.get("labelNames", []) == [label.name.lower() for label in labels]
+    stored = {name: document[name] for name in ("recording", "labels")}
+    for source_only in (False, True):
+        _id, again = V2Recordings("old").transform(hit(stored, contactCenter=CONTACT_CENTER), source_only=source_only)
+        assert labels_of(again) == labels
 
 
 @pytest.mark.parametrize("source", [{}, {"recording": "{"}, {"recording": "{}"}, {"recording": 1}])
