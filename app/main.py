@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, closing
 from functools import partial
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
@@ -47,8 +47,15 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """
     settings = settings or load_settings()
     metrics = CollectorRegistry()
-    Info("recall_build", "The version of Recall that runs.", registry=metrics).info({"version": version("recall")})
     ProcessCollector(registry=metrics)  # memory, descriptors and processor time, where there is /proc
+    build = Gauge(
+        "recall_build_info",
+        "The version of Recall that runs.",
+        ["version"],
+        registry=metrics,
+        multiprocess_mode="livemax",
+    )
+    build.labels(version("recall")).set(1)
     audit = AuditLog(settings.audit_log, metrics)
 
     @asynccontextmanager

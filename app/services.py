@@ -65,7 +65,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             "screen-recordings": screen_recordings,
         }
         protection = Protection(recordings, screen_recordings)
-        authenticator = Authenticator(settings.users)
+        authenticator = Authenticator(settings.users, workers=settings.worker_count)
         yield Services(
             settings=settings,
             client=client,

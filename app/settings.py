@@ -168,6 +168,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_origins: tuple[str, ...] = ()
     storage: StorageConfig = StorageConfig()
     max_body_bytes: int = 1024 * 1024
+    workers: int | Literal["auto"] = 1
     shutdown_seconds: int = 30
     max_connections: int = 1_000
     session_idle_seconds: float = 900.0
@@ -217,6 +218,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("elasticsearch_username and elasticsearch_api_key exclude each other")
         if self.shards < 1 or self.replicas < 0:
             raise ValueError("shards is 1 or more, replicas 0 or more")
+        if self.worker_count < 1:
+            raise ValueError("workers is 1 or more, or auto")
         if self.elasticsearch_connections < 2 or self.max_body_bytes < 1:
             raise ValueError("elasticsearch_connections is 2 or more, max_body_bytes above 0")
         self._check_shares()
@@ -224,6 +227,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_origins()
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", self.index_prefix):
             raise ValueError("index_prefix is made of a to z, 0 to 9, - and _, and begins with a letter or digit")
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve; `auto` is one for each processor that this process may use."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
     def _check_shares(self) -> None:
         if self.searches_per_user < 8 or not 1 <= self.searches_per_contact_center <= self.searches:

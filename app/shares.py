@@ -89,10 +89,18 @@ class Shares:
         self._requests: Counter[Owner] = Counter()
         self._waiting: list[_Waiting] = []
         self._places: set[Place] = set()
-        in_use = Gauge(f"recall_{name}_in_use", f"How many {name} are in use.", registry=registry)
-        in_use.set_function(lambda: self._used)
-        waiting = Gauge(f"recall_{name}_waiting", f"How many requests wait for {name}.", registry=registry)
-        waiting.set_function(lambda: len(self._waiting))
+        self._in_use_gauge = Gauge(
+            f"recall_{name}_in_use",
+            f"How many {name} are in use.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._waiting_gauge = Gauge(
+            f"recall_{name}_waiting",
+            f"How many requests wait for {name}.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._refused = prometheus_client.Counter(
             f"recall_{name}_refused",
             f"How many requests got no {name} in time, by whose share was in use (user, contact center or service).",
@@ -138,6 +146,7 @@ class Shares:
         seconds = self._patience if self._requests[place.owner] <= self._patient else self._wait
         waiting = _Waiting(place)
         self._waiting.append(waiting)
+        self._waiting_gauge.inc()
         self._grant()  # the others may wait for a share that is not this one's
         try:
             if not waiting.granted.done():
@@ -149,7 +158,7 @@ class Shares:
                 self._count(place, -place.amount)
             else:
                 with suppress(ValueError):
-                    self._waiting.remove(waiting)
+                    self._stop_waiting(waiting)
             # This one may have been the next for a share that others have room in.
             self._grant()
             if isinstance(error, TimeoutError):
@@ -171,10 +180,14 @@ class Shares:
             # A large one that waits for the others' places is not overtaken, or its turn would never come.
             if self._used + first.place.amount > self._limits.total:
                 return
-            self._waiting.remove(first)
+            self._stop_waiting(first)
             if not first.granted.done():
                 self._count(first.place, first.place.amount)
                 first.granted.set_result(None)
+
+    def _stop_waiting(self, waiting: _Waiting) -> None:
+        self._waiting.remove(waiting)
+        self._waiting_gauge.dec()
 
     def _use(self, owner: Owner) -> tuple[int, int]:
         return self._by_contact_center[owner.contact_center], self._by_user[owner]
@@ -194,6 +207,7 @@ class Shares:
 
     def _count(self, place: Place, amount: int) -> None:
         self._used += amount
+        self._in_use_gauge.set(self._used)
         _add(self._by_contact_center, place.owner.contact_center, amount)
         _add(self._by_user, place.owner, amount)
 

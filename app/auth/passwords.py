@@ -41,9 +41,11 @@ class Authenticator:
     An unknown user costs as much time as a wrong password. `clock` is in seconds, monotonic.
     """
 
-    def __init__(self, users: tuple[User, ...], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, users: tuple[User, ...], clock: Callable[[], float] = time.monotonic, *, workers: int = 1
+    ) -> None:
         self._clock = clock
-        self._throttle = Throttle(clock)
+        self._throttle = Throttle(clock, workers)
         self._hasher = PasswordHasher()
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, _Known] = OrderedDict()

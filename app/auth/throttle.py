@@ -34,10 +34,17 @@ class _Attempts:
 
 
 class Throttle:
-    """Slows attempts down. `clock` is in seconds, monotonic."""
+    """Slows attempts down. `clock` is in seconds, monotonic.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    It is one of `workers`, which know nothing of each other: each allows its part, so that all together allow what one
+    would.
+    """
+
+    def __init__(self, clock: Callable[[], float], workers: int = 1) -> None:
         self._clock = clock
+        self._free_attempts = max(_FREE_ATTEMPTS // workers, 1)
+        self._pause_factor = workers
+        self._most_waiting = max(MAX_WAITING_AT_ONE_ADDRESS // workers, 1)
         self._attempts: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
         self._waiting: Counter[str] = Counter()
         # Until when the refusals of an address are spread out.
@@ -45,7 +52,7 @@ class Throttle:
 
     def take_place(self, address: str) -> None:
         """Takes one of the places in the queue of an address; raises TooManyAttempts when all are taken."""
-        if self._waiting[address] >= MAX_WAITING_AT_ONE_ADDRESS:
+        if self._waiting[address] >= self._most_waiting:
             raise TooManyAttempts(retry_after=1)
         self._waiting[address] += 1
 
@@ -62,14 +69,15 @@ class Throttle:
         thousand concurrent ones would all count as the first.
         """
         attempts = self._count(name, address)
-        over = attempts.count - _FREE_ATTEMPTS
+        over = attempts.count - self._free_attempts
         if over <= 0:
             return
         now = self._clock()
         wait = max(attempts.next - now, 0.0)
         if wait > _LONGEST_PAUSE:
             raise TooManyAttempts(retry_after=round(wait) + 1)
-        attempts.next = now + wait + min(_FIRST_PAUSE * 2.0 ** min(over, 10), _LONGEST_PAUSE)
+        pause = min(_FIRST_PAUSE * 2.0 ** min(over, 10), _LONGEST_PAUSE)
+        attempts.next = now + wait + pause * self._pause_factor
         await asyncio.sleep(wait)
 
     async def before_refusal(self, address: str) -> None:

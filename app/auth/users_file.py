@@ -36,6 +36,7 @@ async def users_from_file(
         "recall_users_read_timestamp_seconds",
         "When the users in force were read from the configuration file, in seconds since 1970.",
         registry=registry,
+        multiprocess_mode="livemin",
     )
     read.set_to_current_time()
     async with in_background(_watch(file, authenticator, read)):

@@ -3,10 +3,9 @@
 import asyncio
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,7 @@ from app.embedded.sample import DEMO_CONTACT_CENTER, sample_labels, sample_recor
 from app.logs import log_to_stderr
 from app.recordings.labels import Labels
 from app.recordings.model import parse_recording
-from app.server import Server
+from app.server import supervisor as server
 from app.settings import ConfigurationError, Role, S3Config, Settings, StorageConfig, User, WebDavConfig, load_settings
 from app.store.client import connect
 from app.store.indices import create_indices
@@ -52,30 +51,16 @@ def serve(*, recordings: bool, data: Path | None) -> bool:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = _demo_settings()
     log_to_stderr(settings.log_format)
-    with _bind(settings) as listener:
+    with ExitStack() as stack:
+        # The port, before any slow step.
+        sockets = [stack.enter_context(one) for one in server.bound(settings)]
         print("Starting Elasticsearch ...", flush=True)
         with Node.start(data=data) as node, _media() as (media, folder):
             storage = StorageConfig((*settings.storage.webdav, media), settings.storage.s3)
             settings = msgspec.structs.replace(settings, elasticsearch_url=node.url, storage=storage)
             if recordings:
                 asyncio.run(_load_recordings(settings, media, folder))
-            server = Server(settings, _announcement(settings))
-            server.run(sockets=[listener])
-            return server.started
-
-
-def _bind(settings: Settings) -> socket.socket:
-    """Binds the port before any slow step. It listens only when the service can answer."""
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; RECALL_PORT chooses another port"
-        ) from error
-    return listener
+            return server.serve(settings, sockets, _announcement(settings))
 
 
 def _demo_settings() -> Settings:

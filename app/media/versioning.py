@@ -26,6 +26,7 @@ async def versioned_buckets_reported(storages: MediaStorages, registry: Collecto
         "1 if a bucket keeps old versions and delete_versions is not set: deletions leave them readable.",
         ["bucket"],
         registry=registry,
+        multiprocess_mode="livemax",
     )
     async with in_background(_report(storages, versioned)):
         yield

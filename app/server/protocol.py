@@ -65,7 +65,12 @@ class ConnectionPool:
     idle: "OrderedDict[Protocol, None]" = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        self.open = Gauge("recall_connections", "Connections of clients that are open.", registry=self.registry)
+        self.open = Gauge(
+            "recall_connections",
+            "Connections of clients that are open.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.refused = Counter(
             "recall_connections_refused",
             "Connections and requests that were refused or cut before they reached the application, by reason.",

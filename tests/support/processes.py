@@ -26,6 +26,7 @@ class AppProcess:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         port = free_port()
+        self.settings = settings
         self.url = f"http://127.0.0.1:{port}"
         self._file = folder / f"{port}.toml"
         write_settings(msgspec.structs.replace(settings, port=port), self._file)
