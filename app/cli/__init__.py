@@ -13,7 +13,21 @@ from app.cli.framework import Command, Group, run
 
 # Each has a module of its name here, which is imported when it is needed: an installation without the extra
 # "embedded" lacks what `demo` imports.
-_COMMANDS = ("serve", "demo", "indices", "migrate", "reindex", "purge", "sweep", "sessions", "users", "sample")
+_COMMANDS = (
+    "serve",
+    "demo",
+    "indices",
+    "migrate",
+    "reindex",
+    "purge",
+    "sweep",
+    "sessions",
+    "users",
+    "sample",
+    "import",
+)
+# A module cannot be called `import`.
+_MODULES = {"import": "importing"}
 
 
 class _Commands(Group):
@@ -25,7 +39,7 @@ class _Commands(Group):
 
 
 def _command(name: str) -> Command | Group:
-    command: Command | Group = import_module(f"app.cli.{name}").command
+    command: Command | Group = import_module(f"app.cli.{_MODULES.get(name, name)}").command
     return command
 
 
