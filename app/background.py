@@ -29,7 +29,10 @@ _thread = ThreadPoolExecutor(1, "large", initializer=lambda: sys.setswitchinterv
 
 
 class FairQueue:
-    """Lets one at a time in: of each owner in turn, and of one owner in the order in which they came."""
+    """Lets one at a time in: of each owner in turn, and of one owner in the order in which they came.
+
+    The next one comes in a later iteration of the event loop, after what else is ready by then.
+    """
 
     def __init__(self) -> None:
         # The owners who wait, the next one first.
@@ -52,7 +55,7 @@ class FairQueue:
         try:
             yield
         finally:
-            self._next()
+            asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
         self._is_taken = False
@@ -68,6 +71,8 @@ class FairQueue:
 
 
 _queue = FairQueue()
+# For work in the event loop itself.
+_loop_queue = FairQueue()
 
 
 def work_for(contact_center: str) -> None:
@@ -127,15 +132,23 @@ class Pieces:
 
 
 async def in_turns(work: Callable[[U], T], items: Iterable[U], size: Callable[[U], int]) -> list[T]:
-    """Returns what `work` makes of each item, of so many bytes as `size` returns; large ones apart, others in turns."""
-    results, small = list[T](), 0
-    for item in items:
-        this = size(item)
-        results.append(work(item) if this < _LARGE_BYTES else await apart(this, work, item))
-        small += this
-        if small >= _BYTES_OF_A_TURN:
+    """Returns what `work` makes of each item, of so many bytes as `size` returns; large ones apart, others in turns.
+
+    In one iteration of the event loop only one page is worked on, of each contact center in turn. Otherwise every
+    request would wait, at each of its steps, for all pages that are ready.
+    """
+    left, results = deque(items), list[T]()
+    if sum(map(size, left)) < _LARGE_BYTES:
+        return [work(item) for item in left]
+    while left:
+        if size(left[0]) >= _LARGE_BYTES:
+            results.append(await apart(size(left[0]), work, left.popleft()))
+            continue
+        async with _loop_queue.turn(_contact_center.get()):
             small = 0
-            await asyncio.sleep(0)
+            while left and size(left[0]) < _LARGE_BYTES and small < _BYTES_OF_A_TURN:
+                small += size(left[0])
+                results.append(work(left.popleft()))
     return results
 
 

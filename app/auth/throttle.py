@@ -16,8 +16,8 @@ _FORGET_SECONDS = 600.0
 _MAX_TRACKED = 10_000
 
 # Callers who are not authenticated: the first ones at an address are answered immediately, then so many a second.
-_REFUSALS_A_SECOND = 100.0
-_FREE_REFUSALS = 300.0
+_REFUSALS_A_SECOND = 50.0
+_FREE_REFUSALS = 100.0
 _LONGEST_REFUSAL = 5.0
 
 # Different credentials. A client that invents user names is never paused, and would only make all others wait.

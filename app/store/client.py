@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -31,6 +31,25 @@ _CHANGING_STATUSES = frozenset(
 )
 # `security_exception` has status 403 too, but Recall's credentials do not change by themselves.
 _PERMANENT_ERRORS = frozenset({"security_exception"})
+# Errors that Elasticsearch has under load, or while a node or shard goes away, and reports with another status: 500 for
+# most, 400 for a task that was cancelled.
+_TRANSIENT_ERRORS = frozenset(
+    {
+        "already_closed_exception",
+        "circuit_breaking_exception",
+        "connect_transport_exception",
+        "es_rejected_execution_exception",
+        "no_shard_available_action_exception",
+        "node_closed_exception",
+        "node_disconnected_exception",
+        "node_not_connected_exception",
+        "receive_timeout_transport_exception",
+        "search_context_missing_exception",
+        "send_request_transport_exception",
+        "task_cancelled_exception",
+        "timeout_exception",
+    }
+)
 _MAX_DEAD_NODE_BACKOFF = 5.0
 
 
@@ -129,9 +148,28 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
         log.warning("Elasticsearch is away or too slow: %s", error or type(error).__name__)
         raise ElasticsearchUnavailable from error
     except ApiError as error:
-        transient = error.status_code in TRANSIENT_STATUSES | _CHANGING_STATUSES
-        if transient and error.error not in _PERMANENT_ERRORS:
+        if _is_transient(error):
             log.warning("Elasticsearch cannot answer now: %s", error)
             raise ElasticsearchUnavailable from error
         log.exception("Elasticsearch refused a request")
         raise InternalError from error
+
+
+def _is_transient(error: ApiError) -> bool:
+    """Returns whether another attempt may succeed, by the status or by what Elasticsearch says of the cause."""
+    causes = {error.error, *_causes(error.body)}
+    if error.status_code in TRANSIENT_STATUSES | _CHANGING_STATUSES:
+        return _PERMANENT_ERRORS.isdisjoint(causes)
+    return not _TRANSIENT_ERRORS.isdisjoint(causes)
+
+
+def _causes(body: Any) -> Iterator[str]:
+    """Yields the types of an error of Elasticsearch, of its root causes and of each shard's failure."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return
+    shards = [failure.get("reason") for failure in error.get("failed_shards") or () if isinstance(failure, dict)]
+    causes = [error, error.get("caused_by"), *(error.get("root_cause") or ()), *shards]
+    for cause in causes:
+        if isinstance(cause, dict) and isinstance(cause.get("type"), str):
+            yield cause["type"]

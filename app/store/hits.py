@@ -8,6 +8,9 @@ from app.store.documents import Source
 
 S = TypeVar("S")
 
+# Finding the texts in an answer takes a millisecond for a megabyte: less than a twentieth of decoding all of it.
+EASIER = 16
+
 
 class _Fields(msgspec.Struct, frozen=True):
     recordingBytes: tuple[int, ...] = (0,)  # noqa: N815

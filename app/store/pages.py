@@ -7,12 +7,14 @@ sources only when even the largest recordings fit. Else it asks for their sizes 
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from app.auth.recent import put_newest
 from app.errors import ElasticsearchUnavailable
 from app.store.hits import RecordingHit
 
@@ -28,6 +30,7 @@ PAGE_BYTES = 16 * 1024 * 1024
 _ANSWER_BYTES = 1024 * 1024
 # Elasticsearch refreshes every second, so what is larger is hardly found sooner.
 _LARGEST_IS_VALID_SECONDS = 1.0
+_MAX_CONTACT_CENTERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,45 @@ async def unlimited(size: int) -> None:
     """Reserves nothing."""
 
 
+class _Largest:
+    """The size of the largest recording in the index, or of one contact center, as of a second ago at most."""
+
+    def __init__(self, ask: Ask, contact_center: str | None = None) -> None:
+        self._ask = ask
+        self._contact_center = contact_center
+        self._bytes = 0
+        self._until = 0.0
+        self._looking = asyncio.Lock()
+
+    async def bytes(self) -> int:
+        async with self._looking:
+            if time.monotonic() >= self._until:
+                asked = time.monotonic()
+                self._bytes = await self._look()
+                self._until = asked + _LARGEST_IS_VALID_SECONDS
+            return self._bytes
+
+    async def _look(self) -> int:
+        if self._contact_center is None:
+            # Elasticsearch knows the largest value of a field without a search.
+            largest = {"max": {"field": "recordingBytes"}}
+            answer = await self._ask({"size": 0, "track_total_hits": False, "aggs": {"largest": largest}})
+            value = answer["aggregations"]["largest"]["value"]  # a decimal, or null without recordings
+            return int(float(bytes(value))) if value is not None else 0
+        # Sorting by a number skips what is smaller than the largest found so far.
+        answer = await self._ask(
+            {
+                "query": {"term": {"contactCenter": self._contact_center}},
+                "sort": [{"recordingBytes": "desc"}],
+                "size": 1,
+                "_source": False,
+                "track_total_hits": False,
+            }
+        )
+        values = [hit["sort"][0] for hit in answer["hits"]["hits"]]
+        return max(0, *values) if values else 0
+
+
 class BoundedSearch:
     """Searches one index. What `search`, `mget` and `ask` raise, this class raises too.
 
@@ -56,16 +98,22 @@ class BoundedSearch:
         self._search = search
         self._mget = mget
         self._ask = ask
-        self._largest = 0
-        self._largest_until = 0.0
-        self._looking = asyncio.Lock()
+        self._largest = _Largest(ask)
+        self._largest_of: OrderedDict[str, _Largest] = OrderedDict()
 
-    async def hits(self, body: dict[str, Any], wanted: int, reserve: Reserve = unlimited) -> Hits:
+    async def hits(
+        self, body: dict[str, Any], wanted: int, reserve: Reserve = unlimited, *, contact_center: str | None = None
+    ) -> Hits:
         """Returns the hits of a body of `size` hits, of which the sources of up to `wanted` are needed.
 
-        `reserve` is awaited with the number of bytes before sources of so many bytes are asked for.
+        `reserve` is awaited with the number of bytes before sources of so many bytes are asked for. All hits are of
+        the `contact_center`, if there is one: another's large recordings do not make its searches slower.
         """
-        size = body["size"] * await self._largest_bytes()
+        size = body["size"] * await self._largest.bytes()
+        if size > PAGE_BYTES and contact_center is not None:
+            largest = self._largest_of.get(contact_center) or _Largest(self._ask, contact_center)
+            put_newest(self._largest_of, contact_center, largest, max_entries=_MAX_CONTACT_CENTERS)
+            size = body["size"] * await largest.bytes()
         if size <= PAGE_BYTES:
             await reserve(size)
             return Hits(await self._search(body))
@@ -105,18 +153,6 @@ class BoundedSearch:
             found = {hit.id: hit.read for hit in await self._search(again)}
             complete |= {hit.id: msgspec.structs.replace(hit, read=found[hit.id]) for hit in hits if hit.id in found}
         return [complete[hit.id] for hit in hits if hit.id in complete]
-
-    async def _largest_bytes(self) -> int:
-        """Returns the size of the largest recording in the index, as of a second ago at most."""
-        async with self._looking:
-            if time.monotonic() >= self._largest_until:
-                asked = time.monotonic()
-                largest = {"max": {"field": "recordingBytes"}}
-                found = await self._ask({"size": 0, "track_total_hits": False, "aggs": {"largest": largest}})
-                value = found["aggregations"]["largest"]["value"]  # a decimal, or null without recordings
-                self._largest = int(float(bytes(value))) if value is not None else 0
-                self._largest_until = asked + _LARGEST_IS_VALID_SECONDS
-            return self._largest
 
 
 def _first_within(limit: int, hits: list[RecordingHit]) -> list[RecordingHit]:

@@ -41,7 +41,7 @@ from app.store.claims import MediaClaims
 from app.store.client import raw_request, store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import ProtectionChange, Source, document_id, labels_from, protection_from, to_document
-from app.store.hits import RECORDINGS, RecordingHit
+from app.store.hits import EASIER, RECORDINGS, RecordingHit
 from app.store.indices import alias, refresh
 from app.store.journal import now_milliseconds
 from app.store.pages import BoundedSearch, Reserve, unlimited
@@ -211,7 +211,8 @@ class RecordingRepository:
         `reserve` is awaited with a number of bytes before that many are read. Raises SearchTooLarge when the query has
         more clauses than Elasticsearch allows, and what `reserve` raises.
         """
-        found = await self._bounded.hits(search_body(scope, criteria, page), page.limit, reserve)
+        body = search_body(scope, criteria, page)
+        found = await self._bounded.hits(body, page.limit, reserve, contact_center=scope.contact_center)
         return page.page_of(found.hits, left_out=found.left_out, is_bounded=found.bounded)
 
     async def total(self, scope: Scope, criteria: Criteria) -> tuple[int, bool]:
@@ -674,7 +675,7 @@ class RecordingRepository:
                 answer = await raw_request(
                     self._client, "POST", self._search_target, codec.encode(body), self._search_seconds
                 )
-            return await apart(len(answer.body), RECORDINGS.search, answer.body)
+            return await apart(len(answer.body) // EASIER, RECORDINGS.search, answer.body)
 
     async def _search(self, body: dict[str, Any]) -> dict[str, Any]:
         """Returns the answer to a search; raises SearchTooLarge."""
@@ -689,7 +690,7 @@ class RecordingRepository:
     async def _mget(self, body: dict[str, Any]) -> list[RecordingHit]:
         async with store_errors(self._seconds):
             answer = await raw_request(self._client, "POST", "/_mget", codec.encode(body), self._seconds)
-            return await apart(len(answer.body), RECORDINGS.mget, answer.body)
+            return await apart(len(answer.body) // EASIER, RECORDINGS.mget, answer.body)
 
 
 @contextmanager

@@ -169,12 +169,12 @@ def storages() -> Iterator[tuple[StorageConfig, str, str]]:
         yield StorageConfig((WebDavConfig(webdav.url), WebDavConfig(slow))), webdav.url, slow
 
 
-async def load(stage: Stage, recordings: int) -> None:
+async def load(stage: Stage, recordings: int, large: int = _LARGE_RECORDINGS) -> None:
     """Loads the attacker's recordings, small and large, and the victim's."""
     await stage.load_ours(Sample(ATTACKER, REGION), recordings)
     await stage.load_ours(Sample(VICTIM, REGION, seed=2), _OF_VICTIM)
     index = alias(stage.settings, "recordings")
-    for _ in range(_LARGE_RECORDINGS):
+    for _ in range(large):
         posted = a_recording(WITH_LARGE, REGION, ["http://127.0.0.1/none"])
         posted["eventHistory"][0]["data"] = {"notes": "n" * LARGE_BYTES}
         recording = merge(None, parse_recording(posted))

@@ -52,6 +52,7 @@ _GIVEN_UP = frozenset({429, 503})
 @click.command("soak", cls=Command)
 @stages.recordings(20_000)
 @click.option("--minutes", metavar="N", type=float, default=20.0, help="(default: 20)")
+@click.option("--large", metavar="N", type=int, default=100, help="Recordings of 1 MiB (default: 100).")
 def command(**options: Any) -> None:
     """Work and attack for some time, then look for what is lost, and for what has grown."""
     on_stage(partial(soak, **options))
@@ -205,11 +206,11 @@ def _read(recording_id: str) -> Request:
     return Request("GET", _path(recording_id), (authorization(),))
 
 
-async def soak(stage: Stage, *, recordings: int, minutes: float) -> None:
+async def soak(stage: Stage, *, recordings: int, minutes: float, large: int) -> None:
     """Raises LoadError when something is lost, answered wrongly, or has grown."""
     with ExitStack() as stack:
         configured, media, slow = stack.enter_context(storages())
-        await load(stage, recordings)
+        await load(stage, recordings, large)
         settings = msgspec.structs.replace(
             stage.settings, storage=configured, max_body_bytes=MAX_BODY_BYTES, elasticsearch_timeout=4.0
         )

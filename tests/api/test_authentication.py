@@ -312,9 +312,9 @@ async def test_many_refusals_of_an_address_are_spread_out_and_leave_the_others_a
             await authenticator.authenticate(None, address)
         return clock.now - begun
 
-    assert sum([await seconds_of_refusal("a") for _ in range(300)]) == pytest.approx(0.0, abs=0.001)
+    assert sum([await seconds_of_refusal("a") for _ in range(100)]) == pytest.approx(0.0, abs=0.001)
     begun = clock.now
-    for _ in range(1_000):
+    for _ in range(500):
         await seconds_of_refusal("a")
     assert clock.now - begun == pytest.approx(10.0, abs=0.1)
     assert await seconds_of_refusal("b") == 0.0

@@ -4,15 +4,18 @@ The attacks of a whole table, measured, are `scripts/bench.py isolation`.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from elasticsearch import AsyncElasticsearch
 
+from app.background import apart
 from app.settings import Settings
-from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording, store_many
 from tests.support.service import PATIENT, Service, StartService, assert_error
 from tests.support.waiting import eventually
 
@@ -140,6 +143,22 @@ async def test_a_small_post_does_not_wait_for_large_ones(elasticsearch_url: str,
         assert not any(task.done() for task in attack)
         slow.let_go.set()
         assert [(await task).status_code for task in attack] == [201] * 8
+
+
+async def test_a_page_does_not_wait_for_work_on_large_recordings(
+    service: Service, elasticsearch: AsyncElasticsearch
+) -> None:
+    await store_many(elasticsearch, service.settings, [a_recording(f"r{i}", notes="n" * 2_000) for i in range(100)])
+    may_end = threading.Event()
+    working = asyncio.create_task(apart(1_000_000, may_end.wait))
+    try:
+        async with asyncio.timeout(20):
+            response = await service.client("admin").get(SEARCH, params=EVERYTHING)
+        assert len(response.json()["recordings"]) == 100
+        assert not working.done()
+    finally:
+        may_end.set()
+        await working
 
 
 async def test_eight_searches_at_once_are_every_users_share(attacked: Service, slow: SlowElasticsearch) -> None:

@@ -14,7 +14,15 @@ from app.search.criteria import parse_search
 from app.settings import Settings
 from app.store import pages
 from app.store.hits import RecordingHit
-from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
+from tests.support.recordings import (
+    CONTACT_CENTER,
+    OPS_PATH,
+    OTHER_CONTACT_CENTER,
+    REGION,
+    a_media_file,
+    a_recording,
+    store_many,
+)
 from tests.support.service import Service, assert_error
 
 pytestmark = pytest.mark.emptied_indices
@@ -144,6 +152,31 @@ async def test_a_recording_that_changes_while_a_page_is_read_is_shown_as_it_is_n
     found = await page(admin, SEARCH, startTime="0")
     assert ids(found)[:2] == [stored[0], stored[2]]
     assert found["recordings"][0]["changed"]
+
+
+async def test_large_recordings_of_another_contact_center_do_not_cost_a_second_request(
+    stored: list[str],
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = [a_recording(f"small{i}") for i in range(5)]
+    await store_many(elasticsearch, settings, small, contact_center=OTHER_CONTACT_CENTER)
+    bounded = service.repository._bounded
+    searched: list[dict[str, Any]] = []
+    search = bounded._search
+
+    async def watched(body: dict[str, Any]) -> Any:
+        searched.append(body)
+        return await search(body)
+
+    monkeypatch.setattr(bounded, "_search", watched)
+    other = service.client("other-admin")
+    for _ in range(3):
+        assert len(ids(await page(other, SEARCH, startTime="0"))) == 5
+    assert len(searched) == 3
+    assert all("_source" not in body for body in searched)
 
 
 async def test_small_recordings_cost_one_search(

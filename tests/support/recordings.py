@@ -58,15 +58,18 @@ def a_user(first_name: str = "Dima", last_name: str = "Pokh", **attributes: Any)
 
 
 async def store_many(
-    elasticsearch: AsyncElasticsearch, settings: Settings, recordings: Iterable[dict[str, Any]]
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    recordings: Iterable[dict[str, Any]],
+    contact_center: str = CONTACT_CENTER,
 ) -> None:
-    """Stores and refreshes what would take too long to post; as if posted for CONTACT_CENTER."""
+    """Stores and refreshes what would take too long to post; as if posted for the contact center."""
     index = alias(settings, "recordings")
     for batch in batched(recordings, 1000):
         operations: list[dict[str, Any]] = []
         for posted in batch:
-            document = to_document(CONTACT_CENTER, merge(None, parse_recording(posted)))
-            _id = document_id(CONTACT_CENTER, posted["region"], posted["id"])
+            document = to_document(contact_center, merge(None, parse_recording(posted)))
+            _id = document_id(contact_center, posted["region"], posted["id"])
             operations += [{"index": {"_id": _id}}, document]
         response = await elasticsearch.options(request_timeout=60).bulk(index=index, operations=operations)
         assert not response["errors"], response

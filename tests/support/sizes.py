@@ -43,6 +43,9 @@ LEAVING_PLAYERS = size(40, full=125)
 # Recordings that a client walks page by page, 100 a page; more than offsets reach.
 WALKED_RECORDINGS = size(12_000, full=25_000)
 
+# Minutes of normal and hostile clients together. On a quiet machine the criterion is 20.
+SOAK_MINUTES = size(0.3, full=20.0)
+
 # Random ranges of a media file that each of the faster storages serves.
 MEDIA_RANGES = size(100, full=500)
 

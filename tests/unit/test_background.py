@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 
-from app.background import apart, work_for
+from app.background import apart, in_turns, work_for
 from tests.support.waiting import eventually
 
 LARGE = 1_000_000
@@ -44,3 +45,25 @@ async def test_a_request_that_ends_while_it_waits_lets_the_next_one_in() -> None
     async with asyncio.timeout(20):
         assert await waiting == "done"
         assert await working
+
+
+async def test_while_many_pages_are_ready_every_other_request_goes_on_after_one_of_them() -> None:
+    worked_on: list[str] = []
+    iterations: list[int] = []
+
+    async def page(contact_center: str) -> None:
+        work_for(contact_center)
+        await in_turns(worked_on.append, [contact_center] * 10, lambda _: 10_000)
+
+    async def other_request() -> None:
+        while len(worked_on) < 90:
+            await asyncio.sleep(0)
+            iterations.append(len(worked_on))
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as requests:
+        for _ in range(8):
+            requests.create_task(page("a"))
+        requests.create_task(page("b"))
+        requests.create_task(other_request())
+    assert max(later - before for before, later in pairwise(iterations)) <= 10
+    assert worked_on.index("b") <= 20
