@@ -23,6 +23,7 @@ class MissingParameter(RecallError):
 
     def __init__(self, name: str, why: str = "") -> None:
         super().__init__(f"Parameter '{name}' is missing{': ' if why else ''}{why}")
+        self.parameter = name
 
 
 class InvalidParameter(RecallError):
@@ -32,6 +33,7 @@ class InvalidParameter(RecallError):
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(f"Parameter '{name}' is invalid: {why}")
+        self.parameter = name
 
 
 class MethodNotAllowed(RecallError):

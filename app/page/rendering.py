@@ -14,12 +14,14 @@ from app.api.requests import services
 from app.auth.sessions import Session
 from app.errors import NotAuthenticated, RecallError
 from app.page import assets
+from app.recordings.dates import format_instant
 from app.settings import User
 
 _TEMPLATES = Environment(
     loader=PackageLoader("app.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 _TEMPLATES.globals |= {"static": assets.address, "version": version("recall")}
+_TEMPLATES.filters["utc"] = lambda instant: f"{format_instant(instant).removesuffix('+0000')}Z"
 
 _HTML = "text/html; charset=utf-8"
 

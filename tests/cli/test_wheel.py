@@ -18,6 +18,9 @@ import app.main
 for resource in RESOURCES:
     print(resource, load_schema(resource)["mappings"]["dynamic"])
 print(app.main.__file__)
+from app.page import assets, rendering
+print(*sorted(assets._ASSETS))
+print(*sorted(rendering._TEMPLATES.list_templates()))
 """
 
 
@@ -38,6 +41,10 @@ def link_requirements(of: Distribution, site_packages: Path, extras: frozenset[s
                 if not link.exists():
                     link.symlink_to(str(required.locate_file(name)))
             link_requirements(required, site_packages, frozenset(requirement.extras))
+
+
+def names_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_wheel_works_in_an_environment_with_only_its_requirements(tmp_path: Path) -> None:
@@ -67,4 +74,6 @@ def test_wheel_works_in_an_environment_with_only_its_requirements(tmp_path: Path
         "label-definitions strict",
         "sessions strict",
         str(site_packages / "app" / "main.py"),
+        " ".join(names_below(ROOT / "app" / "page" / "static")),
+        " ".join(names_below(ROOT / "app" / "page" / "templates")),
     ]
