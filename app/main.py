@@ -10,7 +10,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
+from app import codec
 from app.api import routes as api
+from app.api.description import describe
+from app.api.docs import VERSION
 from app.api.errors import HANDLERS
 from app.api.middleware import EncodedPath, Metrics
 from app.api.origins import Origins
@@ -84,6 +87,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     )
     app.public_url = settings.public_url
     app.state.metrics = metrics
+    app.state.description = codec.encode(describe(api.ENDPOINTS, VERSION))
     app.router.redirect_slashes = False
     return app
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from starlette.routing import Route
 
-from app.api import about, health, labels, ops, playback, posting, recordings
+from app.api import about, docs, health, labels, ops, playback, posting, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
@@ -287,6 +287,25 @@ ENDPOINTS: Sequence[Endpoint] = (
         path=f"{API}/diagnostics/version",
         authentication="none",
         get=Method(handler=about.diagnostics_version, operation=None, audit=None),
+    ),
+    Endpoint(
+        name="openapi",
+        path="/openapi.json",
+        authentication="none",
+        get=Method(handler=docs.description, operation=None, audit=None),
+    ),
+    Endpoint(
+        name="docs",
+        path="/docs",
+        aliases=("/docs/",),
+        authentication="none",
+        get=Method(handler=docs.page, operation=None, audit=None),
+    ),
+    Endpoint(
+        name="docs-file",
+        path="/docs/{file}",
+        authentication="none",
+        get=Method(handler=docs.file, operation=None, audit=None),
     ),
     Endpoint(
         name="health-live",

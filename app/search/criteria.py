@@ -216,10 +216,12 @@ def parse_search(
 
     Raises MissingParameter without any criterion, InvalidParameter for every other error.
     """
+    names = [criterion.name for criterion in CRITERIA if resource in criterion.resources]
     values: dict[str, str] = {}
     for name, value in parameters:
         if name not in _NAMES and name not in PAGING_PARAMETERS:
-            raise InvalidParameter(name, f"it is not known; known are {', '.join(_KNOWN[:-1])} and {_KNOWN[-1]}")
+            *known, last = (known for known in _KNOWN if known not in _NAMES or known in names)
+            raise InvalidParameter(name, f"it is not known; known are {', '.join(known)} and {last}")
         if name in values:
             raise InvalidParameter(name, "it is given more than once")
         if not value:
@@ -228,7 +230,7 @@ def parse_search(
             raise InvalidParameter(name, f"it must have at most {MAX_LENGTH} characters")
         values[name] = value
     if not any(name in values for name in _NAMES):
-        raise MissingParameter(_NAMES[0], f"a search needs at least one of {', '.join(_NAMES)}")
+        raise MissingParameter(names[0], f"a search needs at least one of {', '.join(names)}")
     for criterion in CRITERIA:
         if criterion.name in values and resource not in criterion.resources:
             raise InvalidParameter(criterion.name, "screen recordings cannot be searched by it")

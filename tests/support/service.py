@@ -17,6 +17,7 @@ from app.server import server_config
 from app.settings import Role, S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.client import connect
 from app.store.repository import RecordingRepository
+from tests.support.described import DescribedClient
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION
 from tests.support.waiting import eventually
 
@@ -101,7 +102,7 @@ class Service:
         """A client that is closed with the service; `user` is a name of USERS."""
         auth = httpx.BasicAuth(user, f"{user}-password") if user else None
         # verify=False spares each client the loading of certificates, which nothing here needs.
-        client = httpx.AsyncClient(base_url=self.url, auth=auth, timeout=30, trust_env=False, verify=False, **options)
+        client = DescribedClient(base_url=self.url, auth=auth, timeout=30, trust_env=False, verify=False, **options)
         self._clients.append(client)
         return client
 

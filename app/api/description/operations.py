@@ -1,0 +1,424 @@
+"""What each method of each path does, takes and answers: one row for each method of the route table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app import errors
+from app.api.description.schemas import DATE, Schema, array, objects, ref
+from app.errors import RecallError
+from app.search.criteria import CRITERIA
+
+Errors = tuple[type[RecallError], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A parameter of the query, or a header of the request."""
+
+    name: str
+    description: str
+    schema: Schema
+    place: str = "query"
+    example: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer other than an error. `content` is None for a body of bytes (`media_type` then says which).
+
+    What `has_data` may not be kept by caches.
+    """
+
+    description: str
+    content: Schema | None
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_empty: bool = False
+    has_data: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A method of a path. `errors` are those beside the ones of every method (`document.py`).
+
+    `body` is JSON, and `lines` are the same as one JSON object a line, where a client may choose.
+    """
+
+    summary: str
+    description: str = ""
+    parameters: Sequence[Parameter] = ()
+    body: Schema | None = None
+    lines: Schema | None = None
+    answers: Mapping[int, Answer]
+    errors: Errors = ()
+
+
+def succeeded(description: str, properties: Mapping[str, Schema] | None = None, required: str = "") -> Answer:
+    """Returns a success in the envelope; all attributes are required unless `required` names those that are."""
+    properties = properties or {}
+    names = required.split() if required else list(properties)
+    return Answer(
+        description=description,
+        content={**objects({"statusCode": {"const": 0}, **properties}), "required": ["statusCode", *names]},
+    )
+
+
+_STORE: Errors = (errors.ElasticsearchUnavailable,)
+_FOUND: Errors = (errors.InvalidParameter, errors.RecordingNotFound)
+_BODY: Errors = (
+    errors.MissingParameter,
+    errors.InvalidParameter,
+    errors.BodyTooLarge,
+    errors.UnsupportedMediaType,
+)
+_SHARE: Errors = (errors.ShareInUse,)
+_STORAGE: Errors = (
+    errors.MediaStorageRefused,
+    errors.MediaStorageFailed,
+    errors.MediaStorageTimeout,
+    errors.MediaStorageBusy,
+)
+
+_PAGE = (
+    Parameter(
+        name="offset",
+        description="The index of the first recording; beyond 10,000 follow `nextUri` instead.",
+        schema={"type": "integer", "minimum": 0, "default": 0},
+    ),
+    Parameter(
+        name="limit",
+        description="The size of the page.",
+        schema={"type": "integer", "minimum": 1, "maximum": 100, "default": 100},
+        example=20,
+    ),
+    Parameter(
+        name="order",
+        description="`newest` begins with the latest `startTime`, `oldest` is the exact reverse.",
+        schema={"enum": ["newest", "oldest"], "default": "newest"},
+    ),
+    Parameter(
+        name="cursor",
+        description="The place of a page; only links have it, beside `offset`.",
+        schema={"type": "string"},
+    ),
+)
+_LINKS = {
+    "prevUri": {"type": "string", "format": "uri", "description": "The page before, if there is one."},
+    "nextUri": {"type": "string", "format": "uri", "description": "The page after, if there is one."},
+}
+
+
+def _searching(what: str, key: str, schema: str) -> Described:
+    criteria = tuple(
+        Parameter(
+            name=criterion.name,
+            description=f"Finds {what} {criterion.help}.",
+            schema={"type": "string", "minLength": 1},
+            example=criterion.example,
+        )
+        for criterion in CRITERIA
+    )
+    return Described(
+        summary=f"Search {what}",
+        description=(
+            "At least one criterion is needed, and all of them must hold. Newest `startTime` first, then by `id`."
+        ),
+        parameters=(*criteria, *_PAGE),
+        answers={
+            200: succeeded(
+                "A page; it may hold fewer than `limit`, and `nextUri` tells whether more follow.",
+                {key: array(ref(schema)), **_LINKS},
+                required=key,
+            )
+        },
+        errors=(errors.MissingParameter, errors.InvalidParameter, errors.SearchTooLarge, *_SHARE, *_STORE),
+    )
+
+
+def _reading(what: str, key: str, schema: str) -> Described:
+    return Described(
+        summary=f"Read a {what}",
+        answers={200: succeeded(f"The {what}.", {key: ref(schema)})},
+        errors=(*_FOUND, *_STORE),
+    )
+
+
+def _posting(what: str, schema: str, *, created: int) -> Described:
+    stored = succeeded("It is stored.", {"id": {"type": "string"}, "uri": {"type": "string", "format": "uri"}})
+    updated = Answer(
+        description=(
+            "It is stored. Or, of many lines, those that `failed` (with code 7) does not name. Or `createCRCF` had "
+            "nothing to do."
+        ),
+        content={"anyOf": [stored.content, ref("StoredLines"), objects({"statusCode": {"const": 0}}, maxProperties=1)]},
+    )
+    answers = {200: updated} if created == 200 else {200: updated, created: stored}
+    description = (
+        "Scalars are replaced and unknown attributes merged by key. A media file replaces the one of the same "
+        "identity, and an event the one of the same `occurredAt`, `event` and `contact.phoneNumber`. "
+        "Else they are added."
+    )
+    return Described(
+        summary=f"Create or update a {what}",
+        description=description,
+        parameters=(
+            Parameter(
+                name="refresh",
+                description="`wait_for` answers when the recording can be searched.",
+                schema={"const": "wait_for"},
+            ),
+        ),
+        body=ref(schema),
+        lines={"type": "string", "description": "One recording a line, up to 1,000 lines and 32 MiB."},
+        answers=answers,
+        errors=(*_BODY, errors.RecordingTooLarge, errors.MediaBeingDeleted, *_SHARE, *_STORE),
+    )
+
+
+_DELETED = {
+    200: Answer(
+        description="Deleted. With code 7, the media objects in `failed` are not deleted yet.",
+        content=objects(
+            {"statusCode": {"enum": [0, 7]}, "failed": array(ref("FailedMedia"))},
+            required="statusCode",
+        ),
+    )
+}
+
+
+def _deleting(what: str) -> Described:
+    return Described(
+        summary=f"Delete a {what}",
+        parameters=(
+            Parameter(
+                name="subresources",
+                description="`*` deletes its media objects too.",
+                schema={"type": "string"},
+                example="*",
+            ),
+        ),
+        answers=_DELETED,
+        errors=(*_FOUND, errors.RecordingProtected, *_STORE),
+    )
+
+
+_MEDIA_HEADERS = {
+    "Accept-Ranges": "As the storage gives it.",
+    "Content-Length": "When it is known.",
+    "ETag": "As the storage gives it.",
+    "Last-Modified": "As the storage gives it.",
+    "Content-Encoding": "As the storage gives it.",
+    "Content-Disposition": "With `download`, and for what is neither audio nor video.",
+}
+
+
+def _playing(what: str) -> Described:
+    def bytes_of(description: str, headers: Mapping[str, str]) -> Answer:
+        return Answer(description=description, content=None, media_type="*/*", headers=headers)
+
+    return Described(
+        summary=f"Play a media file of a {what}",
+        description="Streams the bytes. One range is supported.",
+        parameters=(
+            Parameter(
+                name="download",
+                description="Adds `Content-Disposition` with the `mediaId`.",
+                schema={"type": "string"},
+            ),
+            *(
+                Parameter(name=name, place="header", description=text, schema={"type": "string"}, example=example)
+                for name, text, example in (
+                    ("Range", "One range of bytes.", "bytes=0-99"),
+                    ("If-Range", "An ETag or a date; the range holds only if the media file is still that one.", None),
+                    ("If-Match", "ETags (RFC 9110).", None),
+                    ("If-None-Match", "ETags (RFC 9110).", None),
+                    ("If-Modified-Since", "A date (RFC 9110).", None),
+                    ("If-Unmodified-Since", "A date (RFC 9110).", None),
+                )
+            ),
+        ),
+        answers={
+            200: bytes_of("The whole media file.", _MEDIA_HEADERS),
+            206: bytes_of("The range.", {**_MEDIA_HEADERS, "Content-Range": "Which bytes."}),
+            304: Answer(
+                description="It has not changed.",
+                content=None,
+                headers={"ETag": "As the storage gives it."},
+                is_empty=True,
+            ),
+        },
+        errors=(
+            *_FOUND,
+            errors.MediaNotFound,
+            errors.PreconditionFailed,
+            errors.RangeNotSatisfiable,
+            *_SHARE,
+            *_STORAGE,
+            *_STORE,
+        ),
+    )
+
+
+def _versions(what: str, schema: str) -> Described:
+    version = objects(
+        {"at": DATE, "by": {"type": "string"}, "recording": ref(schema)},
+        required="at by recording",
+        description="`at` and `by` tell when and by whom it was replaced.",
+    )
+    return Described(
+        summary=f"List what a protected {what} said before",
+        answers={200: succeeded("The former versions, oldest first.", {"versions": array(version)})},
+        errors=(*_FOUND, *_STORE),
+    )
+
+
+_PROTECTING = Described(
+    summary="Protect a recording from deletion, or no longer",
+    description="Its associated screen recordings follow. Repeating either is a success.",
+    body=objects(
+        {
+            "operationName": {"enum": ["applyNonDelete", "unapplyNonDelete", "unapplyNonDeletion"]},
+            "reason": {"type": "string", "maxLength": 500, "examples": ["LegalHold#245"]},
+        },
+        required="operationName",
+        examples=[{"operationName": "applyNonDelete", "reason": "LegalHold#245"}],
+    ),
+    answers={200: succeeded("It is protected, or no longer.")},
+    errors=(*_BODY, errors.RecordingNotFound, errors.MediaBeingDeleted, *_STORE),
+)
+
+_DEFINITION_BODY = {
+    "displayName": {"type": "string", "minLength": 1, "maxLength": 100, "examples": ["Complaint"]},
+    "description": {"type": "string", "maxLength": 1000},
+}
+
+
+def _label_definitions(prefix: str) -> Mapping[tuple[str, str], Described]:
+    found = (errors.InvalidParameter, errors.LabelDefinitionNotFound, *_STORE)
+    return {
+        (f"{prefix}label-definitions", "GET"): Described(
+            summary="List the label definitions",
+            answers={200: succeeded("By name.", {"labelDefinitions": array(ref("LabelDefinition"))})},
+            errors=(errors.InvalidParameter, *_STORE),
+        ),
+        (f"{prefix}label-definitions", "POST"): Described(
+            summary="Define a label",
+            body=objects(
+                {
+                    "name": {
+                        "type": "string",
+                        "pattern": "^(?!__)[A-Za-z0-9._-]{1,64}$",
+                        "description": "Unique, ignoring case.",
+                        "examples": ["complaint"],
+                    },
+                    **_DEFINITION_BODY,
+                },
+                required="name",
+            ),
+            answers={
+                201: succeeded("Defined.", {"name": {"type": "string"}, "uri": {"type": "string", "format": "uri"}})
+            },
+            errors=(
+                *_BODY,
+                errors.LabelDefinitionExists,
+                errors.DisplayNameExists,
+                errors.TooManyLabelDefinitions,
+                *_STORE,
+            ),
+        ),
+        (f"{prefix}label-definition", "GET"): Described(
+            summary="Read a label definition",
+            answers={200: succeeded("The definition.", {"labelDefinition": ref("LabelDefinition")})},
+            errors=found,
+        ),
+        (f"{prefix}label-definition", "PUT"): Described(
+            summary="Change a label definition",
+            body=objects({"name": {"type": "string"}, **_DEFINITION_BODY}),
+            answers={200: succeeded("The definition.", {"labelDefinition": ref("LabelDefinition")})},
+            errors=(*_BODY, errors.LabelDefinitionNotFound, errors.DisplayNameExists, *_STORE),
+        ),
+        (f"{prefix}label-definition", "DELETE"): Described(
+            summary="Delete a label definition",
+            parameters=(Parameter(name="force", description="`*` deletes one that is in use.", schema={"const": "*"}),),
+            answers={200: succeeded("Deleted.")},
+            errors=found,
+        ),
+    }
+
+
+def _recordings(what: str, names: tuple[str, str], schemas: tuple[str, str]) -> Mapping[tuple[str, str], Described]:
+    """The rows that recordings and screen recordings have in common; `schemas` are those of readers and of ops."""
+    resource, many = ("recording", "recordings") if what == "recording" else ("screen-recording", "screen-recordings")
+    key, keys = names
+    posted = "PostedRecording" if what == "recording" else "PostedScreenRecording"
+    return {
+        (many, "GET"): _searching(f"{what}s", keys, schemas[0]),
+        (resource, "GET"): _reading(what, key, schemas[0]),
+        (f"{resource}-media", "GET"): _playing(what),
+        (f"ops-{many}", "GET"): _searching(f"{what}s", keys, schemas[1]),
+        (f"ops-{many}", "POST"): _posting(what, posted, created=201),
+        (f"ops-{resource}", "GET"): _reading(what, key, schemas[1]),
+        (f"ops-{resource}", "DELETE"): _deleting(what),
+        (f"ops-{resource}-versions", "GET"): _versions(what, schemas[1]),
+        (f"ops-{resource}-media", "GET"): _playing(what),
+        (f"internal-{many}", "POST"): _posting(what, posted, created=200),
+    }
+
+
+OPERATIONS: Mapping[tuple[str, str], Described] = {
+    **_recordings("recording", ("recording", "recordings"), ("Recording", "OpsRecording")),
+    **_recordings(
+        "screen recording", ("screenRecording", "screenRecordings"), ("ScreenRecording", "OpsScreenRecording")
+    ),
+    ("recording", "POST"): _PROTECTING,
+    ("internal-screen-recording", "GET"): _reading("screen recording", "recording", "OpsScreenRecording"),
+    ("internal-screen-recording-media", "GET"): _playing("screen recording"),
+    ("internal-screen-recording-media", "DELETE"): Described(
+        summary="Delete one media file of a screen recording",
+        description="The last one cannot be deleted alone.",
+        answers=_DELETED,
+        errors=(*_FOUND, errors.MediaNotFound, errors.RecordingProtected, *_STORE),
+    ),
+    ("ops-contact-centers", "GET"): Described(
+        summary="List the contact centers",
+        answers={200: succeeded("All that have users or recordings.", {"uris": array({"type": "string"})})},
+        errors=_STORE,
+    ),
+    ("me", "GET"): Described(summary="Tell who asks", answers={200: succeeded("The user.", {"user": ref("User")})}),
+    ("diagnostics-version", "GET"): Described(
+        summary="Tell the version", answers={200: succeeded("The version.", {"version": {"type": "string"}})}
+    ),
+    ("health-live", "GET"): Described(summary="Tell that the process runs", answers={200: succeeded("It runs.")}),
+    ("health-ready", "GET"): Described(
+        summary="Tell whether searches can be answered", answers={200: succeeded("They can.")}, errors=_STORE
+    ),
+    ("metrics", "GET"): Described(
+        summary="Tell the metrics",
+        answers={200: Answer(description="Prometheus text.", content=None, media_type="text/plain", has_data=False)},
+    ),
+    ("openapi", "GET"): Described(
+        summary="Describe the API",
+        answers={
+            200: Answer(description="This description (OpenAPI 3.1).", content={"type": "object"}, has_data=False)
+        },
+    ),
+    ("docs", "GET"): Described(
+        summary="Show the description",
+        answers={
+            200: Answer(
+                description="A page that shows it and can send requests.",
+                content=None,
+                media_type="text/html",
+                has_data=False,
+            )
+        },
+    ),
+    ("docs-file", "GET"): Described(
+        summary="A file of the page `/docs`",
+        answers={200: Answer(description="The file.", content=None, media_type="*/*", has_data=False)},
+        errors=(errors.ResourceNotFound,),
+    ),
+    **_label_definitions(""),
+    **_label_definitions("ops-"),
+}
