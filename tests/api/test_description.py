@@ -231,5 +231,3 @@ def test_vendored_files_are_unchanged() -> None:
     assert len(rows) == 2
     for name, digest in rows:
         assert sha256((folder / name).read_bytes()).hexdigest() == digest
-
-

@@ -7,6 +7,7 @@ from typing import Any
 from app import errors
 from app.api.description.schemas import DATE, Schema, array, objects, ref
 from app.errors import RecallError
+from app.recordings.identity import Resource
 from app.search.criteria import CRITERIA
 
 Errors = tuple[type[RecallError], ...]
@@ -98,6 +99,11 @@ _PAGE = (
         schema={"enum": ["newest", "oldest"], "default": "newest"},
     ),
     Parameter(
+        name="total",
+        description="`*` adds how many recordings match, counted up to 10,000.",
+        schema={"const": "*"},
+    ),
+    Parameter(
         name="cursor",
         description="The place of a page; only links have it, beside `offset`.",
         schema={"type": "string"},
@@ -109,7 +115,13 @@ _LINKS = {
 }
 
 
-def _searching(what: str, key: str, schema: str) -> Described:
+_TOTAL: Mapping[str, Schema] = {
+    "total": {"type": "integer", "minimum": 0, "maximum": 10_000, "description": "How many match, with `total=*`."},
+    "totalIsExact": {"type": "boolean", "description": "Whether `total` is not only the least that it may be."},
+}
+
+
+def _searching(resource: Resource, what: str, key: str, schema: str) -> Described:
     criteria = tuple(
         Parameter(
             name=criterion.name,
@@ -118,6 +130,7 @@ def _searching(what: str, key: str, schema: str) -> Described:
             example=criterion.example,
         )
         for criterion in CRITERIA
+        if resource in criterion.resources
     )
     return Described(
         summary=f"Search {what}",
@@ -128,7 +141,7 @@ def _searching(what: str, key: str, schema: str) -> Described:
         answers={
             200: succeeded(
                 "A page; it may hold fewer than `limit`, and `nextUri` tells whether more follow.",
-                {key: array(ref(schema)), **_LINKS},
+                {key: array(ref(schema)), **_LINKS, **_TOTAL},
                 required=key,
             )
         },
@@ -342,21 +355,57 @@ def _label_definitions(prefix: str) -> Mapping[tuple[str, str], Described]:
             summary="Delete a label definition",
             parameters=(Parameter(name="force", description="`*` deletes one that is in use.", schema={"const": "*"}),),
             answers={200: succeeded("Deleted.")},
-            errors=found,
+            errors=(*found, errors.LabelInUse),
+        ),
+    }
+
+
+_COMMENT = {"type": "string", "maxLength": 1000}
+
+
+def _labels(prefix: str) -> Mapping[tuple[str, str], Described]:
+    labels, label = f"{prefix}recording-labels", f"{prefix}recording-label"
+    shown = {"label": ref("Label")}
+    found = (*_FOUND, errors.LabelNotFound, *_STORE)
+    given = (errors.LabelDefinitionNotFound, errors.TooManyLabels)
+    return {
+        (labels, "GET"): Described(
+            summary="List the labels of a recording",
+            answers={200: succeeded("The labels.", {"labels": array(ref("Label"))})},
+            errors=(*_FOUND, *_STORE),
+        ),
+        (labels, "POST"): Described(
+            summary="Label a recording",
+            body=objects({"name": {"type": "string", "examples": ["complaint"]}, "comment": _COMMENT}, required="name"),
+            answers={200: succeeded("It was there; the comment is new.", shown), 201: succeeded("It is given.", shown)},
+            errors=(*_BODY, errors.RecordingNotFound, *given, *_STORE),
+        ),
+        (label, "GET"): Described(
+            summary="Read a label of a recording", answers={200: succeeded("The label.", shown)}, errors=found
+        ),
+        (label, "PUT"): Described(
+            summary="Change the comment of a label",
+            body=objects({"name": {"type": "string"}, "comment": _COMMENT}),
+            answers={200: succeeded("The label.", shown)},
+            errors=(*_BODY, *found),
+        ),
+        (label, "DELETE"): Described(
+            summary="Take a label away", answers={200: succeeded("It is gone.")}, errors=found
         ),
     }
 
 
 def _recordings(what: str, names: tuple[str, str], schemas: tuple[str, str]) -> Mapping[tuple[str, str], Described]:
     """The rows that recordings and screen recordings have in common; `schemas` are those of readers and of ops."""
-    resource, many = ("recording", "recordings") if what == "recording" else ("screen-recording", "screen-recordings")
+    many: Resource = "recordings" if what == "recording" else "screen-recordings"
+    resource = many.removesuffix("s")
     key, keys = names
     posted = "PostedRecording" if what == "recording" else "PostedScreenRecording"
     return {
-        (many, "GET"): _searching(f"{what}s", keys, schemas[0]),
+        (many, "GET"): _searching(many, f"{what}s", keys, schemas[0]),
         (resource, "GET"): _reading(what, key, schemas[0]),
         (f"{resource}-media", "GET"): _playing(what),
-        (f"ops-{many}", "GET"): _searching(f"{what}s", keys, schemas[1]),
+        (f"ops-{many}", "GET"): _searching(many, f"{what}s", keys, schemas[1]),
         (f"ops-{many}", "POST"): _posting(what, posted, created=201),
         (f"ops-{resource}", "GET"): _reading(what, key, schemas[1]),
         (f"ops-{resource}", "DELETE"): _deleting(what),
@@ -421,4 +470,6 @@ OPERATIONS: Mapping[tuple[str, str], Described] = {
     ),
     **_label_definitions(""),
     **_label_definitions("ops-"),
+    **_labels(""),
+    **_labels("ops-"),
 }
