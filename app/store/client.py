@@ -16,6 +16,7 @@ from app import codec
 from app.errors import ElasticsearchUnavailable, InternalError
 from app.retry import TRANSIENT_STATUSES
 from app.settings import Settings
+from app.store.node import Node
 from app.store.transport import ResilientTransport
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def connect(settings: Settings) -> AsyncElasticsearch:
     return AsyncElasticsearch(
         [url.strip() for url in settings.elasticsearch_url.split(",")],
         serializers={serializer.mimetype: serializer for serializer in (_Json(), _Ndjson())},
+        node_class=Node,
         connections_per_node=settings.elasticsearch_connections,
         request_timeout=settings.elasticsearch_timeout,
         transport_class=partial(  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from elastic_transport import (
+    ApiResponseMeta,
     AsyncTransport,
-    BaseAsyncNode,
     ConnectionError,  # noqa: A004
     ConnectionTimeout,
     HttpHeaders,
@@ -22,6 +22,7 @@ from elastic_transport import (
 )
 
 from app.retry import TRANSIENT_STATUSES, Backoff
+from app.store.node import Node
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _QUESTION_SECONDS = 1.0
 _WRITE_CONDITIONS = ("if_seq_no=", "op_type=create", "version_type=external")
 
 
+_NO_HEADERS = HttpHeaders()
 # A node that gives another answer is asked less, as the library does it.
 _STATUSES_OF_A_LIVE_NODE = frozenset({*range(200, 299), 400, 401, 402, 403, 404, 409})
 
@@ -105,7 +107,7 @@ class ResilientTransport(AsyncTransport):
 
     def __init__(self, *arguments: Any, retry_seconds: float, raw_headers: Mapping[str, str], **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._raw_headers = HttpHeaders(raw_headers)
+        self._raw_headers = raw_headers
         self._breaker = CircuitBreaker()
         # A write that waits for a refresh may take a minute, but is not repeated for so long.
         self._retry_seconds = retry_seconds
@@ -126,28 +128,29 @@ class ResilientTransport(AsyncTransport):
     ) -> TransportApiResponse:
         """Sends a request as `perform_request` does, and returns the bytes of the answer.
 
-        It does nothing else, so it costs a third. With `repeat` it repeats a request that may be repeated.
+        It is for requests that only read, and costs a third. With `repeat` it repeats them, as far as that is safe.
         """
         perform = partial(self._perform_raw, method, target, body)
         repeatable = repeat and may_be_repeated(method, target)
         return await self._until_answered(target, request_timeout, perform, repeatable=repeatable)
 
     async def _perform_raw(
-        self, method: str, target: str, body: bytes | None, *, request_timeout: float | None
+        self, method: str, target: str, body: bytes | None, *, request_timeout: float
     ) -> TransportApiResponse:
-        node: BaseAsyncNode = self.node_pool.get()  # type: ignore[assignment]
+        node = self.node_pool.get()
+        assert isinstance(node, Node)
+        begun = time.monotonic()
         try:
-            answer = await node.perform_request(
-                method, target, body=body, headers=self._raw_headers, request_timeout=request_timeout
-            )
+            status, answer = await node.exchange(method, target, self._raw_headers, body, request_timeout)
         except (ConnectionTimeout, ConnectionError):
             self.node_pool.mark_dead(node)
             raise
-        if answer.meta.status in _STATUSES_OF_A_LIVE_NODE:
+        if status in _STATUSES_OF_A_LIVE_NODE:
             self.node_pool.mark_live(node)
         else:
             self.node_pool.mark_dead(node)
-        return TransportApiResponse(answer.meta, answer.body)
+        meta = ApiResponseMeta(status, "1.1", _NO_HEADERS, time.monotonic() - begun, node.config)
+        return TransportApiResponse(meta, answer)
 
     async def _until_answered(
         self,
