@@ -12,7 +12,9 @@ from elasticsearch import AsyncElasticsearch
 from app import codec
 from app.embedded.loader import Sample
 from app.recordings.dates import format_instant, parse_instant
+from app.recordings.identity import encode_segment
 from app.recordings.model import Recording
+from app.store.documents import document_id
 from benchmarks.client import Request, authorization
 from benchmarks.stage import CONTACT_CENTER
 
@@ -57,13 +59,43 @@ class Questions:
         )
         return [next(kinds)() for _ in range(number)]
 
-    def _time_range(self) -> Question:
+    def alone(self, number: int) -> dict[str, list[Question]]:
+        """Returns so many questions of each kind, of those that ask for one recording too."""
+        kinds = (
+            self._time_range,
+            self._caller,
+            self._caller_prefix,
+            self._inside_caller,
+            self._agent,
+            self._case,
+            self._inside_data,
+            self._first_of_a_time_range,
+            self._by_id,
+        )
+        questions = ([make() for _ in range(number)] for make in kinds)
+        return {some[0].kind: some for some in questions}
+
+    def _first_of_a_time_range(self) -> Question:
+        return self._time_range("page of 1: newest in a time range", page=1)
+
+    def _by_id(self) -> Question:
+        recording = self._recording()
+        index = self._path.removesuffix("/_search")
+        _id = document_id(CONTACT_CENTER, recording["region"], recording["id"])
+        return Question(
+            "look-up by id",
+            Request("GET", f"/api/v2/recordings/{encode_segment(recording['id'])}", self._api_headers),
+            Request("GET", f"{index}/_doc/{_id}"),
+        )
+
+    def _time_range(self, kind: str = "newest in a time range", page: int = _PAGE) -> Question:
         begin = parse_instant(self._recording()["startTime"])
         end = begin + self._random.randrange(1, 60) * 86_400_000
         return self._question(
-            "newest in a time range",
+            kind,
             {"startTime": format_instant(begin), "endTime": format_instant(end)},
             [{"range": {"startTime": {"gt": begin}}}, {"range": {"stopTime": {"lt": end}}}],
+            page,
         )
 
     def _caller(self) -> Question:
@@ -103,11 +135,13 @@ class Questions:
         clauses = [{"wildcard": {name: {"value": pattern}}} for name in self._data_fields]
         return self._question("inside user data", {"userData": pattern}, [{"bool": {"should": clauses}}])
 
-    def _question(self, kind: str, parameters: dict[str, str], clauses: list[Clause]) -> Question:
+    def _question(self, kind: str, parameters: dict[str, str], clauses: list[Clause], page: int = _PAGE) -> Question:
+        if page != _PAGE:
+            parameters = {**parameters, "limit": str(page)}
         body = {
             "query": {"bool": {"filter": [{"term": {"contactCenter.keyword": CONTACT_CENTER}}, *clauses]}},
             "sort": [{"startTime": "desc"}, {"id.keyword": "asc"}],
-            "size": _PAGE,
+            "size": page,
             "track_total_hits": False,  # the API counts nothing either
         }
         return Question(

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any
 
 import click
@@ -12,13 +14,15 @@ from app.cli.framework import Command
 from app.cli.types import NOT_NEGATIVE, POSITIVE
 from app.embedded.loader import LoadError, Sample
 from benchmarks import stage as stages
-from benchmarks.client import fetch
+from benchmarks.client import Request, fetch
 from benchmarks.load import Measured, load
+from benchmarks.processor import seconds_of_servers
 from benchmarks.questions import Question, Questions, keywords_below
 from benchmarks.stage import CONTACT_CENTER, REGION, Stage, on_stage, service
 from benchmarks.tables import print_row, print_sides
 
 _CONNECTIONS = 8
+_KINDS = 9
 
 
 @click.command("search", cls=Command)
@@ -32,13 +36,14 @@ _CONNECTIONS = 8
 @click.option(
     "--check", metavar="N", type=NOT_NEGATIVE, default=140, help="Questions to compare beforehand (default: 140)."
 )
+@click.option("--alone", is_flag=True, help="Ask each kind of question alone, and also for single recordings.")
 def command(**options: Any) -> None:
     """Search with the API, beside Elasticsearch itself."""
     on_stage(partial(search, **options))
 
 
 async def search(
-    stage: Stage, *, recordings: int, rounds: int, seconds: float, questions: int, kind: str, check: int
+    stage: Stage, *, recordings: int, rounds: int, seconds: float, questions: int, kind: str, check: int, alone: bool
 ) -> None:
     """Asks the API and Elasticsearch the same questions."""
     sample = Sample(CONTACT_CENTER, REGION)
@@ -46,7 +51,13 @@ async def search(
     plain = await stage.load_plain(sample, recordings)
     await stage.settle()
     fields = await keywords_below(stage.client, plain, "eventHistory.data")
-    made = Questions(sample, recordings, plain, fields).make(questions)
+    maker = Questions(sample, recordings, plain, fields)
+    if alone:
+        kinds = {name: some for name, some in maker.alone(questions // _KINDS).items() if kind in name}
+        with service(stage.settings) as app_url:
+            await _alone(stage, kinds, {"API": app_url, "direct": stage.settings.elasticsearch_url}, rounds, seconds)
+        return
+    made = maker.make(questions)
     asked = [question for question in made if kind in question.kind]
     with service(stage.settings) as app_url:
         urls = {"API": app_url, "direct": stage.settings.elasticsearch_url}
@@ -56,6 +67,57 @@ async def search(
     print(f"\n{recordings} recordings; segments as the loading left them: {segments}; ", end="")
     print(f"{checked} questions compared beforehand, the same ids in the same order from both sides\n")
     _print_search(sides["API"], sides["direct"])
+
+
+@dataclass
+class _Round:
+    """One side in one round: requests a second, median latency in milliseconds, and ms of processor a request."""
+
+    rate: float
+    p50: float
+    service: float
+    elasticsearch: float
+
+
+async def _alone(
+    stage: Stage, kinds: dict[str, list[Question]], urls: dict[str, str], rounds: int, seconds: float
+) -> None:
+    """Asks each kind of question alone, the sides in turn, and prints the medians of all rounds but the first."""
+    print_row("question alone", "API/s", "direct/s", "ratio", "p50 ratio", "service ms", "Elasticsearch ms", "directly")
+    print_row("---", *["---:"] * 7)
+    for name, questions in kinds.items():
+        sides: dict[str, list[_Round]] = {side: [] for side in urls}
+        for number in range(rounds + 1):
+            for side, url in urls.items():
+                requests = [(name, question.api if side == "API" else question.direct) for question in questions]
+                measured = await _round(stage, url, requests, seconds)
+                if number:  # the first one is for the caches and the Java compiler
+                    sides[side].append(measured)
+        api, direct = sides["API"], sides["direct"]
+        pairs = list(zip(api, direct, strict=True))
+        print_row(
+            name,
+            f"{median(one.rate for one in api):.0f}",
+            f"{median(one.rate for one in direct):.0f}",
+            f"{median(ours.rate / theirs.rate for ours, theirs in pairs):.2f}",
+            f"{median(ours.p50 / theirs.p50 for ours, theirs in pairs):.2f}",
+            f"{median(one.service for one in api):.2f}",
+            f"{median(one.elasticsearch for one in api):.2f}",
+            f"{median(one.elasticsearch for one in direct):.2f}",
+        )
+
+
+async def _round(stage: Stage, url: str, requests: list[tuple[str, Request]], seconds: float) -> _Round:
+    measured = Measured()
+    service, elasticsearch = seconds_of_servers(), await stage.seconds_of_elasticsearch()
+    await load(url, requests, measured, connections=_CONNECTIONS, seconds=seconds)
+    count = len(measured.all) / 1000
+    return _Round(
+        rate=measured.rate,
+        p50=measured.percentile(50),
+        service=(seconds_of_servers() - service) / count,
+        elasticsearch=(await stage.seconds_of_elasticsearch() - elasticsearch) / count,
+    )
 
 
 def _check(questions: Sequence[Question], urls: dict[str, str]) -> int:
