@@ -4,11 +4,12 @@ When one of these fails after an update, read the code that is named, adapt it, 
 """
 
 import inspect
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from elastic_transport import AsyncTransport
+from elastic_transport import AiohttpHttpNode, AsyncTransport, NodeConfig
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -70,3 +71,10 @@ def test_elastic_transport_request_internals() -> None:
     ]  # fmt: skip
     assert options["request_timeout"].kind is inspect.Parameter.KEYWORD_ONLY
     assert inspect.iscoroutinefunction(AsyncTransport.close)
+
+
+def test_elastic_transport_node_internals() -> None:
+    """app/store/node.py opens connections of its own with the library's TLS context."""
+    assert AiohttpHttpNode(NodeConfig("http", "127.0.0.1", 9200))._ssl_context is None
+    assert isinstance(AiohttpHttpNode(NodeConfig("https", "127.0.0.1", 9200))._ssl_context, ssl.SSLContext)
+    assert parameters(AiohttpHttpNode.close) == ["self"]
