@@ -116,6 +116,11 @@ class AuditLog:
             "Audit lines of callers who were not authenticated that were left out, because there were too many.",
             registry=registry,
         )
+        self._not_written = Counter(
+            "recall_audit_lines_not_written",
+            "Audit lines that the file did not take, for example because its disk is full. They are in the log.",
+            registry=registry,
+        )
         self._path = Path(path) if path is not None else None
         self._descriptor: int | None = None
         if self._path is not None:
@@ -148,6 +153,7 @@ class AuditLog:
         try:
             self._append(self._open(self._path), data)
         except OSError as error:
+            self._not_written.inc()
             log.error("the audit log cannot be written (%s): %s", error, line)
 
     def close(self) -> None:

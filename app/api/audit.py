@@ -18,6 +18,8 @@ from app.media.response import MediaResponse
 
 # The codes of docs/contract.md section 1 that say who may do what: permission, role, login.
 _REFUSALS = frozenset({3, 5, 20})
+# The status of a caller who asks for too much: attempts to log in, or a share that is in use.
+_TOO_MANY = 429
 
 
 def audit_entry(request: Request) -> Entry:
@@ -54,7 +56,8 @@ class AuditedRequest:
 
     For an envelope the line is written before the client has any byte. For a stream it is written when the last byte
     goes out, or when the stream breaks off. `user` is the name that the caller claims. A handler can add attributes
-    through `audit_entry`. With `only_refusals` there is a line only for a caller who may not do what it asks for.
+    through `audit_entry`. With `only_refusals` there is a line only for a caller who may not do what it asks for, or
+    asks for too much.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class AuditedRequest:
         try:
             response = await answer
         except BaseException as error:
-            if not self._only_refusals or (isinstance(error, RecallError) and error.code in _REFUSALS):
+            if not self._only_refusals or _is_refusal(error):
                 self._raised(error)
             raise
         if self._only_refusals:
@@ -122,7 +125,7 @@ class AuditedRequest:
 
     def _write(self, entry: Entry, http_status: int | None, status_code: int | None) -> None:
         entry.http_status, entry.status_code = http_status, status_code
-        if http_status is not None and status_code != 4:
+        if http_status is not None and (status_code != 4 or http_status == _TOO_MANY):
             entry.outcome = "success" if http_status < 400 else "refused"
         entry.seconds = round(time.monotonic() - self._begun, 3)
         user = getattr(self._request.state, "user", None)
@@ -175,6 +178,10 @@ class AuditedStream:
             await response(scope, watched_receive, watched_send)
         finally:
             write(completed=False)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, RecallError) and (error.code in _REFUSALS or error.http_status == _TOO_MANY)
 
 
 def _segment(request: Request, name: str) -> str | None:

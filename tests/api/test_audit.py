@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -643,9 +644,11 @@ async def test_the_start_says_so_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_line_that_the_file_does_not_take_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    log = AuditLog("/dev/full")
+    metrics = CollectorRegistry()
+    log = AuditLog("/dev/full", metrics)
     log.write(an_entry("not lost"))
     log.close()
+    assert metrics.get_sample_value("recall_audit_lines_not_written_total") == 1
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("recall.audit", "ERROR")
     assert "not lost" in record.getMessage()

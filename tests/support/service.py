@@ -14,6 +14,7 @@ from argon2 import PasswordHasher
 
 from app.main import create_app
 from app.server import server_config
+from app.services import Services
 from app.settings import Role, S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.client import connect
 from app.store.repository import RecordingRepository
@@ -93,10 +94,15 @@ class Service:
         self._socket.close()
 
     @property
+    def services(self) -> Services:
+        """The objects that the process makes once."""
+        services: Services = self._app.state.services
+        return services
+
+    @property
     def repository(self) -> RecordingRepository:
         """The recordings of the process."""
-        repository: RecordingRepository = self._app.state.services.repositories["recordings"]
-        return repository
+        return self.services.repositories["recordings"]
 
     def client(self, user: str | None = None, **options: Any) -> httpx.AsyncClient:
         """A client that is closed with the service; `user` is a name of USERS."""
