@@ -68,8 +68,8 @@ class Criterion(Generic[V]):
 
     @property
     def option(self) -> str:
-        """The command-line option: `--caller-phone-number` for `callerPhoneNumber`."""
-        return "--" + re.sub("[A-Z]", lambda capital: f"-{capital[0].lower()}", self.name)
+        """The command-line option: `--caller-phone-number` for `callerPhoneNumber`, `--call-uuid` for `callUUID`."""
+        return "--" + re.sub("(?<=[a-z])(?=[A-Z])", "-", self.name).lower()
 
 
 CALLER = Criterion(

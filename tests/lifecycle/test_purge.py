@@ -257,6 +257,14 @@ async def test_filters_restrict_the_purge(store: Store, quickly: Quickly) -> Non
         ("--older-than", "90d", "--user-name", "dima AND po*h"): 1,
         ("--older-than", "90d", "--user-data", "CASE-2*"): 1,
         ("--older-than", "90d", "--start-time", days_ago(150)): 1,
+        ("--older-than", "1h", "--phone-number", "+99"): 4,
+        ("--older-than", "1h", "--phone-number", "*20"): 1,
+        ("--older-than", "90d", "--min-duration", "0"): 3,
+        ("--older-than", "90d", "--min-duration", "100000"): 0,
+        ("--older-than", "90d", "--label", "*"): 0,
+        ("--older-than", "90d", "--non-delete", "false"): 3,
+        ("--older-than", "90d", "--call-uuid", "100"): 1,
+        ("--older-than", "90d", "--media-id", "100"): 0,
         # The earlier of both.
         ("--older-than", "90d", "--end-time", days_ago(150)): 2,
         ("--older-than", "150d", "--end-time", days_ago(10)): 2,
@@ -291,6 +299,10 @@ async def test_filters_restrict_the_purge(store: Store, quickly: Quickly) -> Non
         (
             ("--yes", *OLD, "--user-name", "AND a"),
             "--user-name: Parameter 'userName' is invalid: AND must stand between two words",
+        ),
+        (
+            ("--yes", *OLD, "--screen-recordings", "--label", "a"),
+            "Parameter 'label' is invalid: screen recordings cannot be searched by it",
         ),
         (("--yes", *OLD, "--end-time", "x"), "--end-time: Parameter 'endTime' is invalid: it must be a date"),
         (("--yes", *OLD, "--user-data", "x", "--user-data", "y"), "--user-data: it is given more than once"),

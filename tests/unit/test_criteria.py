@@ -68,4 +68,7 @@ def test_fields_and_mappings_correspond() -> None:
 
 
 def test_criterion_has_a_command_line_option() -> None:
-    assert CRITERIA[0].option == "--caller-phone-number"
+    options = {criterion.name: criterion.option for criterion in CRITERIA}
+    assert options["callerPhoneNumber"] == "--caller-phone-number"
+    assert options["callUUID"] == "--call-uuid"
+    assert options["nonDelete"] == "--non-delete"
