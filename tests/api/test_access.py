@@ -250,7 +250,7 @@ async def test_hidden_recording_is_answered_as_one_that_does_not_exist(
     for body in bodies if name in {"POST", "PUT"} else [None]:
         answers = []
         for recording_id in ("hidden", "absent"):
-            url = path.replace("{id}", recording_id).replace("{name}", media_name)
+            url = path.replace("{id}", recording_id).replace("{name}", media_name).replace("{label}", "label")
             answer = await service.client("amy").request(name, url, json=body)
             headers = {key: value for key, value in answer.headers.items() if key not in {"date", "content-length"}}
             answers.append((answer.status_code, headers, answer.text.replace(recording_id, "ID")))

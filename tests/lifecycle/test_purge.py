@@ -487,13 +487,17 @@ class Link:
         writer.close()
 
 
-async def until_gone(elasticsearch: AsyncElasticsearch, settings: Settings, count: int) -> None:
-    """Returns when so many recordings have been deleted, which this is told of without a refresh."""
+async def deletions(elasticsearch: AsyncElasticsearch, settings: Settings) -> int:
+    """How many recordings have ever been deleted in the index, which is told without a refresh."""
+    stats = await elasticsearch.indices.stats(index=f"{settings.index_prefix}-recordings", metric="indexing")
+    return int(stats["_all"]["primaries"]["indexing"]["delete_total"])
+
+
+async def until_gone(elasticsearch: AsyncElasticsearch, settings: Settings, count: int, since: int) -> None:
+    """Returns when so many recordings have been deleted since there were `since` deletions."""
 
     async def are_gone() -> bool:
-        index = f"{settings.index_prefix}-recordings"
-        stats = await elasticsearch.indices.stats(index=index, metric="indexing")
-        return bool(stats["_all"]["primaries"]["indexing"]["delete_total"] >= count)
+        return await deletions(elasticsearch, settings) >= since + count
 
     await eventually(are_gone, seconds=60)
 
@@ -505,8 +509,9 @@ async def test_purge_waits_while_elasticsearch_is_unreachable(
     await store.protect("7", "39")
     async with Link(settings.elasticsearch_url).open() as link:
         store.scripts.settings = msgspec.structs.replace(store.scripts.settings, elasticsearch_url=link.url)
+        before = await deletions(elasticsearch, settings)
         process = await store.start(*OLD, "--rate", "20", "--yes")
-        await until_gone(elasticsearch, settings, 1)
+        await until_gone(elasticsearch, settings, 1, before)
         link.set_cut()
         assert process.stderr is not None
         # It says so when the client has given up, which tries again by itself at first.
@@ -527,8 +532,9 @@ async def test_purge_gives_up_when_elasticsearch_stays_unreachable(
     await store.post(*(aged(str(i)) for i in range(60)))
     async with Link(settings.elasticsearch_url).open() as link:
         store.scripts.settings = msgspec.structs.replace(store.scripts.settings, elasticsearch_url=link.url)
+        before = await deletions(elasticsearch, settings)
         process = await store.start(*OLD, "--rate", "20", "--yes", "--patience", "1")
-        await until_gone(elasticsearch, settings, 1)
+        await until_gone(elasticsearch, settings, 1, before)
         link.set_cut()
         status, out, err = await store.scripts.end(process)
         assert status == 1
@@ -558,8 +564,9 @@ async def test_signal_stops_the_purge_after_the_batch_in_flight(
     store: Store, elasticsearch: AsyncElasticsearch, settings: Settings, number: signal.Signals
 ) -> None:
     await store.post(*(aged(f"{i:02}", 200 - i) for i in range(30)))
+    before = await deletions(elasticsearch, settings)
     process = await store.start(*OLD, "--rate", "10", "--yes")
-    await until_gone(elasticsearch, settings, 1)
+    await until_gone(elasticsearch, settings, 1, before)
     process.send_signal(number)
     status, _, err = await store.scripts.end(process)
     assert status == 1
@@ -625,8 +632,9 @@ async def test_purge_of_many_recordings_survives_a_kill(
     count = PURGED_RECORDINGS
     await store_quickly(elasticsearch, index, count)
 
+    before = await deletions(elasticsearch, settings)
     process = await store.start(*OLD, "--yes")
-    await until_gone(elasticsearch, settings, count // 5)
+    await until_gone(elasticsearch, settings, count // 5, before)
     process.kill()
     await store.scripts.end(process)
     await elasticsearch.indices.refresh(index=index)
@@ -636,7 +644,7 @@ async def test_purge_of_many_recordings_survives_a_kill(
 
     # At this rate it takes longer than the ten seconds between two lines of progress.
     process = await store.start(*OLD, "--yes", "--rate", "5000")
-    await until_gone(elasticsearch, settings, count - left + 1)  # its modules are loaded
+    await until_gone(elasticsearch, settings, count - left + 1, before)  # its modules are loaded
     watching = asyncio.create_task(watch_memory(process))
     status, _, err = await store.scripts.end(process)
     assert status == 0, err
