@@ -86,7 +86,7 @@ async def test_every_curl_command_works_as_described(url: str, tmp_path: Path) -
         assert status == 0, command
         if "--output" not in command:
             found.append(msgspec.json.decode(output))
-    s3, webdav, user_data, *searches, read, walk, _, _, _ = found
+    s3, webdav, user_data, *searches, read, walk, _, label, labelled, _, _, _ = found
     with wave.open(str(tmp_path / "recording.wav")) as audio:
         assert audio.getnframes() / audio.getframerate() >= 3
     assert all(answer["statusCode"] == 0 for answer in found)
@@ -97,6 +97,8 @@ async def test_every_curl_command_works_as_described(url: str, tmp_path: Path) -
         assert EXAMPLE_ID in [recording["id"] for recording in search["recordings"]]
     assert len(walk["recordings"]) == 5
     assert "nextUri" in walk
+    assert label["label"]["displayName"] == "Court order"
+    assert labelled["total"] == len(labelled["recordings"]) > 0
 
 
 async def test_scripts_test_passes_its_arguments_to_pytest() -> None:
