@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,20 +53,23 @@ async def all_answer(app: AppProcess) -> None:
     await eventually(listening, seconds=60)
 
 
-async def started(settings: Settings, folder: Path) -> AppProcess:
+@asynccontextmanager
+async def running(settings: Settings, folder: Path) -> AsyncIterator[AppProcess]:
     audit_log = str(folder / "audit.log")
     app = AppProcess(msgspec.structs.replace(settings, workers=WORKERS, audit_log=audit_log, **PATIENT), folder)
-    await app.start()
-    await all_answer(app)
-    return app
+    try:
+        await app.start()
+        await all_answer(app)
+        yield app
+    finally:
+        await app.stop()
 
 
 @pytest.fixture(scope="module")
 async def app(module_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AppProcess]:
     """A service with two workers, which no test ends."""
-    app = await started(module_settings, tmp_path_factory.mktemp("app"))
-    yield app
-    await app.stop()
+    async with running(module_settings, tmp_path_factory.mktemp("app")) as app:
+        yield app
 
 
 def audited(app: AppProcess) -> set[str]:
@@ -171,16 +174,19 @@ def connections_of(pid: int, app: AppProcess) -> int:
 async def test_sigterm_lets_a_play_finish(
     settings: Settings, counting_storage: CountingStorage, tmp_path: Path
 ) -> None:
-    app = await started(
-        msgspec.structs.replace(settings, storage=StorageConfig((WebDavConfig(counting_storage.url),))), tmp_path
-    )
     size = 3_000_000
     url = counting_storage.put("long.wav", size)
-    async with app.client("ops") as ops, app.client("admin") as admin:
+    storage = StorageConfig((WebDavConfig(counting_storage.url),))
+    async with (
+        running(msgspec.structs.replace(settings, storage=storage), tmp_path) as app,
+        app.client("ops") as ops,
+        app.client("admin") as admin,
+    ):
         media = a_media_file(mediaDescriptor={"storage": "webDAV", "path": url}, type="audio/wav")
         assert (await ops.post(OPS_PATH, json=a_recording("played", mediaFiles=[media]))).status_code == 201
         recording = (await admin.get("/api/v2/recordings/played")).json()["recording"]
         counting_storage.rate = 1_000_000
+        workers = workers_of(app.pid)
         async with admin.stream("GET", f"/api/v2{recording['mediaFiles'][0]['playPath']}") as response:
             assert response.status_code == 200
             received = 0
@@ -189,16 +195,15 @@ async def test_sigterm_lets_a_play_finish(
                     app.terminate()
                 received += len(chunk)
         assert received == size
-    workers = workers_of(app.pid)
-    await app.stop()
-    assert not alive(workers)
+        await app.stop()
+        assert not alive(workers)
 
 
 async def test_workers_end_with_a_supervisor_that_is_killed(settings: Settings, tmp_path: Path) -> None:
-    app = await started(settings, tmp_path)
-    workers = workers_of(app.pid)
-    await app.kill()
-    await eventually(lambda: not alive(workers))
+    async with running(settings, tmp_path) as app:
+        workers = workers_of(app.pid)
+        await app.kill()
+        await eventually(lambda: not alive(workers))
 
 
 async def test_guesses_are_as_few_as_with_one_worker(app: AppProcess) -> None:
