@@ -170,6 +170,7 @@ class Protocol(HttpToolsProtocol):
         """Ends the connection without an answer."""
         self._pool.refused.labels(reason).inc()
         self._is_closing = True
+        self.connections.discard(self)  # now: its end is reported later, and it is in nobody's way any more
         self.transport.abort()
 
     # --- what arrives ---
@@ -227,7 +228,9 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         self._has_begun = False
         self._unwanted = 0
-        if len(self.connections) > self._limits.connections and not head.target.startswith(b"/health/"):
+        # Those that are idle make room for new ones, and are no reason to refuse a request.
+        busy = len(self.connections) - len(self._pool.idle)
+        if busy > self._limits.connections and not head.target.startswith(b"/health/"):
             self._refuse(ConnectionsExhausted(), "connections")
             return False
         self._body = head.body

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -117,16 +117,28 @@ class Measurement:
 class Victim:
     """A well-behaved client: it searches, reads, plays and posts in turn, on one connection."""
 
-    def __init__(self, connection: ClientConnection, requests: dict[str, Request]) -> None:
-        self._connection = connection
+    def __init__(self, url: str, connections: AsyncExitStack, requests: dict[str, Request]) -> None:
+        self._url = url
+        self._connections = connections
+        self._connection: ClientConnection | None = None
         self._requests = requests
+
+    async def _ask(self, request: Request) -> int:
+        """Returns the status; on a new connection, as clients do, when the service has closed the idle one."""
+        if self._connection is not None:
+            try:
+                return (await self._connection.ask(request))[0]
+            except (OSError, asyncio.IncompleteReadError):
+                self._connection = None
+        self._connection = await self._connections.enter_async_context(connected(self._url))
+        return (await self._connection.ask(request))[0]
 
     async def measure(self, stage: Stage, seconds: float) -> Measurement:
         measurement, spent, begun = Measurement(), await _seconds_spent(stage), time.monotonic()
         while time.monotonic() < begun + seconds:
             for kind in KINDS:
                 asked = time.perf_counter()
-                status, _ = await self._connection.ask(self._requests[kind])
+                status = await self._ask(self._requests[kind])
                 measurement.measured.latencies[kind].append(time.perf_counter() - asked)
                 measurement.refused[kind] += status not in {200, 201}
         measurement.cores = (await _seconds_spent(stage) - spent) / (time.monotonic() - begun)
@@ -157,7 +169,8 @@ async def victim_of(target: Target) -> AsyncIterator[Victim]:
             "play": Request("GET", f"/api/v2{media['mediaPath']}", headers),
             "post": post(VICTIM, a_recording(VICTIM, target.region, [target.media], seed=8)),
         }
-        yield Victim(connection, requests)
+        async with AsyncExitStack() as connections:
+            yield Victim(target.urls[0], connections, requests)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import random
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -557,3 +557,17 @@ def test_uvicorn_still_has_what_the_protocol_replaces() -> None:
         "keep_alive",
         "on_response",
     }
+
+
+async def test_a_flood_of_idle_connections_refuses_nobodys_requests(serve: Serve) -> None:
+    served = await serve(Limits(connections=10, reserved_connections=100))
+    with ExitStack() as stack:
+        for _ in range(5):
+            # Without a turn of the event loop in between, so that the server meets all of them at once.
+            for _ in range(40):
+                stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            client.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            client.setblocking(False)
+            answer = await asyncio.get_running_loop().sock_recv(client, 100)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
