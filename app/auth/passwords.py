@@ -1,12 +1,12 @@
 """Verifies passwords of the configured users, and remembers for a while which were right and which were wrong."""
 
 import asyncio
-import hmac
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHash
@@ -101,7 +101,7 @@ class Authenticator:
         if ":" in name:  # which no user has, and with which two pairs could look alike below
             raise NotAuthenticated
         # A keyed digest, so that no password lies in memory in clear, and none can be found by comparing.
-        digest = hmac.digest(self._key, f"{name}:{credentials.password}".encode(), "sha256")
+        digest = blake2b(f"{name}:{credentials.password}".encode(), digest_size=32, key=self._key).digest()
         current_hash = self._hash_of(name)
         # A client that is known need not queue with those that guess.
         if self._is_known(self._right, digest, current_hash):

@@ -1,6 +1,7 @@
 """The client's address and scheme, as a trusted proxy states them (docs/operations.md, "Configure a load balancer")."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.datastructures import Headers
@@ -65,6 +66,7 @@ def _networks(text: str) -> _Networks:
         raise ConfigurationError(f"FORWARDED_ALLOW_IPS is addresses and networks, or *: {error}") from None
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> _Address | None:
     """Returns the address that a text is, with or without a port; a zone is left out, and an IPv4 address is one."""
     text = text.strip()

@@ -62,7 +62,7 @@ class ProtectionChange(msgspec.Struct, frozen=True, array_like=True):
         return any(hold.protects for hold in self.holders.values())
 
 
-class Source(msgspec.Struct, frozen=True, rename="camel"):
+class Source(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A document's `_source` as it was read: the recording, the protection and the labels are still JSON text."""
 
     recording: str

@@ -21,6 +21,7 @@ class Hit(
     Generic[S],
     frozen=True,
     kw_only=True,
+    gc=False,  # without cycles, the collector has nothing to look for in the hundreds of a page
     rename={"index": "_index", "id": "_id", "read": "_source", "seq_no": "_seq_no", "primary_term": "_primary_term"},
 ):
     """A hit of a search, or a document that was read by id. What was not asked for has its default.
