@@ -34,7 +34,20 @@ class ConfigurationError(Exception):
     """The configuration cannot be used; the text says which value, and why."""
 
 
-class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+# What stands in no log, also not where an error shows a value.
+_SECRETS = frozenset({"password", "password_hash", "secret_access_key", "elasticsearch_password"})
+
+
+class _Configured(msgspec.Struct, frozen=True):
+    """A part of the configuration, whose representation hides secrets."""
+
+    def __repr__(self) -> str:
+        values = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={'***' if name in _SECRETS and value else repr(value)}" for name, value in values)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class User(_Configured, frozen=True, forbid_unknown_fields=True):
     """A `[[users]]` entry; `password_hash` comes from `scripts/users.py hash`.
 
     `access_groups`, `partitions` and `own_recordings` limit what the user sees (docs/contract.md section 2). An empty
@@ -78,7 +91,7 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
 
-class WebDavConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WebDavConfig(_Configured, frozen=True, forbid_unknown_fields=True):
     """A `[[storage.webdav]]` entry: this URL and what is below it.
 
     `aliases` are other URLs of the same folder, and `case_sensitive` tells whether names that differ in case are
@@ -112,7 +125,7 @@ def _parse_setting(name: str, url: str) -> tuple[str, list[str]]:
         raise ValueError(f"the {name} {without_password(url)!r} of a storage cannot be used: {error}") from None
 
 
-class S3Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class S3Config(_Configured, frozen=True, forbid_unknown_fields=True):
     """A `[[storage.s3]]` entry. Without an endpoint it is AWS, without a key AWS's usual credential chain.
 
     With `delete_versions` a deletion deletes all versions of an object. With `exact_keys` clients may post keys with a
@@ -156,7 +169,7 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     s3: tuple[S3Config, ...] = ()
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
     """See `README.md` for what each is for. Times are in seconds, sizes in bytes."""
 
     config: str | None = None

@@ -15,6 +15,7 @@ import aiohttp
 import click
 import msgspec
 
+from app.cli.files import open_private
 from app.cli.framework import Command, once
 from app.cli.types import CONTACT_CENTER, POSITIVE
 from app.progress import progress
@@ -250,7 +251,7 @@ class _Importer:
         if not refused:
             return
         self.refused += len(refused)
-        with self._refused_file.open("ab") as file:
+        with open_private(self._refused_file, append=True) as file:
             for line, failure in refused:
                 told = {"file": line.file, **failure, "line": line.number, "text": line.text.decode(errors="replace")}
                 file.write(msgspec.json.encode(told) + b"\n")

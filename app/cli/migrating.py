@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from app import codec
 from app.cli import options as shared
 from app.cli.failures import configured
+from app.cli.files import open_private
 from app.cli.framework import exclusive
 from app.cli.types import POSITIVE
 from app.lifecycle.protection import Protection
@@ -217,7 +218,7 @@ async def _write_rejects(client: AsyncElasticsearch, rejects: list[RejectedDocum
     if not rejects:
         return
     unfinished = file.with_name(f".{file.name}.unfinished")
-    with unfinished.open("wb") as out:
+    with open_private(unfinished) as out:
         for i in range(0, len(rejects), _DOCUMENTS_PER_REQUEST):
             some = rejects[i : i + _DOCUMENTS_PER_REQUEST]
             found = await client.mget(docs=[{"_index": reject.index, "_id": reject.id} for reject in some])

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.cli.failures import configured, first_objects_missing, some_objects_missing
+from app.cli.files import open_private
 from app.cli.framework import Command, Option, exclusive, once
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, CONTACT_CENTER, POSITIVE, Age
@@ -57,7 +58,8 @@ class Report(msgspec.Struct, rename="camel"):
         attributes = msgspec.to_builtins(self)
         attributes |= attributes.pop("counts")
         try:
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(attributes), indent=2) + b"\n")
+            with open_private(path) as file:
+                file.write(msgspec.json.format(msgspec.json.encode(attributes), indent=2) + b"\n")
         except OSError as error:
             sys.exit(f"the report cannot be written: {error}")
 

@@ -119,6 +119,22 @@ def test_the_demo_keeps_its_documents_private_and_leaves_nothing_behind_on_sigte
         assert any(data.iterdir())
 
 
+def test_the_demo_leaves_nothing_behind_on_sigterm_while_it_starts() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # see `documents`
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RECALL_")}
+        environment |= {"TMPDIR": name, "RECALL_PORT": str(free_port()), "RECALL_WORKERS": "2"}
+        with subprocess.Popen([sys.executable, "-m", "app", "demo"], env=environment) as demo:
+            try:
+                wait_until(lambda: any(folder.iterdir()))
+                demo.send_signal(signal.SIGTERM)
+                assert demo.wait(60) == 0
+            finally:
+                demo.kill()
+        wait_until(lambda: not any(folder.iterdir()))
+
+
 def test_documents_survive_a_crash(node: Node) -> None:
     call(node, "PUT", "/crash")
     call(node, "PUT", "/crash/_doc/1", {"some": "thing"})

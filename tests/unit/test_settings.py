@@ -1,10 +1,12 @@
 """Configuration: the environment before the file before the defaults."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from app.settings import ConfigurationError, Settings, load_settings
+import app.settings
+from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig, load_settings
 
 USER = """
 [[users]]
@@ -114,6 +116,26 @@ def test_a_file_that_every_user_may_replace_is_refused(file: Path, tmp_path: Pat
     link.parent.chmod(0o777)
     with pytest.raises(ConfigurationError, match=rf"may write {link.parent} \(mode 0777\)"):
         load_settings({"RECALL_CONFIG": str(link)})
+
+
+def test_no_secret_is_in_the_representation_of_settings() -> None:
+    """An error or a log line that shows a value shows none."""
+    settings = Settings(
+        users=(User(name="ops", password_hash="$argon2id$hunter2", roles=("ops",)),),
+        storage=StorageConfig(
+            (WebDavConfig("http://media.example", "media", "hunter2"),),
+            (S3Config(("b",), access_key_id="key", secret_access_key="hunter2"),),
+        ),
+        elasticsearch_username="elastic",
+        elasticsearch_password="hunter2",
+    )
+    for shown in (repr(settings), str(settings), f"{settings.storage}", repr(settings.users)):
+        assert "hunter2" not in shown
+        assert "***" in shown
+    assert "elasticsearch_password=None" in repr(Settings())
+    # A new secret has to be hidden, too.
+    fields = {name for kind in (Settings, User, WebDavConfig, S3Config) for name in kind.__struct_fields__}
+    assert {name for name in fields if re.search("password|secret|token|credential", name)} == app.settings._SECRETS
 
 
 @pytest.mark.parametrize("password", ["hunter2", "hun/ter2", "hun@ter2"])
