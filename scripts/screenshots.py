@@ -66,6 +66,11 @@ async def some_fail(page: Page) -> None:
     await page.get_by_text("3 failed").wait_for()
 
 
+async def ask_to_label(page: Page) -> None:
+    await pick_three(page)
+    await page.get_by_role("button", name="Label…").click()
+
+
 async def keys(page: Page) -> None:
     await page.keyboard.press("?")
 
@@ -79,6 +84,7 @@ STATES = (
     State("columns", EVER, columns),
     State("picked", EVER, pick_three),
     State("protect", EVER, ask_to_protect),
+    State("label", EVER, ask_to_label),
     State("some-fail", EVER, some_fail),
     State("keys", EVER, keys),
     State("nothing-found", "/ui/recordings?startTime=2020-01-01&callerPhoneNumber=nobody&userName=x"),

@@ -129,7 +129,7 @@ def _page(
         counted=_address([*_without(parameters, *_PLACE), ("total", "*")]) if "total" in PAGING_PARAMETERS else None,
         start=start,
         end=instant_of(values.get("endTime", "")),
-        may={name: why_not(user_of(request), name) for name in ("apply", "unapply")},
+        may={name: why_not(user_of(request), name) for name in ("apply", "unapply", "label")},
     )
 
 

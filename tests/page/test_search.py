@@ -64,11 +64,11 @@ async def client(service: Service) -> httpx.AsyncClient:
 
 
 def ids(page: httpx.Response) -> list[str]:
-    return [html.unescape(each) for each in re.findall(r'<tr data-id="([^"]*)"', page.text)]
+    return [html.unescape(each) for each in re.findall(r'<tr role="row" data-id="([^"]*)"', page.text)]
 
 
 def row(page: httpx.Response, recording_id: str) -> str:
-    (found,) = re.findall(rf'<tr data-id="{re.escape(html.escape(recording_id))}".*?</tr>', page.text, re.DOTALL)
+    (found,) = re.findall(rf'<tr role="row" data-id="{re.escape(html.escape(recording_id))}".*?</tr>', page.text, re.DOTALL)
     return str(found)
 
 

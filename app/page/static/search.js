@@ -1,5 +1,6 @@
 // The search: times in the chosen zone, columns, and operations on selected rows.
 
+import { ApiError, call } from "./api.js";
 import { onKey } from "./keys.js";
 import { operate } from "./operations.js";
 import { prefer } from "./preferences.js";
@@ -139,20 +140,80 @@ function watchColumns() {
   });
 }
 
-const WORDS = {
+const REASON = "Reason (optional, kept with the lock and in the audit log)";
+
+/**
+ * What can be done with several recordings. `path` follows the recording's own; `body` is of the reason, or the
+ * comment, and the name of the label.
+ *
+ * @typedef {{title: string, text: string, done: string, asks: string, most: number, path: string,
+ *   body: (reason: string, label: string) => object, show: (row: HTMLElement) => void}} Action
+ * @type {Record<string, Action>}
+ */
+const ACTIONS = {
   apply: {
-    operationName: "applyNonDelete",
     title: "Protect",
     text: "Nobody can delete a protected recording. Its screen recordings are protected with it.",
     done: "protected",
+    asks: REASON,
+    most: 500,
+    path: "",
+    body: (reason) => ({ operationName: "applyNonDelete", ...(reason && { reason }) }),
+    show: (row) => row.classList.add("protected"),
   },
   unapply: {
-    operationName: "unapplyNonDelete",
     title: "Unprotect",
     text: "Recordings that are not protected can be deleted, by a purge too.",
     done: "no longer protected",
+    asks: "Reason (optional, kept in the audit log)",
+    most: 500,
+    path: "",
+    body: (reason) => ({ operationName: "unapplyNonDelete", ...(reason && { reason }) }),
+    show: (row) => row.classList.remove("protected"),
+  },
+  label: {
+    title: "Label",
+    text: "A recording that has the label already gets the new comment.",
+    done: "labelled",
+    asks: "Comment (optional)",
+    most: 1000,
+    path: "/labels",
+    body: (comment, name) => ({ name, ...(comment && { comment }) }),
+    show: showLabel,
   },
 };
+
+/** @param {HTMLElement} row */
+function showLabel(row) {
+  const chosen = /** @type {HTMLSelectElement} */ (document.getElementById("act-label")).selectedOptions[0];
+  const cell = /** @type {HTMLElement} */ (row.querySelector(".c-labels"));
+  if ([...cell.querySelectorAll(".label")].some((label) => label.textContent === chosen.text)) return;
+  const label = document.createElement("span");
+  label.className = "label";
+  const name = document.createElement("bdi");
+  name.textContent = chosen.text;
+  label.append(name);
+  cell.append(label);
+}
+
+/**
+ * Fills the choice of labels.
+ *
+ * @param {HTMLElement} text says so if there are none
+ * @returns {Promise<boolean>} whether there is one
+ */
+async function offerLabels(text) {
+  const select = /** @type {HTMLSelectElement} */ (document.getElementById("act-label"));
+  select.replaceChildren();
+  try {
+    const { labelDefinitions } = await call("/recording-label-definitions");
+    for (const { name, displayName } of labelDefinitions) select.add(new Option(displayName ?? name, name));
+    if (!labelDefinitions.length) text.textContent = "No label is defined in this contact center yet.";
+  } catch (error) {
+    text.textContent = error instanceof ApiError ? error.message : String(error);
+  }
+  return select.length > 0;
+}
 
 function watchSelection() {
   const table = document.getElementById("recordings");
@@ -194,8 +255,8 @@ function watchSelection() {
     all.focus();
   });
   for (const button of bar.querySelectorAll("[data-action]")) {
-    const action = /** @type {keyof typeof WORDS} */ (/** @type {HTMLElement} */ (button).dataset.action);
-    button.addEventListener("click", () => ask(action, picked(), show));
+    const action = ACTIONS[/** @type {string} */ (/** @type {HTMLElement} */ (button).dataset.action)];
+    button.addEventListener("click", () => void ask(action, picked(), show));
   }
   show(); // a browser that goes back restores what was checked
 }
@@ -203,12 +264,11 @@ function watchSelection() {
 /**
  * Asks whether and why, does it, and tells what became of each.
  *
- * @param {keyof typeof WORDS} action
+ * @param {Action} action
  * @param {HTMLElement[]} rows
  * @param {() => void} show
  */
-function ask(action, rows, show) {
-  const words = WORDS[action];
+async function ask(action, rows, show) {
   const recordings = rows.length === 1 ? "1 recording" : `${rows.length} recordings`;
   const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("act"));
   const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (document.getElementById(`act-${name}`));
@@ -216,16 +276,19 @@ function ask(action, rows, show) {
   const go = /** @type {HTMLButtonElement} */ (part("go"));
   const progress = /** @type {HTMLProgressElement} */ (part("progress"));
   const stop = new AbortController();
-  part("title").textContent = `${words.title} ${recordings}`;
-  part("text").textContent = words.text;
+  part("title").textContent = `${action.title} ${recordings}`;
+  part("text").textContent = action.text;
+  part("label-field").hidden = !action.path;
+  part("reason-label").textContent = action.asks;
+  reason.maxLength = action.most;
   part("text").hidden = false;
   part("reason-field").hidden = false;
   part("result").replaceChildren();
   part("cancel").textContent = "Cancel";
   progress.hidden = true;
   go.hidden = false;
-  go.disabled = false;
-  go.textContent = words.title;
+  go.disabled = Boolean(action.path);
+  go.textContent = action.title;
   reason.value = "";
   dialog.onclose = () => stop.abort();
   part("cancel").onclick = () => dialog.close();
@@ -238,9 +301,9 @@ function ask(action, rows, show) {
     progress.max = rows.length;
     progress.value = 0;
     const byId = new Map(rows.map((row) => [/** @type {string} */ (row.dataset.id), row]));
-    const body = { operationName: words.operationName, ...(reason.value.trim() && { reason: reason.value.trim() }) };
+    const body = action.body(reason.value.trim(), /** @type {HTMLSelectElement} */ (part("label")).value);
     const result = await operate(
-      rows.map((row) => ({ id: /** @type {string} */ (row.dataset.id), path: apiPath(row) })),
+      rows.map((row) => ({ id: /** @type {string} */ (row.dataset.id), path: apiPath(row) + action.path })),
       body,
       (done) => {
         progress.value = done;
@@ -249,11 +312,11 @@ function ask(action, rows, show) {
     );
     for (const id of result.succeeded) {
       const row = /** @type {HTMLElement} */ (byId.get(id));
-      row.classList.toggle("protected", action === "apply");
+      action.show(row);
       /** @type {HTMLInputElement} */ (row.querySelector("input[name=pick]")).checked = false;
     }
     show();
-    const told = `${result.succeeded.length} ${words.done}`;
+    const told = `${result.succeeded.length} ${action.done}`;
     if (!result.failed.length && !result.left.length) {
       dialog.close();
       status.textContent = told;
@@ -263,6 +326,7 @@ function ask(action, rows, show) {
     progress.hidden = true;
     part("text").hidden = true;
     part("reason-field").hidden = true;
+    part("label-field").hidden = true;
     go.hidden = true;
     part("cancel").textContent = "Close";
     part("cancel").focus();
@@ -270,6 +334,7 @@ function ask(action, rows, show) {
     if (!dialog.open) tell(`${told}, ${result.left.length} not begun`);
   };
   dialog.showModal();
+  if (action.path) go.disabled = !(await offerLabels(part("text")));
 }
 
 /**

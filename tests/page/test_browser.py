@@ -1,0 +1,432 @@
+"""The search page in real Chromium, with the mouse and with the keyboard alone."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import BrowserContext, Page, ViewportSize, expect
+
+from app.errors import ElasticsearchUnavailable
+from app.store.client import connect
+from tests.page.conftest import NewContext
+from tests.page.test_search import recordings
+from tests.support.recordings import store_many
+from tests.support.service import PATIENT, USERS, Service, own_settings
+
+ALL = "/ui/recordings?startTime=0"
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+NARROW = ViewportSize(width=320, height=640)
+# Two is 200 % of a screen 1,280 wide.
+ZOOMED = ViewportSize(width=640, height=400)
+
+
+@pytest.fixture(scope="module")
+async def service(elasticsearch_url: str) -> AsyncIterator[Service]:
+    supervisor = next(user for user in USERS if user.name == "supervisor")
+    # Sees everything, and may protect nothing.
+    reader = msgspec.structs.replace(supervisor, access_groups=("/",))
+    users = [user for user in USERS if user is not supervisor] + [reader]
+    async with own_settings(elasticsearch_url) as settings:
+        service = Service(msgspec.structs.replace(settings, users=tuple(users), **PATIENT))
+        await service.start()
+        async with connect(settings) as client:
+            await store_many(client, settings, recordings())
+        yield service
+        await service.stop()
+
+
+async def sign_in(page: Page, name: str = "admin") -> None:
+    await page.get_by_label("User name").fill(name)
+    await page.get_by_label("Password").fill(f"{name}-password")
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url("**/ui/recordings**")
+
+
+@pytest.fixture
+async def page(service: Service, new_context: NewContext) -> Page:
+    """Signed in as the administrator, with every recording."""
+    page = await (await new_context(service.url)).new_page()
+    await page.goto("/ui/sign-in")
+    await sign_in(page)
+    await page.goto(ALL)
+    return page
+
+
+def rows(page: Page) -> Any:
+    return page.locator("#recordings tbody tr")
+
+
+def asked(page: Page) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(page.url).query))
+
+
+# --- signing in ---
+
+
+async def test_a_shared_link_with_a_place_leads_through_the_sign_in_to_the_place(
+    service: Service, new_context: NewContext
+) -> None:
+    page = await (await new_context(service.url)).new_page()
+    await page.goto("/ui/recordings/first%2F1#t=133")
+    await sign_in(page)
+    assert page.url == f"{service.url}/ui/recordings/first%2F1#t=133"
+
+
+async def test_signing_out_leaves_nothing_behind(page: Page, service: Service) -> None:
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_text("You are signed out.")).to_be_visible()
+    await page.go_back()
+    await expect(page.get_by_label("Password")).to_be_visible()
+    await page.goto(f"{service.url}{ALL}")
+    await expect(page.get_by_label("Password")).to_be_visible()
+    assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_two_minutes_before_the_end_the_page_warns_and_the_session_can_be_prolonged(
+    service: Service, new_context: NewContext
+) -> None:
+    page = await (await new_context(service.url)).new_page()
+    await page.clock.install()
+    left = 900.0
+
+    async def answer(route: Any) -> None:
+        await route.fulfill(json={"statusCode": 0, "session": {"secondsLeft": left} if left else None})
+
+    await page.route("**/ui/session", answer)
+    await page.goto("/ui/sign-in")
+    await sign_in(page)
+    dialog = page.get_by_role("dialog", name="Still there?")
+    await page.clock.run_for(700_000)
+    await expect(dialog).to_be_hidden()
+    left = 119.0
+    await page.clock.run_for(90_000)
+    await expect(dialog).to_contain_text("You will be signed out in 1:")
+    left = 900.0
+    await page.get_by_role("button", name="Stay signed in").click()
+    await expect(dialog).to_be_hidden()
+    left = 0.0
+    await page.context.clear_cookies()
+    await page.clock.run_for(800_000)
+    await page.wait_for_url("**/ui/sign-in?next=*")
+
+
+# --- searching ---
+
+
+async def test_the_form_makes_the_address_of_the_query(page: Page) -> None:
+    await page.get_by_role("textbox", name="Agent").fill("alice")
+    await page.get_by_text("More criteria").click()
+    await page.get_by_label("Order").select_option("Oldest first")
+    await page.get_by_role("button", name="Search", exact=True).click()
+    await page.wait_for_url("**userName=alice**")
+    assert asked(page) == {"startTime": "0", "userName": "alice", "order": "oldest"}
+    assert [await row.get_attribute("data-id") for row in await rows(page).all()] == ["first/1", "second"]
+    await expect(page.locator("mark").first).to_have_text("Alice")
+    # The criterion that is folded away shows because it has a value.
+    await expect(page.get_by_label("Order")).to_have_value("oldest")
+
+
+async def test_times_are_picked_in_the_zone_and_sent_in_utc(page: Page) -> None:
+    picker = page.get_by_label("Started after")
+    await picker.fill("2026-03-01T13:01:30")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**startTime=2026**")
+    assert asked(page)["startTime"] == "2026-03-01T12:01:30Z"
+    await expect(picker).to_have_value("2026-03-01T13:01:30")
+    await expect(page.locator("#recordings time").last).to_have_text("2026-03-01 13:03:00")
+    await expect(page.locator("#recordings time").last).to_have_attribute("title", "2026-03-01 12:03:00 UTC")
+    await expect(page.locator("[data-zone]")).to_contain_text("UTC+0")
+    await page.get_by_label("UTC", exact=True).check()
+    await expect(page.locator("#recordings time").last).to_have_text("2026-03-01 12:03:00")
+    await expect(picker).to_have_value("2026-03-01T12:01:30")
+    await page.reload()
+    await expect(page.locator("#recordings time").last).to_have_text("2026-03-01 12:03:00")
+
+
+async def test_days_begin_at_local_midnight(page: Page) -> None:
+    href = await page.get_by_role("link", name="Yesterday").get_attribute("href")
+    assert href
+    times = dict(parse_qsl(urlsplit(href).query))
+    expected = await page.evaluate(
+        "[1, 0].map((days) => { const d = new Date(); d.setHours(0, 0, 0, 0);"
+        "d.setDate(d.getDate() - days); return d.getTime(); })"
+    )
+    assert [datetime.fromisoformat(times[name]).timestamp() * 1000 for name in ("startTime", "endTime")] == expected
+
+
+async def test_columns_stay_as_they_were_chosen(page: Page) -> None:
+    await expect(page.get_by_role("columnheader", name="ID")).to_be_hidden()
+    await page.locator("#columns summary").click()
+    await page.locator("#columns").get_by_label("ID").check()
+    await page.locator("#columns").get_by_label("Dialed").uncheck()
+    await page.keyboard.press("Escape")
+    for _ in range(2):
+        await expect(page.get_by_role("columnheader", name="ID")).to_be_visible()
+        await expect(page.get_by_role("columnheader", name="Dialed")).to_be_hidden()
+        await expect(page.locator("#columns fieldset")).to_be_hidden()
+        await page.reload()
+
+
+async def test_it_works_without_scripts_as_far_as_the_table(service: Service, new_context: NewContext) -> None:
+    page = await (await new_context(service.url, java_script_enabled=False)).new_page()
+    await page.goto("/ui/recordings")
+    await sign_in(page)
+    await page.get_by_label("Started after").fill("2026-03-01")
+    await page.get_by_role("textbox", name="Agent").fill("alice")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**userName=alice**")
+    assert asked(page) == {"startTime": "2026-03-01", "userName": "alice"}
+    await expect(rows(page)).to_have_count(2)
+    await expect(rows(page).first).to_contain_text("2026-03-01 12:01:00")
+    await expect(page.get_by_role("checkbox")).to_have_count(0)
+    await expect(page.get_by_role("button", name="Keys")).to_be_hidden()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_text("You are signed out.")).to_be_visible()
+
+
+# --- several at once ---
+
+
+async def test_selected_rows_are_protected_together_with_a_reason(page: Page, service: Service) -> None:
+    bodies: list[Any] = []
+    page.on("request", lambda request: bodies.append(request.post_data_json) if request.method == "POST" else None)
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4901*")
+    boxes = rows(page).get_by_role("checkbox")
+    await boxes.nth(0).check()
+    await boxes.nth(9).click(modifiers=["Shift"])
+    await expect(page.locator("#picked-count")).to_have_text("10 selected")
+    await page.get_by_role("button", name="Protect…", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Protect 10 recordings")
+    await dialog.get_by_label("Reason").fill("LegalHold#245")
+    await dialog.get_by_role("button", name="Protect", exact=True).click()
+    await expect(dialog).to_be_hidden()
+    await expect(page.locator("#recordings tr.protected")).to_have_count(10)
+    await expect(page.locator(".toast")).to_have_text("10 protected")
+    await expect(page.locator("#picked")).to_be_hidden()
+    assert bodies == [{"operationName": "applyNonDelete", "reason": "LegalHold#245"}] * 10
+    admin = service.client("admin")
+    read = (await admin.get("/api/v2/recordings/many%20015")).json()["recording"]
+    assert read["nonDelete"] is True
+    await page.get_by_label("Select all rows").check()
+    await page.get_by_role("button", name="Unprotect…").click()
+    await page.get_by_role("button", name="Unprotect", exact=True).click()
+    await expect(page.locator("#recordings tr.protected")).to_have_count(0)
+
+
+async def test_selected_rows_are_labelled_together(page: Page, service: Service) -> None:
+    admin = service.client("admin")
+    await admin.post("/api/v2/recording-label-definitions", json={"name": "vip", "displayName": "<b>VIP</b>"})
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4902*")
+    await page.get_by_label("Select all rows").check()
+    await page.get_by_role("button", name="Label…").click()
+    dialog = page.get_by_role("dialog", name="Label 10 recordings")
+    await dialog.get_by_label("Label", exact=True).select_option("<b>VIP</b>")
+    await dialog.get_by_label("Comment").fill("to be heard")
+    await dialog.get_by_role("button", name="Label", exact=True).click()
+    await expect(page.locator("#recordings .label")).to_have_text(["<b>VIP</b>"] * 10)
+    read = (await admin.get("/api/v2/recordings/many%20025")).json()["recording"]
+    assert [(label["name"], label["comment"]) for label in read["labels"]] == [("vip", "to be heard")]
+    await page.reload()
+    await expect(page.locator("#recordings .label")).to_have_text(["<b>VIP</b>"] * 10)
+
+
+async def test_who_failed_is_named_and_stays_selected(service: Service, new_context: NewContext) -> None:
+    page = await (await new_context(service.url, expected=("Failed to load resource",))).new_page()
+    await page.goto("/ui/recordings")
+    await sign_in(page)
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4900*")
+    message = {"statusCode": 4, "statusMessage": "The recording store is not available at the moment."}
+    await page.route("**/ui/api/recordings/many%20003", lambda route: route.fulfill(status=503, json=message))
+    await page.get_by_label("Select all rows").check()
+    await page.get_by_role("button", name="Protect…", exact=True).click()
+    await page.get_by_role("button", name="Protect", exact=True).click()
+    result = page.locator("#act-result")
+    await expect(result).to_contain_text("9 protected, 1 failed")
+    await expect(result).to_contain_text("many 003 The recording store is not available at the moment.")
+    await page.get_by_role("button", name="Close").click()
+    await expect(page.locator("#picked-count")).to_have_text("1 selected")
+    await expect(page.locator("tr[data-id='many 003'] input")).to_be_checked()
+
+
+async def test_a_button_that_is_off_says_why(service: Service, new_context: NewContext) -> None:
+    page = await (await new_context(service.url)).new_page()
+    await page.goto("/ui/recordings")
+    await sign_in(page, "supervisor")
+    await page.goto(ALL)
+    await rows(page).get_by_role("checkbox").first.check()
+    button = page.get_by_role("button", name="Protect…", exact=True)
+    await expect(button).to_be_disabled()
+    await expect(button).to_have_accessible_description("Insufficient recording permissions.")
+
+
+# --- the keyboard ---
+
+
+async def focus_by_tab(page: Page, selector: str, most: int = 60) -> None:
+    for _ in range(most):
+        if await page.evaluate("selector => document.activeElement?.matches(selector)", selector):
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"{selector} cannot be reached by Tab")
+
+
+async def test_the_whole_story_with_the_keyboard_alone(service: Service, new_context: NewContext) -> None:
+    page = await (await new_context(service.url)).new_page()
+    keyboard = page.keyboard
+    await page.goto("/ui/recordings")
+    await keyboard.type("admin")
+    await keyboard.press("Tab")
+    await keyboard.type("admin-password")
+    await keyboard.press("Enter")
+    await page.wait_for_url("**/ui/recordings?startTime**")
+    await focus_by_tab(page, "a[data-preset=all]")
+    await keyboard.press("Enter")
+    await page.wait_for_url("**startTime=0")
+    await expect(rows(page)).to_have_count(33)
+    await keyboard.press("/")
+    await keyboard.type("+16504668888")
+    await keyboard.press("Enter")
+    await page.wait_for_url("**callerPhoneNumber**")
+    await keyboard.press("?")
+    await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    await keyboard.press("Escape")
+    await focus_by_tab(page, "#recordings input[name=pick]")
+    await keyboard.press("Space")
+    await expect(page.locator("#picked")).to_be_visible()
+    await focus_by_tab(page, "#picked [data-action=apply]", most=400)
+    await keyboard.press("Enter")
+    await keyboard.press("Escape")
+    await expect(page.locator("#picked-count")).to_have_text("1 selected")
+    await keyboard.press("Shift+Tab")
+    await focus_by_tab(page, ".bar form button", most=400)
+    await keyboard.press("Enter")
+    await expect(page.get_by_text("You are signed out.")).to_be_visible()
+
+
+async def test_keys_do_nothing_while_typing_and_can_be_switched_off(page: Page) -> None:
+    field = page.get_by_role("textbox", name="User data")
+    await field.press_sequentially("a/b?[]")
+    await expect(field).to_have_value("a/b?[]")
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await page.get_by_role("button", name="Keys").click()
+    await page.get_by_label("Use keys of a single character").uncheck()
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+    await page.reload()
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+# --- outages ---
+
+
+async def test_a_page_that_failed_says_so_and_recovers_by_itself(
+    service: Service, new_context: NewContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = await (await new_context(service.url, expected=("status of 503",))).new_page()
+    await page.goto("/ui/recordings")
+    await sign_in(page)
+    with monkeypatch.context() as away:
+
+        async def fail(*_: object, **__: object) -> None:
+            raise ElasticsearchUnavailable
+
+        away.setattr(service.repository, "search", fail)
+        away.setattr(service.repository, "check", fail)
+        await page.goto(ALL)
+        await expect(page.get_by_role("alert")).to_contain_text("The recording store is not available")
+        await expect(page.get_by_text("Trying again")).to_be_visible()
+    await expect(rows(page)).to_have_count(33)
+
+
+# --- accessibility, and what breaks layouts ---
+
+
+async def more_criteria(page: Page) -> None:
+    await page.get_by_text("More criteria").click()
+
+
+async def columns(page: Page) -> None:
+    await page.locator("#columns summary").click()
+
+
+async def keys(page: Page) -> None:
+    await page.keyboard.press("?")
+
+
+async def protect(page: Page) -> None:
+    await page.get_by_label("Select all rows").check()
+    await page.get_by_role("button", name="Protect…", exact=True).click()
+
+
+STATES: dict[str, tuple[str, Callable[[Page], Awaitable[None]] | None]] = {
+    "results": (ALL, None),
+    "marked": (f"{ALL}&userName=*i*&userData=*a*", None),
+    "more": (ALL, more_criteria),
+    "columns": (ALL, columns),
+    "keys": (ALL, keys),
+    "protect": (ALL, protect),
+    "empty": (f"{ALL}&userName=nobody&userData=x", None),
+    "wrong-field": ("/ui/recordings?startTime=x&maxDuration=1", None),
+    "wrong": ("/ui/recordings?startTime=0&x=1", None),
+    "not-found": ("/ui/nowhere", None),
+}
+
+
+async def assert_accessible(page: Page) -> None:
+    results = await Axe().run(page, options=RULES)
+    assert results.violations_count == 0, results.generate_report()
+
+
+async def assert_fits(page: Page) -> None:
+    overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [None, NARROW, ZOOMED], ids=["wide", "narrow", "zoomed"])
+async def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
+    service: Service, new_context: NewContext, scheme: str, viewport: ViewportSize | None
+) -> None:
+    options: dict[str, Any] = {"color_scheme": scheme, **({"viewport": viewport} if viewport else {})}
+    context: BrowserContext = await new_context(service.url, expected=("status of 40",), **options)
+    page = await context.new_page()
+    await page.goto("/ui/sign-in")
+    await assert_accessible(page)
+    await page.get_by_label("User name").fill("x")
+    await page.get_by_label("Password").fill("x")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("alert").wait_for()
+    await assert_accessible(page)
+    await sign_in(page)
+    for name, (path, prepare) in STATES.items():
+        await page.goto(path)
+        if prepare:
+            if viewport is not None and name == "more":
+                await page.get_by_role("button", name="Criteria").click()
+            await prepare(page)
+        await assert_accessible(page)
+        await assert_fits(page)
+
+
+async def test_small_targets_are_large_enough(page: Page) -> None:
+    small = await page.evaluate("""() => [...document.querySelectorAll("a, button, summary, label.pick, select, input")]
+        .filter((each) => each.checkVisibility() && !each.closest(".pick, .switch, label"))
+        .map((each) => [each.outerHTML.slice(0, 80), each.getBoundingClientRect()])
+        .filter(([, box]) => (box.width < 24 || box.height < 24) && box.width > 1)
+        .map(([html, box]) => `${html} ${box.width}x${box.height}`)""")
+    assert small == []
+
+
+async def test_hostile_values_are_text_in_the_browser_too(page: Page) -> None:
+    hostile = rows(page).filter(has_text="onerror").first
+    await expect(hostile).to_contain_text('<img src=x onerror="alert(1)">')
+    assert await page.locator("#recordings img, #recordings script").count() == 0
+    assert re.search("x{100}…", await hostile.inner_text())
+    await assert_fits(page)
