@@ -5,8 +5,7 @@ from starlette.responses import Response
 
 from app.api.audit import audit_entry
 from app.api.requests import (
-    API,
-    api_url,
+    base_url,
     json_body,
     path_segment,
     query_parameters,
@@ -48,8 +47,8 @@ async def define(request: Request) -> Response:
     entry = audit_entry(request)
     entry.label, entry.display_name, entry.description = created.name, created.display_name, created.description
     await services(request).labelling.define(_contact_center(request), created)
-    path = request.scope["path"].removeprefix(API).rstrip("/")
-    return envelope({"name": created.name, "uri": f"{api_url(request)}{path}/{encode_segment(created.name)}"}, 201)
+    collection = base_url(request) + request.scope["path"].rstrip("/")
+    return envelope({"name": created.name, "uri": f"{collection}/{encode_segment(created.name)}"}, 201)
 
 
 async def redefine(request: Request) -> Response:

@@ -4,9 +4,12 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, async_playwright
+from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
 from tests.support.launch import missing
+
+# The machine may be busy with other tests.
+expect.set_options(timeout=30_000)
 
 NewContext = Callable[..., Awaitable[BrowserContext]]
 
@@ -33,7 +36,6 @@ async def new_context(browser: Browser) -> AsyncIterator[NewContext]:
         context = await browser.new_context(
             **{"base_url": address, "timezone_id": "Europe/Paris", "locale": "en-GB", **options}  # type: ignore[arg-type]
         )
-        # The machine may be busy with other tests.
         context.set_default_timeout(30_000)
         context.on(
             "console",

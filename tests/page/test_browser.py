@@ -17,6 +17,7 @@ from tests.page.conftest import NewContext
 from tests.page.test_search import recordings
 from tests.support.recordings import store_many
 from tests.support.service import PATIENT, USERS, Service, own_settings
+from tests.support.waiting import eventually
 
 ALL = "/ui/recordings?startTime=0"
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
@@ -231,8 +232,12 @@ async def test_selected_rows_are_labelled_together(page: Page, service: Service)
     await expect(page.locator("#recordings .label")).to_have_text(["<b>VIP</b>"] * 10)
     read = (await admin.get("/api/v2/recordings/many%20025")).json()["recording"]
     assert [(label["name"], label["comment"]) for label in read["labels"]] == [("vip", "to be heard")]
-    await page.reload()
-    await expect(page.locator("#recordings .label")).to_have_text(["<b>VIP</b>"] * 10)
+
+    async def is_found() -> bool:
+        await page.goto(f"{ALL}&label=vip")
+        return await page.locator("#recordings .label").count() == 10
+
+    await eventually(is_found)
 
 
 async def test_who_failed_is_named_and_stays_selected(service: Service, new_context: NewContext) -> None:

@@ -68,7 +68,9 @@ def ids(page: httpx.Response) -> list[str]:
 
 
 def row(page: httpx.Response, recording_id: str) -> str:
-    (found,) = re.findall(rf'<tr role="row" data-id="{re.escape(html.escape(recording_id))}".*?</tr>', page.text, re.DOTALL)
+    (found,) = re.findall(
+        rf'<tr role="row" data-id="{re.escape(html.escape(recording_id))}".*?</tr>', page.text, re.DOTALL
+    )
     return str(found)
 
 

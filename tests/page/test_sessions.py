@@ -369,6 +369,8 @@ async def test_the_readers_paths_are_the_same_under_the_page(service: Service) -
         api, page = await service.client("admin").get(f"/api/v2{path}"), await client.get(f"/ui/api{path}")
         assert page.status_code == api.status_code
         assert page.text == api.text.replace("/api/v2/", "/ui/api/")
+    defined = await client.post("/ui/api/recording-label-definitions", json={"name": "vip"}, headers=OURS)
+    assert defined.json()["uri"] == f"{service.url}/ui/api/recording-label-definitions/vip"
     response = await client.post("/ui/api/recordings/a%2Fb", json={"operationName": "applyNonDelete"}, headers=OURS)
     assert response.json() == {"statusCode": 0}
     assert (await service.client("admin").get("/api/v2/recordings/a%2Fb")).json()["recording"]["nonDelete"] is True

@@ -14,6 +14,9 @@ from app.api.description import describe
 from app.api.docs import VERSION
 from app.api.routes import ENDPOINTS
 
+# The page's own paths are no contract (docs/contract.md section 13).
+_PAGE = re.compile(r"/|/ui(?:/.*)?")
+
 
 class NotDescribed(AssertionError):
     """The service has answered what its description does not allow."""
@@ -42,6 +45,8 @@ class Description:
         # A test may name the target of a request itself.
         target: bytes = request.extensions.get("target", request.url.raw_path)
         path = target.partition(b"?")[0].decode("latin-1")
+        if _PAGE.fullmatch(path):
+            return
         item = next((item for pattern, item in self._paths if pattern.fullmatch(path)), None)
         if item is None or request.method.lower() not in item:
             # No such path or method: whatever it is, it is an error in the envelope.

@@ -19,13 +19,6 @@ form.addEventListener("formdata", (event) => {
   for (const [name, value] of [...event.formData]) if (!String(value).trim()) event.formData.delete(name);
 });
 
-watchTimes();
-watchPresets();
-watchFolding();
-keepResults();
-watchColumns();
-watchSelection();
-
 /** Lets times be picked in the chosen zone; what is sent is absolute. */
 function watchTimes() {
   for (const field of form.querySelectorAll("input[data-time]")) {
@@ -385,3 +378,10 @@ function tell(text) {
   document.body.append(toast);
   setTimeout(() => toast.remove(), 4000);
 }
+
+watchTimes();
+watchPresets();
+watchFolding();
+keepResults();
+watchColumns();
+watchSelection();
