@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 
 _REPOSITORY = Path(__file__).parents[2]
 _RELEASED = "41b05e1"
-_MAPPING = Path(__file__).parent / "recordings-0.1.0.json"
+_MAPPING = Path(__file__).parent / "version_0_1_0" / "recordings.json"
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
 HOSTILE = {"note": '\n"}\\n,"nonDelete":true}', "rate": msgspec.Raw(b"1.10"), "deep": {"é\u2028": [None, 3]}}
