@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import cache
 from typing import Any
 
@@ -70,11 +71,11 @@ class Description:
             if response.content:
                 raise NotDescribed(f"{what} has a body")
             return
-        ((media_type, described),) = content.items()
         actual = response.headers.get("content-type", "").partition(";")[0]
-        if media_type not in {"*/*", actual}:
-            raise NotDescribed(f"{what} is {actual}, not {media_type}")
-        if media_type == "application/json":
+        described = next((about for media_type, about in content.items() if fnmatch(actual, media_type)), None)
+        if described is None:
+            raise NotDescribed(f"{what} is {actual}, not {' or '.join(content)}")
+        if actual == "application/json":
             try:
                 self._validator(described["schema"]).validate(json.loads(response.content))
             except jsonschema_rs.ValidationError as error:

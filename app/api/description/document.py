@@ -157,7 +157,8 @@ def _answer(answer: Answer, name: str) -> Mapping[str, Any]:
     headers = {header: {"description": text, "schema": {"type": "string"}} for header, text in answer.headers.items()}
     response: dict[str, Any] = {"description": answer.description, "headers": {**headers, **_cached(answer)}}
     if name != "HEAD" and not answer.is_empty:
-        response["content"] = {answer.media_type: {"schema": answer.content} if answer.content is not None else {}}
+        schema = answer.content or {"type": "string", "format": "binary"}
+        response["content"] = {media_type: {"schema": schema} for media_type in answer.media_types}
     return response
 
 

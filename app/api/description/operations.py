@@ -26,14 +26,14 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer other than an error. `content` is None for a body of bytes (`media_type` then says which).
+    """An answer other than an error. `content` is None for a body of bytes.
 
     What `has_data` may not be kept by caches.
     """
 
     description: str
     content: Schema | None
-    media_type: str = "application/json"
+    media_types: tuple[str, ...] = ("application/json",)
     headers: Mapping[str, str] = field(default_factory=dict)
     is_empty: bool = False
     has_data: bool = True
@@ -228,7 +228,12 @@ _MEDIA_HEADERS = {
 
 def _playing(what: str) -> Described:
     def bytes_of(description: str, headers: Mapping[str, str]) -> Answer:
-        return Answer(description=description, content=None, media_type="*/*", headers=headers)
+        return Answer(
+            description=description,
+            content=None,
+            media_types=("application/octet-stream", "audio/*", "video/*"),
+            headers=headers,
+        )
 
     return Described(
         summary=f"Play a media file of a {what}",
@@ -444,7 +449,9 @@ OPERATIONS: Mapping[tuple[str, str], Described] = {
     ),
     ("metrics", "GET"): Described(
         summary="Tell the metrics",
-        answers={200: Answer(description="Prometheus text.", content=None, media_type="text/plain", has_data=False)},
+        answers={
+            200: Answer(description="Prometheus text.", content=None, media_types=("text/plain",), has_data=False)
+        },
     ),
     ("openapi", "GET"): Described(
         summary="Describe the API",
@@ -458,14 +465,18 @@ OPERATIONS: Mapping[tuple[str, str], Described] = {
             200: Answer(
                 description="A page that shows it and can send requests.",
                 content=None,
-                media_type="text/html",
+                media_types=("text/html",),
                 has_data=False,
             )
         },
     ),
     ("docs-file", "GET"): Described(
         summary="A file of the page `/docs`",
-        answers={200: Answer(description="The file.", content=None, media_type="*/*", has_data=False)},
+        answers={
+            200: Answer(
+                description="The file.", content=None, media_types=("text/javascript", "text/css"), has_data=False
+            )
+        },
         errors=(errors.ResourceNotFound,),
     ),
     **_label_definitions(""),

@@ -168,7 +168,7 @@ def _read(media_file: str, *, is_screen: bool = False) -> Schema:
             "stopTime": {**DATE, "description": "The greatest stop time of all media files, in UTC."},
             "mediaFiles": {"type": "array", "minItems": 1, "items": ref(media_file)},
             "eventHistory": array(ref("Event")),
-            "nonDelete": {"const": True, "description": "Present when the recording is protected from deletion."},
+            "nonDelete": {"type": "boolean", "description": "Present when the recording is protected from deletion."},
             "nonDeletion": ref("NonDeletion"),
             **labels,
         },
