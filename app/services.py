@@ -14,6 +14,7 @@ from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import Protection
 from app.lifecycle.sessions import Sessions
 from app.media.storages import MediaStorages, open_storages
+from app.media.waveform import Waveforms
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.shares import Limits, Shares
@@ -46,6 +47,7 @@ class Services:
     labelling: Labelling
     deletion: Deletion
     storages: MediaStorages
+    waveforms: Waveforms
     metrics: CollectorRegistry
     audit: AuditLog
     searches: Shares
@@ -65,7 +67,8 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             "screen-recordings": screen_recordings,
         }
         protection = Protection(recordings, screen_recordings)
-        authenticator = Authenticator(settings.users, workers=settings.worker_count)
+        authenticator = Authenticator(settings.users)
+        streams = _stream_shares(settings, metrics)
         yield Services(
             settings=settings,
             client=client,
@@ -84,11 +87,12 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
                 audit,
             ),
             storages=storages,
+            waveforms=Waveforms(storages, streams, metrics),
             metrics=metrics,
             audit=audit,
             searches=_search_shares(settings, metrics),
             search_bytes=_search_byte_shares(settings, metrics),
-            streams=_stream_shares(settings, metrics),
+            streams=streams,
             batches=_batch_shares(metrics),
         )
 

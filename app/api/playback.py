@@ -71,7 +71,7 @@ async def _open(
         services(request).storages, request.method, location, request.headers, name, may_be_html=may_be_html
     )
     try:
-        stream = await unless_client_leaves(request.receive, opening)
+        stream = await unless_client_leaves(request.receive, opening, lambda late: late.close())
     except OtherMediaObject as error:
         log.warning("media file %s of recording %s is missing: %s", name, path_segment(request, "id"), error.reason)
         raise MediaNotFound(name) from error

@@ -11,6 +11,7 @@ Operation = Literal[
     "search",
     "read",
     "play",
+    "waveform",
     "apply",
     "unapply",
     "read-definitions",
@@ -60,6 +61,8 @@ POLICY: Mapping[Operation, Requirement] = {
     "search": _READERS,
     "read": _READERS,
     "play": _READERS,
+    # What is drawn of a sound tells less than the sound.
+    "waveform": _READERS,
     "apply": Requirement(_STAFF, _permission("APPLY_NON_DELETE", "APPLY_NON_DELETION")),
     "unapply": Requirement(_STAFF, _permission("UNAPPLY_NON_DELETE", "UNAPPLY_NON_DELETION")),
     "read-definitions": Requirement(_STAFF),

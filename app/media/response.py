@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -16,6 +16,7 @@ from app.shares import Place
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
 # How long streams count as scarce after one had to wait.
 _SCARCITY_SECONDS = 10.0
@@ -95,26 +96,30 @@ class MediaResponse(Response):
         self._stream.close()
 
 
-async def unless_client_leaves(receive: Receive, opening: Coroutine[Any, Any, MediaStream]) -> MediaStream:
-    """Opens a stream, and stops doing so when the client leaves; then raises ClientDisconnect."""
-    task, leaves = asyncio.create_task(opening), asyncio.create_task(_client_leaves(receive))
+async def unless_client_leaves(
+    receive: Receive, work: Coroutine[Any, Any, T], discard: Callable[[T], object] = lambda _: None
+) -> T:
+    """Awaits the work, and ends it when the client leaves; then raises ClientDisconnect.
+
+    `discard` is called with a result that nobody gets, because it came in the moment in which the work was cancelled.
+    """
+    task, leaves = asyncio.create_task(work), asyncio.create_task(_client_leaves(receive))
+
+    def discard_result(task: "asyncio.Task[T]") -> None:
+        if not task.cancelled() and task.exception() is None:
+            discard(task.result())
+
     try:
         await asyncio.wait((task, leaves), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
     except BaseException:
         task.cancel()
-        task.add_done_callback(_close_opened)
+        task.add_done_callback(discard_result)
         raise
     finally:
         leaves.cancel()
     return task.result()
-
-
-def _close_opened(task: asyncio.Task[MediaStream]) -> None:
-    """Closes a stream that was opened in the moment in which its task was cancelled."""
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
 
 
 async def _client_leaves(receive: Receive) -> None:

@@ -14,8 +14,9 @@ from app.api import routes
 from app.api.endpoint import Endpoint, Method
 from app.api.requests import API
 from app.errors import ResourceNotFound
-from app.page import assets, recording, search, sign_in
+from app.page import assets, peaks, recording, search, sign_in
 from app.page.rendering import error_page
+from app.recordings.identity import Resource
 
 _MOUNT = "/ui/api"
 
@@ -40,9 +41,21 @@ async def _not_found(request: Request) -> Response:
     raise ResourceNotFound
 
 
+def _peaks(resource: Resource) -> Endpoint:
+    return Endpoint(
+        name=f"page-{resource}-peaks",
+        path=f"{_MOUNT}/{resource}/{{id}}/peaks/{{name}}",
+        authentication="session",
+        resource=resource,
+        get=Method(handler=peaks.peaks, operation="waveform", audit=None),
+    )
+
+
 # A path stands before the patterns that match it too.
 ENDPOINTS: Sequence[Endpoint] = (
     *(_with_session(endpoint) for endpoint in routes.ENDPOINTS if _is_for_readers(endpoint)),
+    _peaks("recordings"),
+    _peaks("screen-recordings"),
     Endpoint(
         name="page-home",
         path="/",

@@ -36,7 +36,8 @@ PUBLIC = {
     "page-unknown",
 }
 NOT_AUDITED = {
-    *("search", "read", "read-definitions", "read-labels", "ops-search", "ops-read", "ops-contact-centers", "me"),
+    *("search", "read", "waveform", "read-definitions", "read-labels"),
+    *("ops-search", "ops-read", "ops-contact-centers", "me"),
 }
 # What every user may do.
 FOR_EVERYONE = {"me"}
