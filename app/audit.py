@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -65,7 +66,8 @@ _MAX_TRACKED = 10_000
 class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     """A line of the log, with its attributes in camelCase.
 
-    `time` is when the request arrived (UTC, RFC 3339), `seconds` how long the operation took.
+    `time` is when the request arrived (UTC, RFC 3339), `seconds` how long the operation took. `id` names the line;
+    `AuditLog` gives it. A line of a process has a greater one than those that it wrote before.
     """
 
     time: str = msgspec.field(
@@ -101,6 +103,11 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     media_id: str | UnsetType = UNSET
     bytes_sent: int | UnsetType = UNSET
     completed: bool | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+
+
+# Gets each line and its text, without the end of the line, after the log has it. It must not wait.
+Follower = Callable[[Entry, str], None]
 
 
 class AuditLog:
@@ -121,11 +128,12 @@ class AuditLog:
             "Audit lines that the file did not take, for example because its disk is full. They are in the log.",
             registry=registry,
         )
-        self._path = Path(path) if path is not None else None
+        self.path = Path(path) if path is not None else None
+        self.follower: Follower | None = None
         self._descriptor: int | None = None
-        if self._path is not None:
+        if self.path is not None:
             try:
-                self._open(self._path)
+                self._open(self.path)
             except (OSError, ValueError) as error:
                 raise ConfigurationError(f"the audit log cannot be opened: {error}") from error
 
@@ -134,7 +142,7 @@ class AuditLog:
 
         A line that cannot be written to the file goes to the service's log, because its operation has happened.
         """
-        self._append_or_log(_line(entry, _LONGEST_TEXT))
+        self._write(entry, _LONGEST_TEXT)
 
     def write_unverified(self, entry: Entry) -> None:
         """As `write`, for a caller who is not authenticated: only so many lines an address, with short texts."""
@@ -143,15 +151,23 @@ class AuditLog:
             self._suppressed.inc()
             return
         entry.suppressed = suppressed or UNSET
-        self._append_or_log(_line(entry, _LONGEST_UNVERIFIED_TEXT))
+        self._write(entry, _LONGEST_UNVERIFIED_TEXT)
+
+    def _write(self, entry: Entry, longest_text: int) -> None:
+        # Its beginning is the time, so an index gets ids in their order.
+        entry.id = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        line = _line(entry, longest_text)
+        self._append_or_log(line)
+        if self.follower is not None:
+            self.follower(entry, line)
 
     def _append_or_log(self, line: str) -> None:
-        if self._path is None:
+        if self.path is None:
             log.info("%s", line)
             return
         data = f"{line}\n".encode()
         try:
-            self._append(self._open(self._path), data)
+            self._append(self._open(self.path), data)
         except OSError as error:
             self._not_written.inc()
             log.error("the audit log cannot be written (%s): %s", error, line)

@@ -295,6 +295,15 @@ class ResourceNotFound(RecallError):
         super().__init__("Requested resource cannot be found.")
 
 
+class AuditNotSearchable(RecallError):
+    """The configuration keeps the audit log out of the index: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self) -> None:
+        super().__init__("The audit log cannot be searched: this service does not index it.")
+
+
 class ElasticsearchUnavailable(RecallError):
     """Elasticsearch is away, overloaded, or too slow: 503, code 4. Asking again is safe."""
 

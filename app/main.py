@@ -72,6 +72,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                     maintenance(_periodic_tasks(services), metrics),
                     versioned_buckets_reported(services.storages, metrics),
                     users_from_file(settings.config, services.authenticator, metrics),
+                    in_background(_audit_lines_left_behind(services)),
                 ):
                     yield
 
@@ -92,10 +93,18 @@ def create_app(settings: Settings | None = None) -> Starlette:
     return app
 
 
+async def _audit_lines_left_behind(services: Services) -> None:
+    if services.audit_indexing is not None:
+        await services.audit_indexing.read_end_again()
+
+
 def _periodic_tasks(services: Services) -> list[PeriodicTask]:
     # No operator watches it, so it forgets no object of a storage that has shown none for a while.
     sweep = services.deletion.judging(MissingMedia())
+    indexing = services.audit_indexing
+    audit = [] if indexing is None else [PeriodicTask("audit", indexing.forget)]
     return [
+        *audit,
         PeriodicTask("protection", services.protection.repair),
         PeriodicTask("media-deletion", partial(sweep.sweep, only_due=True)),
         PeriodicTask("sessions", services.sessions.sweep),

@@ -1,7 +1,7 @@
 """The objects that a process makes once and all requests share. Commands that work on recordings make the same."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from elasticsearch import AsyncElasticsearch
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.passwords import Authenticator
+from app.lifecycle.audit_indexing import AuditIndexing
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import Protection
@@ -18,6 +19,7 @@ from app.media.waveform import Waveforms
 from app.recordings.identity import Resource
 from app.settings import Settings
 from app.shares import Limits, Shares
+from app.store.audit_index import AuditIndex
 from app.store.claims import MediaClaims
 from app.store.client import connect
 from app.store.journal import DeletionJournal
@@ -50,6 +52,8 @@ class Services:
     waveforms: Waveforms
     metrics: CollectorRegistry
     audit: AuditLog
+    audit_index: AuditIndex
+    audit_indexing: AuditIndexing | None  # None: it is switched off
     searches: Shares
     search_bytes: Shares
     streams: Shares
@@ -67,9 +71,13 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             "screen-recordings": screen_recordings,
         }
         protection = Protection(recordings, screen_recordings)
-        authenticator = Authenticator(settings.users)
+        authenticator = Authenticator(settings.users, workers=settings.worker_count)
+        audit_index = AuditIndex(client, settings)
+        indexing = (
+            AuditIndexing(audit_index, days=settings.audit_days, registry=metrics) if settings.audit_days else None
+        )
         streams = _stream_shares(settings, metrics)
-        yield Services(
+        services = Services(
             settings=settings,
             client=client,
             authenticator=authenticator,
@@ -90,11 +98,15 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             waveforms=Waveforms(storages, streams, metrics),
             metrics=metrics,
             audit=audit,
+            audit_index=audit_index,
+            audit_indexing=indexing,
             searches=_search_shares(settings, metrics),
             search_bytes=_search_byte_shares(settings, metrics),
             streams=streams,
             batches=_batch_shares(metrics),
         )
+        async with indexing.following(audit) if indexing is not None else nullcontext():
+            yield services
 
 
 def _search_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:

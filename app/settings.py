@@ -187,6 +187,7 @@ class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
     session_idle_seconds: float = 900.0
     session_seconds: float = 43_200.0
     audit_log: str | None = None
+    audit_days: int = 365
     log_format: LogFormat = "text"
 
     searches: int = 16
@@ -235,6 +236,8 @@ class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
             raise ValueError("workers is 1 or more, or auto")
         if self.elasticsearch_connections < 2 or self.max_body_bytes < 1:
             raise ValueError("elasticsearch_connections is 2 or more, max_body_bytes above 0")
+        if not 0 <= self.audit_days <= 36_500:
+            raise ValueError("audit_days is from 0 to 36500")
         self._check_shares()
         self._check_timeouts()
         self._check_origins()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from starlette.routing import Route
 
-from app.api import about, docs, health, labels, ops, playback, posting, recordings
+from app.api import about, audit_search, docs, health, labels, ops, playback, posting, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
@@ -138,6 +138,13 @@ ENDPOINTS: Sequence[Endpoint] = (
         delete=_DELETE_DEFINITION,
     ),
     Endpoint(
+        name="audit",
+        path=f"{API}/audit",
+        aliases=(f"{API}/audit/",),
+        authentication="basic",
+        get=Method(handler=audit_search.search, operation="audit", audit=None),
+    ),
+    Endpoint(
         name="ops-recordings",
         path=f"{_OPS}/recordings",
         aliases=(f"{_OPS}/recordings/",),
@@ -236,6 +243,13 @@ ENDPOINTS: Sequence[Endpoint] = (
         get=replace(_DEFINITION, operation="ops-read"),
         put=replace(_REDEFINE, operation="ops-label"),
         delete=replace(_DELETE_DEFINITION, operation="ops-label"),
+    ),
+    Endpoint(
+        name="ops-audit",
+        path=f"{_OPS}/audit",
+        aliases=(f"{_OPS}/audit/",),
+        authentication="basic",
+        get=Method(handler=audit_search.search, operation="ops-audit", audit=None),
     ),
     Endpoint(
         name="internal-recordings",

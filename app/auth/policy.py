@@ -27,6 +27,8 @@ Operation = Literal[
     "ops-post",
     "ops-delete",
     "ops-label",
+    "audit",
+    "ops-audit",
     "me",
 ]
 
@@ -36,11 +38,13 @@ class Requirement:
     """One of the roles and, unless the user is an admin, one of the permissions; an empty set asks for none.
 
     None for the roles stands for every user. A role `if_limited` is enough for a user whose entry limits what she sees.
+    With `unlimited`, a user whose entry does so has none of the roles.
     """
 
     roles: frozenset[Role] | None
     permissions: frozenset[str] = frozenset()
     if_limited: frozenset[Role] = frozenset()
+    unlimited: bool = False
 
 
 def _permission(*names: str) -> frozenset[str]:
@@ -78,6 +82,8 @@ POLICY: Mapping[Operation, Requirement] = {
     "ops-post": Requirement(_POSTERS),
     "ops-delete": Requirement(_OPS),
     "ops-label": Requirement(_OPS),
+    "audit": Requirement(_ADMINS, unlimited=True),
+    "ops-audit": Requirement(_OPS),
     "me": Requirement(None),
 }
 
@@ -92,11 +98,14 @@ def require_role(user: User, *operations: Operation, contact_center: str | None 
     if contact_center is not None and user.contact_center not in {None, contact_center}:
         roles.discard("recorder")
     requirements = [POLICY[operation] for operation in operations]
-    if not any(
-        needed.roles is None or needed.roles & roles or (user.is_limited and needed.if_limited & roles)
-        for needed in requirements
-    ):
+    if not any(_has_role(user, roles, needed) for needed in requirements):
         raise InsufficientRole
+
+
+def _has_role(user: User, roles: set[Role], needed: Requirement) -> bool:
+    if needed.unlimited and user.is_limited:
+        return False
+    return needed.roles is None or bool(needed.roles & roles or (user.is_limited and needed.if_limited & roles))
 
 
 def require_permission(user: User, operation: Operation) -> None:

@@ -191,7 +191,6 @@ CRITERIA: tuple[Criterion[Any], ...] = (
 )
 
 _NAMES = tuple(criterion.name for criterion in CRITERIA)
-_KNOWN = (*_NAMES, *(name for name in PAGING_PARAMETERS if name != "cursor"))
 
 
 class Condition(NamedTuple):
@@ -217,18 +216,7 @@ def parse_search(
     Raises MissingParameter without any criterion, InvalidParameter for every other error.
     """
     names = [criterion.name for criterion in CRITERIA if resource in criterion.resources]
-    values: dict[str, str] = {}
-    for name, value in parameters:
-        if name not in _NAMES and name not in PAGING_PARAMETERS:
-            *known, last = (known for known in _KNOWN if known not in _NAMES or known in names)
-            raise InvalidParameter(name, f"it is not known; known are {', '.join(known)} and {last}")
-        if name in values:
-            raise InvalidParameter(name, "it is given more than once")
-        if not value:
-            raise InvalidParameter(name, "it is empty")
-        if len(value) > MAX_LENGTH:
-            raise InvalidParameter(name, f"it must have at most {MAX_LENGTH} characters")
-        values[name] = value
+    values = given_values(parameters, _NAMES, known=names)
     if not any(name in values for name in _NAMES):
         raise MissingParameter(names[0], f"a search needs at least one of {', '.join(names)}")
     for criterion in CRITERIA:
@@ -237,6 +225,28 @@ def parse_search(
     criteria = tuple(_parse(criterion, values) for criterion in CRITERIA if criterion.name in values)
     _check_cost(criteria)
     return criteria, parse_page(values)
+
+
+def given_values(
+    parameters: Sequence[tuple[str, str]], names: Sequence[str], *, known: Sequence[str]
+) -> dict[str, str]:
+    """Returns the parameters of a search for which `names` are the criteria, by name.
+
+    Raises InvalidParameter for one that is unknown, repeated, empty or too long; it names those that are `known`.
+    """
+    *others, last = (*known, *(name for name in PAGING_PARAMETERS if name != "cursor"))
+    values: dict[str, str] = {}
+    for name, value in parameters:
+        if name not in names and name not in PAGING_PARAMETERS:
+            raise InvalidParameter(name, f"it is not known; known are {', '.join(others)} and {last}")
+        if name in values:
+            raise InvalidParameter(name, "it is given more than once")
+        if not value:
+            raise InvalidParameter(name, "it is empty")
+        if len(value) > MAX_LENGTH:
+            raise InvalidParameter(name, f"it must have at most {MAX_LENGTH} characters")
+        values[name] = value
+    return values
 
 
 def _parse(criterion: Criterion[Any], values: Mapping[str, str]) -> Condition:

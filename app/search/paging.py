@@ -24,7 +24,7 @@ MAX_OFFSET = 10_000
 # Matches are counted up to this, so that counting stays as cheap as a page.
 MAX_TOTAL = 10_000
 
-# The order of results, and of the indices.
+# The order of recordings, in results and in the indices.
 ORDER = ({"startTime": "desc"}, {"id": "asc"})
 _OLDEST_FIRST = ({"startTime": "asc"}, {"id": "desc"})
 

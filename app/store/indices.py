@@ -26,13 +26,15 @@ _MAPPING_FILES = {
     "recording-versions": "recording-versions.json",
     "label-definitions": "label-definitions.json",
     "sessions": "sessions.json",
+    "audit": "audit.json",
 }
 
 RESOURCES = tuple(_MAPPING_FILES)
 
-# Claims live for seconds and sessions for hours, and a rollback would bring old ones back. So their indices are never
-# replaced.
-MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource not in {"media-claims", "sessions"})
+# Claims live for seconds and sessions for hours, and a rollback would bring old ones back. It would also take lines of
+# the audit log away. So these indices are never replaced.
+_NEVER_REPLACED = frozenset({"media-claims", "sessions", "audit"})
+MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource not in _NEVER_REPLACED)
 
 # Fields that are added to existing indices in place: documents may lack them.
 _OPTIONAL_FIELDS = ("recordingBytes", "access", "agents")

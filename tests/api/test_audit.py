@@ -81,6 +81,7 @@ class Played:
     def only_line(self, **expected: Any) -> None:
         (line,) = self.lines()
         begun = datetime.fromisoformat(line.pop("time"))
+        assert re.fullmatch("[0-9a-f]{24}", line.pop("id"))
         assert 0 <= (datetime.now(UTC) - begun).total_seconds() < 60
         assert 0 <= line.pop("seconds") < 60
         assert line == {**EVERYWHERE, "media": self.path.rpartition("/")[2], **expected}
@@ -314,7 +315,7 @@ async def test_a_request_from_a_foreign_origin_is_a_line(played: Played) -> None
     response = await played.service.client("ops").delete(f"{OPS_PATH}/held?subresources=*", headers=headers)
     assert response.status_code == 403
     (line,) = played.lines()
-    del line["time"]
+    del line["time"], line["id"]
     assert line == {
         "user": "ops",
         "contactCenter": None,
@@ -547,6 +548,7 @@ def test_a_line_is_ascii_without_control_characters(tmp_path: Path) -> None:
     line = msgspec.json.decode(data.replace(b"\\ud800", b"?"))
     assert line.pop("recordingId") == nasty[:-1] + "?"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert re.fullmatch("[0-9a-f]{24}", line.pop("id"))
     assert line == {
         "user": "purge",
         "contactCenter": "cc",

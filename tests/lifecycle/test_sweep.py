@@ -48,6 +48,7 @@ async def test_sweep_continues_until_nothing_is_left(left_behind: Scripts, apach
     (line,) = [json.loads(line) for line in (left_behind.folder / "audit.jsonl").read_text().splitlines()]
     (media,) = {line["mediaId"] for line in lines if line["mediaDescriptor"]["path"] == apache.url_of("left/1.wav")}
     assert line.pop("time")
+    assert line.pop("id")
     assert line == {
         "user": "sweep",
         "contactCenter": CONTACT_CENTER,

@@ -470,6 +470,7 @@ async def test_sign_ins_and_sign_outs_are_audited(start_service: StartService, t
     common = {"address": "127.0.0.1", "resource": None, "recordingId": ""}
     for line in lines:
         assert line.pop("time")
+        assert line.pop("id")
         assert line.pop("seconds") >= 0
     right = {**common, "user": "admin", "contactCenter": CONTACT_CENTER}
     assert lines == [

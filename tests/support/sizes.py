@@ -61,3 +61,6 @@ POSTED_BATCHES = size(6, full=60)
 
 # Random recordings that are rendered in both ways, and as many of the sample.
 RENDERED_RECORDINGS = size(300, full=3_000)
+
+# Random searches of the audit log that a plain look at its lines answers too.
+AUDIT_SEARCHES = size(40, full=400)

@@ -38,6 +38,7 @@ PUBLIC = {
 NOT_AUDITED = {
     *("search", "read", "waveform", "read-definitions", "read-labels"),
     *("ops-search", "ops-read", "ops-contact-centers", "me"),
+    *("audit", "ops-audit"),
 }
 # What every user may do.
 FOR_EVERYONE = {"me"}

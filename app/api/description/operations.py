@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import errors
+from app.api.audit_search import CRITERIA as AUDIT_CRITERIA
 from app.api.description.schemas import DATE, Schema, array, objects, ref
 from app.errors import RecallError
 from app.recordings.identity import Resource
@@ -400,6 +401,31 @@ def _labels(prefix: str) -> Mapping[tuple[str, str], Described]:
     }
 
 
+_AUDIT = Described(
+    summary="Search the audit log",
+    description="The lines of the contact center, newest first. One can be found within 10 s of its answer.",
+    parameters=(
+        *(
+            Parameter(
+                name=criterion.name,
+                description=f"Finds lines {criterion.help}.",
+                schema={"enum": criterion.allowed} if criterion.allowed else {"type": "string", "minLength": 1},
+            )
+            for criterion in AUDIT_CRITERIA
+        ),
+        *_PAGE,
+    ),
+    answers={
+        200: succeeded(
+            "A page; `nextUri` tells whether more follow.",
+            {"entries": array(ref("AuditEntry")), **_LINKS, **_TOTAL},
+            required="entries",
+        )
+    },
+    errors=(errors.InvalidParameter, errors.AuditNotSearchable, *_SHARE, *_STORE),
+)
+
+
 def _recordings(what: str, names: tuple[str, str], schemas: tuple[str, str]) -> Mapping[tuple[str, str], Described]:
     """The rows that recordings and screen recordings have in common; `schemas` are those of readers and of ops."""
     many: Resource = "recordings" if what == "recording" else "screen-recordings"
@@ -439,6 +465,8 @@ OPERATIONS: Mapping[tuple[str, str], Described] = {
         answers={200: succeeded("All that have users or recordings.", {"uris": array({"type": "string"})})},
         errors=_STORE,
     ),
+    ("audit", "GET"): _AUDIT,
+    ("ops-audit", "GET"): _AUDIT,
     ("me", "GET"): Described(summary="Tell who asks", answers={200: succeeded("The user.", {"user": ref("User")})}),
     ("diagnostics-version", "GET"): Described(
         summary="Tell the version", answers={200: succeeded("The version.", {"version": {"type": "string"}})}

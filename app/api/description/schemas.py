@@ -268,6 +268,27 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         required="name displayName by at",
     ),
+    "AuditEntry": objects(
+        {
+            "id": {"type": "string", "pattern": "^[0-9a-f]{24}$"},
+            "time": {
+                "type": "string",
+                "description": "When the request arrived.",
+                "examples": ["2026-03-02T09:41:07.512Z"],
+            },
+            "user": _TEXT,
+            "contactCenter": {"type": "string"},
+            "address": {**_TEXT, "description": "Of the client."},
+            "operation": {"type": "string", "examples": ["play"]},
+            "resource": _TEXT,
+            "recordingId": {"type": "string", "description": "Empty if it is about no recording."},
+            "outcome": {"enum": ["success", "refused", "failed"]},
+            "httpStatus": {"type": ["integer", "null"]},
+            "statusCode": {"type": ["integer", "null"]},
+        },
+        required="id time user contactCenter address operation resource recordingId outcome httpStatus statusCode",
+        description="A line of the audit log; operations have attributes of their own.",
+    ),
     "LabelDefinition": objects(
         {
             "name": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$", "examples": ["complaint"]},
