@@ -1,4 +1,4 @@
-"""`/docs` in Chromium: offline, without a violation of its policy, and "Try it out" with Basic (contract section 12)."""
+"""`/docs` in Chromium: offline, within its policy, and "Try it out" with Basic (docs/contract.md section 12)."""
 
 from pathlib import Path
 
@@ -25,4 +25,5 @@ async def test_page_shows_the_api_and_sends_a_request(
     answer = block.locator(".live-responses-table .response").first
     await expect(answer).to_contain_text("200")
     await expect(answer).to_contain_text("tried-out")
+    await page.evaluate("window.scrollTo(0, 0)")
     await page.screenshot(path=tmp_path / "docs.png")

@@ -40,6 +40,9 @@ _NO_STORE: Mapping[str, Any] = {
     }
 }
 
+# For HEAD and aliases, so that a list shows each thing once.
+_THE_SAME = "The same by HEAD, or under other paths"
+
 _PATH_PARAMETERS = {
     "id": ("The id of the recording.", "00PV5Q27MG8AB8VNE49362LAES000014"),
     "contact_center": ("The id of the contact center.", "a5539ef5-7dd5-4150-818f-ee1bcd447cbe"),
@@ -55,7 +58,7 @@ def describe(endpoints: Sequence[Endpoint], version: str) -> Mapping[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Recall", "version": version, "description": _INTRODUCTION},
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(map(_tag, endpoints))],
+        "tags": [{"name": tag} for tag in dict.fromkeys([*map(_tag, endpoints), _THE_SAME])],
         "paths": dict(_paths(endpoints)),
         "components": {
             "schemas": {**SCHEMAS, **_error_schemas(endpoints)},
@@ -95,7 +98,7 @@ def _operation(endpoint: Endpoint, name: str, method: Method, number: int) -> Ma
         "operationId": "-".join(words),
         "summary": described.summary,
         "description": " ".join(filter(None, [described.description, _who(method)])),
-        "tags": [_tag(endpoint)],
+        "tags": [_THE_SAME if number or name == "HEAD" else _tag(endpoint)],
         "parameters": [_parameter(parameter) for parameter in described.parameters],
         "responses": {**_answers(described, name), **_errors(endpoint, name, method, described)},
         "security": [] if endpoint.authentication == "none" else [{"basic": []}],
