@@ -103,6 +103,7 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     media_id: str | UnsetType = UNSET
     bytes_sent: int | UnsetType = UNSET
     completed: bool | UnsetType = UNSET
+    listen: str | UnsetType = UNSET  # the same for all requests of one listening in the page
     id: str | UnsetType = UNSET
 
 

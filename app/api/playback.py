@@ -38,17 +38,22 @@ _HTML = re.compile(r"(?:text/html|application/xhtml\+xml)\s*(?:;.*)?", re.IGNORE
 _HTML_EXTENSION = re.compile(r"\.(?:x?html?|shtml)", re.IGNORECASE)
 
 _EXTENSION = re.compile(r"\.[0-9A-Za-z]{1,10}")
+_LISTEN = re.compile(r"[0-9A-Za-z-]{1,64}")
 _LONGEST_FILE_NAME = 200  # bytes in UTF-8
 
 
 async def play(request: Request) -> Response:
     """`GET` and `HEAD /recordings/{id}/play/{uuid}.{ext}`"""
     name = path_segment(request, "name")
-    download = any(parameter == "download" for parameter, _ in query_parameters(request))
+    parameters = dict(query_parameters(request))
+    download = "download" in parameters
     scope = scope_of(request)
     recording = scope.visible((await repository(request).get(scope, path_segment(request, "id"))).recording)
     media = media_file_named(recording, name)
     audit_entry(request).media_id = media.get("mediaId", UNSET)
+    # A browser asks for several ranges in one listening.
+    if _LISTEN.fullmatch(parameters.get("listen", "")):
+        audit_entry(request).listen = parameters["listen"]
     try:
         location = resolve_location(media["mediaDescriptor"], services(request).settings.storage)
     except LocationNotAllowed as error:

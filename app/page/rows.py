@@ -146,17 +146,17 @@ def _user_data(recording: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     found: dict[tuple[str, str], None] = {}
     for event in recording["eventHistory"]:
         if isinstance(data := event.get("data"), dict):
-            found.update(dict.fromkeys(_leaves("", data)))
+            found.update(dict.fromkeys(leaves("", data)))
     yield from found
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def leaves(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for name, each in value.items():
-            yield from _leaves(f"{key}.{name}" if key else name, each)
+            yield from leaves(f"{key}.{name}" if key else name, each)
     elif isinstance(value, list):
         for each in value:
-            yield from _leaves(key, each)
+            yield from leaves(key, each)
     elif value is not None:
         yield key[:_LONGEST], value if isinstance(value, str) else codec.encode(value).decode()
 
