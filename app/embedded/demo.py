@@ -7,17 +7,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from argon2 import PasswordHasher
 
+from app import codec
 from app.auth.scope import Scope
+from app.embedded.demo_calls import PROTECTED, make_calls, write_media
 from app.embedded.elasticsearch import Node
 from app.embedded.loader import define_sample_labels
-from app.embedded.media import MediaServer, write_audio
-from app.embedded.sample import DEMO_CONTACT_CENTER, sample_labels, sample_recordings
+from app.embedded.media import MediaServer
+from app.embedded.sample import DEMO_CONTACT_CENTER, sample_labels
+from app.errors import RecallError
+from app.lifecycle.protection import Protection
 from app.logs import log_to_stderr
-from app.recordings.labels import Labels
 from app.recordings.model import parse_recording
 from app.server import supervisor as server
 from app.settings import ConfigurationError, Role, S3Config, Settings, StorageConfig, User, WebDavConfig, load_settings
@@ -27,7 +31,6 @@ from app.store.repository import RecordingRepository, StoredRecording, Update
 
 # Region and contact center are those of the reference documents' examples.
 REGION = "test"
-RECORDINGS = 12
 
 # With these, the reference documents' examples can be posted, although their media do not exist.
 _STORAGE_OF_THE_EXAMPLES = StorageConfig(
@@ -79,6 +82,8 @@ def _demo_settings() -> Settings:
             roles=(role,),
             contact_center=None if role == "ops" else DEMO_CONTACT_CENTER,
             permissions=_PERMISSIONS if role == "supervisor" else (),
+            access_groups=("/US",) if role == "supervisor" else (),
+            own_recordings=role == "agent",
         )
         for role in _ROLES
     )
@@ -97,32 +102,43 @@ def _media() -> Iterator[tuple[WebDavConfig, Path]]:
 
 
 async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path) -> None:
-    """Loads recordings with one media file each, in which the recording's number is dialled."""
+    sounds = await asyncio.to_thread(write_media, folder)
+    calls = make_calls(sounds, region=settings.region, base_url=media.base_url)
     async with connect(settings) as client:
         await create_indices(client, settings)
         await define_sample_labels(client, settings, DEMO_CONTACT_CENTER)
-        repository = RecordingRepository(client, settings)
+        recordings = RecordingRepository(client, settings)
+        screens = RecordingRepository(client, settings, "screen-recordings")
+        await _save(screens, calls.screens)
+        await _save(recordings, calls.recordings)
+        await client.indices.refresh(index=f"{settings.index_prefix}-*")
         scope = Scope(DEMO_CONTACT_CENTER, settings.region)
-        for recording in sample_recordings(RECORDINGS, region=settings.region):
-            name = f"{recording['id']}.wav"
-            write_audio(folder / name, recording["dialedPhoneNumber"])
-            descriptor = {"storage": "webDAV", "path": f"{media.base_url}/{name}"}
-            first = recording["mediaFiles"][0]
-            size = str((folder / name).stat().st_size)
-            recording["mediaFiles"] = [{**first, "mediaDescriptor": descriptor, "type": "audio/wav", "size": size}]
-            _, stored = await repository.save(DEMO_CONTACT_CENTER, parse_recording(recording), by="demo")
-            labels = sample_labels(stored)
-
-            async def label(now: StoredRecording, labels: Labels = labels) -> Update:
-                return Update(now.contact_center, now.recording, now.protection, labels)
-
-            if labels:
-                await repository.update(scope, recording["id"], label)
+        protection = Protection(recordings, screens)
+        for number, reason in PROTECTED.items():
+            recording_id = calls.recordings[number]["id"]
+            await protection.change(scope, recording_id, protect=True, by="supervisor", reason=reason)
+        await asyncio.gather(*(_label(recordings, scope, recording["id"]) for recording in calls.recordings))
         await client.indices.refresh(index=f"{settings.index_prefix}-*")
 
 
+async def _save(repository: RecordingRepository, posted: list[dict[str, Any]]) -> None:
+    parsed = [parse_recording(recording, repository.resource) for recording in posted]
+    size = len(codec.encode(parsed))
+    for outcome in await repository.save_many(DEMO_CONTACT_CENTER, parsed, by="demo", size=size):
+        if isinstance(outcome, RecallError):
+            raise outcome
+
+
+async def _label(repository: RecordingRepository, scope: Scope, recording_id: str) -> None:
+    async def label(now: StoredRecording) -> Update:
+        return Update(now.contact_center, now.recording, now.protection, sample_labels(now.recording))
+
+    await repository.update(scope, recording_id, label)
+
+
 def _announcement(settings: Settings) -> str:
-    lines = [f"\nRecall serves http://{settings.host}:{settings.port}/api/v2 - Ctrl-C stops it.\n"]
+    url = f"http://{settings.host}:{settings.port}"
+    lines = [f"\nRecall serves the page {url}/ui and the API {url}/api/v2 - Ctrl-C stops it.\n"]
     if not os.environ.get("RECALL_CONFIG"):
         lines.append(f"{'user':<12} password")
         lines += [f"{user.name:<12} {_password(user.name)}" for user in settings.users]

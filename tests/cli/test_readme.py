@@ -71,10 +71,29 @@ async def url() -> AsyncIterator[str]:
         assert await process.wait() == 0
 
 
-async def test_demo_has_a_dozen_recordings(url: str) -> None:
-    async with httpx.AsyncClient(auth=("admin", "admin-demo"), trust_env=False) as admin:
-        found = (await admin.get(f"{url}/api/v2/recordings", params={"startTime": "2020-01-01"})).json()
-    assert len(found["recordings"]) == 12
+async def test_demo_shows_calls_of_all_kinds_to_three_users(url: str) -> None:
+    totals = {}
+    for user in ("admin", "supervisor", "agent"):
+        async with httpx.AsyncClient(auth=(user, f"{user}-demo"), trust_env=False, timeout=30) as client:
+            answer = await client.get(f"{url}/api/v2/recordings", params={"startTime": "2020-01-01", "total": "*"})
+            totals[user] = answer.json()["total"]
+            newest = answer.json()["recordings"][:9]
+            if user != "admin":
+                continue
+            played = [(await client.head(recording["mediaFiles"][0]["mediaUri"])).status_code for recording in newest]
+            assert played == [200] * 8 + [404]
+            protected = (await client.get(f"{url}/api/v2/recordings", params={"nonDelete": "true"})).json()[
+                "recordings"
+            ]
+            assert all(recording["nonDeletion"]["reason"] for recording in protected)
+            assert len(protected) == 4
+            screens = (await client.get(f"{url}/api/v2/screen-recordings", params={"startTime": "2020-01-01"})).json()
+            video = await client.get(screens["screenRecordings"][0]["mediaFiles"][0]["mediaUri"])
+            assert video.headers["content-type"] == "video/webm"
+            assert len(video.content) < 200_000
+    assert totals["admin"] == 300
+    assert 20 < totals["supervisor"] < 200
+    assert totals["agent"] == 25
 
 
 async def test_every_curl_command_works_as_described(url: str, tmp_path: Path) -> None:
