@@ -71,6 +71,12 @@ async def ask_to_label(page: Page) -> None:
     await page.get_by_role("button", name="Label…").click()
 
 
+async def first_result(page: Page) -> None:
+    await page.locator("tbody a").first.click()
+    await page.wait_for_url("**/ui/recordings/*")
+    await page.wait_for_load_state("networkidle")
+
+
 async def keys(page: Page) -> None:
     await page.keyboard.press("?")
 
@@ -79,6 +85,7 @@ STATES = (
     State("sign-in", "/ui/sign-in", signed_in=False),
     State("sign-in-wrong", "/ui/sign-in", wrong_password, signed_in=False),
     State("results", EVER),
+    State("recording", EVER, first_result),
     State("marked", f"{EVER}&userName=*a*&callerPhoneNumber=*4*&userData=*e*"),
     State("more-criteria", EVER, more_criteria),
     State("columns", EVER, columns),
