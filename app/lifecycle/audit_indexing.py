@@ -59,9 +59,11 @@ class AuditIndexing:
         self._forgotten_at: float | None = None
         self._path: Path | None = None
         self._gauge = Gauge(
-            "recall_audit_lines_waiting", "Lines of the audit log that are not in the index yet.", registry=registry
+            "recall_audit_lines_waiting",
+            "Lines of the audit log that are not in the index yet.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        self._gauge.set_function(lambda: len(self._waiting))
         self._not_indexed = Counter(
             "recall_audit_lines_not_indexed",
             "Lines of the audit log that are not put into the index, because too many wait (full) or because "
@@ -94,6 +96,7 @@ class AuditIndexing:
             return
         self._waiting.append(line)
         self._bytes += len(line.text)
+        self._gauge.set(len(self._waiting))
         self._has_lines.set()
         if len(self._waiting) >= _BATCH_LINES or self._bytes >= _BATCH_BYTES:
             self._is_full.set()
@@ -123,6 +126,7 @@ class AuditIndexing:
             for line in batch:
                 self._waiting.popleft()
                 self._bytes -= len(line.text)
+            self._gauge.set(len(self._waiting))
         self._has_lines.clear()
         self._is_full.clear()
 
