@@ -21,7 +21,8 @@ class CompletedMigration(msgspec.Struct):
     """A migration after its swap. `max_seq_nos` has, by shard of the target, the last write before the swap.
 
     `contact_centers` has the contact center of each source of schema v1, and `left_out` the ids of the documents that
-    Elasticsearch did not take. `rolled_back` has, by source and shard, the last write before a rollback unblocked it.
+    Elasticsearch did not take. `before_rollback` has, by source and shard, the last write before a rollback unblocked
+    it.
     """
 
     target: str
@@ -31,7 +32,7 @@ class CompletedMigration(msgspec.Struct):
     documents: int = msgspec.field(name="count")
     contact_centers: dict[str, str] = {}
     left_out: list[str] = []
-    rolled_back: dict[str, dict[str, int]] | None = None
+    before_rollback: dict[str, dict[str, int]] | None = None
 
 
 class Plan(msgspec.Struct):

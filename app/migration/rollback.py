@@ -68,10 +68,10 @@ async def roll_back(client: AsyncElasticsearch, settings: Settings, lease: Migra
     changes = Changes(last.target)
     # Run again after a kill, it finds what it has carried over already.
     async with _point_in_time(client, _sources(last, has_recordings=has_recordings)) as sources:
-        if last.rolled_back is None:
-            last.rolled_back = {}
+        if last.before_rollback is None:
+            last.before_rollback = {}
             for shard in sources.shards:
-                last.rolled_back.setdefault(shard.source.index, {})[str(shard.number)] = shard.max_seq_no
+                last.before_rollback.setdefault(shard.source.index, {})[str(shard.number)] = shard.max_seq_no
             await lease.save()
         deletions = [] if has_recordings else await _deleted(client, last, sources, changes)
         if await current_index(client, name) == last.target:
@@ -195,8 +195,8 @@ async def _deleted(
     copied_all = (
         sum([await point.count(source) for source in {shard.source for shard in point.shards}]) == last.documents
     )
-    assert last.rolled_back is not None
-    before = last.rolled_back
+    assert last.before_rollback is not None
+    before = last.before_rollback
 
     async def compare(part: Slice[Source]) -> None:
         shard = part.shard

@@ -267,7 +267,7 @@ def _print(work: Work, attacks: Counter[str], before: list[Sample], middle: list
         print_row(f"{number}", "descriptors", *(f"{sample.descriptors:.0f}" for sample in samples))
         print_row(f"{number}", "tasks", *(f"{sample.tasks:.0f}" for sample in samples))
         for bound in ("0.05", "0.25", "1.0"):
-            share = [f"{100 * (1 - sample.late[bound] / sample.late['+Inf']):.2f} %" for sample in samples]
+            share = [f"{100 * (1 - sample.late[bound] / max(sample.late['+Inf'], 1)):.2f} %" for sample in samples]
             print_row(f"{number}", f"event loop late by more than {bound} s", *share)
     print(f"\n{len(work.stored)} recordings stored, {len(work.held)} of them held; {len(work.failures)} failures")
     print("answers: " + ", ".join(f"{kind} {count}" for kind, count in sorted(work.answers.items())))

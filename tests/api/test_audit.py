@@ -642,7 +642,8 @@ async def test_the_start_says_so_in_one_line(tmp_path: Path) -> None:
     )
     _, errors = await process.communicate()
     assert process.returncode == 1
-    assert errors.decode() == f"the audit log cannot be opened: [Errno 21] Is a directory: '{tmp_path}'\n"
+    told = [line for line in errors.decode().splitlines() if "no [[users]] are configured" not in line]
+    assert told == [f"the audit log cannot be opened: [Errno 21] Is a directory: '{tmp_path}'"]
 
 
 def test_a_line_that_the_file_does_not_take_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,6 @@ def service(module_service: Service) -> Service:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/api",
         "/api/v2",
         "/api/v1/recordings",
@@ -360,7 +359,7 @@ async def test_id_that_is_not_utf_8_is_code_2_for_an_administrator(admin: httpx.
 @pytest.mark.parametrize(
     ("method", "path", "failing"),
     [
-        ("GET", f"{OPS_PATH}/a", "get"),
+        ("GET", f"{OPS_PATH}/a", "find"),
         ("GET", f"{OPS_PATH}?startTime=0", "search"),
         ("POST", OPS_PATH, "save"),
     ],

@@ -29,7 +29,12 @@ def service(module_service: Service) -> Service:
 
 
 def filled_in(path: str) -> str:
-    return path.replace("{contact_center}", CONTACT_CENTER).replace("{id}", "missing").replace("{name}", "missing.wav")
+    return (
+        path.replace("{contact_center}", CONTACT_CENTER)
+        .replace("{id}", "missing")
+        .replace("{name}", "missing.wav")
+        .replace("{file}", "page.css")
+    )
 
 
 def roles_of(method: Method) -> set[Role]:
@@ -74,8 +79,9 @@ async def test_caller_with_the_role_is_not_403(
     for user in USERS:
         if roles_of(method) & set(user.roles):
             response = await service.client(user.name).request(name, f"{filled_in(path)}?x=%FF", content=b"{")
-            # What is about no recording has nothing to refuse.
-            assert response.status_code in ({400, 404} if endpoint.resource else {200})
+            # What is about no recording has nothing to refuse. A permission is another matter than a role.
+            lacks_permission = response.status_code == 403 and response.json()["statusCode"] == 3
+            assert lacks_permission or response.status_code in {200, 400, 404}
 
 
 @CASES

@@ -16,6 +16,7 @@ from app.recordings.model import parse_recording
 from app.settings import Settings
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, REGION
+from tests.support.workers import BENCHMARKS
 
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -103,6 +104,7 @@ async def test_wrong_arguments_are_refused(settings: Settings, tmp_path: Path, a
     assert "usage:" in err
 
 
+@BENCHMARKS
 @pytest.mark.parametrize(
     ("arguments", "row"),
     [

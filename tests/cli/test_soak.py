@@ -7,8 +7,10 @@ from app.settings import Settings
 from tests.support.launch import missing
 from tests.support.processes import Scripts
 from tests.support.sizes import FULL, SOAK_MINUTES
+from tests.support.workers import BENCHMARKS
 
 
+@BENCHMARKS
 async def test_nothing_is_lost_or_left_behind_under_attack(elasticsearch_url: str, tmp_path: Path) -> None:
     if find_program("nginx") is None:
         missing("nginx", "apt-get install nginx")

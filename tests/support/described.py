@@ -28,7 +28,9 @@ class DescribedClient(httpx.AsyncClient):
 
     async def request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Response:
         response = await super().request(method, url, **options)
-        description().check(response)
+        # A proxy in front of the service may answer by itself, and a preflight belongs to no path.
+        if not response.headers.get("server", "").startswith("nginx") and method != "OPTIONS":
+            description().check(response)
         return response
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 
+# Of tests that run benchmarks: one looks whether the indices of any benchmark are left.
+BENCHMARKS = pytest.mark.xdist_group("benchmarks")
+
 # Of modules whose tests use `spare_node`.
 SPARE_NODE = pytest.mark.xdist_group("spare node")
 
