@@ -13,6 +13,7 @@ from app.api import about, audit_search, docs, health, labels, ops, playback, po
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
+from app.recordings.identity import Resource
 
 _OPS = f"{API}/ops/contact-centers/{{contact_center}}"
 _INTERNAL = "/internal-api/contact-centers/{contact_center}"
@@ -48,24 +49,84 @@ _COMMENT = Method(handler=labels.comment, operation="label", audit="update-label
 _TAKE_LABEL = Method(handler=labels.take, operation="unlabel", audit="delete-label")
 _INTERNAL_POST = Method(handler=posting.post_internal, operation="ops-post", audit="ops-post")
 
+
+def _for_readers(resource: Resource, change: Method | None = None) -> tuple[Endpoint, ...]:
+    """The rows of a resource for its contact center; `change` is the POST to one recording."""
+    path, one = f"{API}/{resource}", resource.removesuffix("s")
+    return (
+        Endpoint(
+            name=resource,
+            path=path,
+            aliases=(f"{path}/", f"{path}/{resource}", f"{path}/{resource}/"),
+            authentication="basic",
+            resource=resource,
+            get=_SEARCH,
+        ),
+        Endpoint(name=one, path=f"{path}/{{id}}", authentication="basic", resource=resource, get=_READ, post=change),
+        Endpoint(
+            name=f"{one}-media",
+            path=f"{path}/{{id}}/play/{{name}}",
+            authentication="basic",
+            resource=resource,
+            get=_PLAY,
+            headers=playback.HEADERS,
+        ),
+    )
+
+
+def _for_ops(resource: Resource) -> tuple[Endpoint, ...]:
+    """The rows of a resource for ops and for the systems that record."""
+    path, one = f"{_OPS}/{resource}", resource.removesuffix("s")
+    return (
+        Endpoint(
+            name=f"ops-{resource}",
+            path=path,
+            aliases=(f"{path}/",),
+            authentication="basic",
+            resource=resource,
+            get=_OPS_SEARCH,
+            post=_OPS_POST,
+        ),
+        Endpoint(
+            name=f"ops-{one}-versions",
+            path=f"{path}/{{id}}/versions",
+            authentication="basic",
+            resource=resource,
+            get=_OPS_VERSIONS,
+        ),
+        Endpoint(
+            name=f"ops-{one}",
+            path=f"{path}/{{id}}",
+            authentication="basic",
+            resource=resource,
+            get=_OPS_READ,
+            delete=_OPS_DELETE,
+        ),
+        Endpoint(
+            name=f"ops-{one}-media",
+            path=f"{path}/{{id}}/play/{{name}}",
+            authentication="basic",
+            resource=resource,
+            get=_OPS_PLAY,
+            headers=playback.HEADERS,
+        ),
+        Endpoint(
+            name=f"internal-{resource}",
+            path=f"{_INTERNAL}/{resource}",
+            aliases=(f"{_INTERNAL}/{resource}/",),
+            authentication="basic",
+            resource=resource,
+            post=_INTERNAL_POST,
+        ),
+    )
+
+
 # A path stands before the patterns that match it too.
 ENDPOINTS: Sequence[Endpoint] = (
-    Endpoint(
-        name="recordings",
-        path=f"{API}/recordings",
-        aliases=(f"{API}/recordings/", f"{API}/recordings/recordings", f"{API}/recordings/recordings/"),
-        authentication="basic",
-        resource="recordings",
-        get=_SEARCH,
-    ),
-    Endpoint(
-        name="recording",
-        path=f"{API}/recordings/{{id}}",
-        authentication="basic",
-        resource="recordings",
-        get=_READ,
-        post=_PROTECT,
-    ),
+    *_for_readers("recordings", _PROTECT),
+    *_for_readers("screen-recordings"),
+    *_for_ops("recordings"),
+    *_for_ops("screen-recordings"),
     Endpoint(
         name="recording-labels",
         path=f"{API}/recordings/{{id}}/labels",
@@ -83,41 +144,6 @@ ENDPOINTS: Sequence[Endpoint] = (
         get=_LABEL,
         put=_COMMENT,
         delete=_TAKE_LABEL,
-    ),
-    Endpoint(
-        name="recording-media",
-        path=f"{API}/recordings/{{id}}/play/{{name}}",
-        authentication="basic",
-        resource="recordings",
-        get=_PLAY,
-        headers=playback.HEADERS,
-    ),
-    Endpoint(
-        name="screen-recordings",
-        path=f"{API}/screen-recordings",
-        aliases=(
-            f"{API}/screen-recordings/",
-            f"{API}/screen-recordings/screen-recordings",
-            f"{API}/screen-recordings/screen-recordings/",
-        ),
-        authentication="basic",
-        resource="screen-recordings",
-        get=_SEARCH,
-    ),
-    Endpoint(
-        name="screen-recording",
-        path=f"{API}/screen-recordings/{{id}}",
-        authentication="basic",
-        resource="screen-recordings",
-        get=_READ,
-    ),
-    Endpoint(
-        name="screen-recording-media",
-        path=f"{API}/screen-recordings/{{id}}/play/{{name}}",
-        authentication="basic",
-        resource="screen-recordings",
-        get=_PLAY,
-        headers=playback.HEADERS,
     ),
     Endpoint(
         name="label-definitions",
@@ -145,30 +171,6 @@ ENDPOINTS: Sequence[Endpoint] = (
         get=Method(handler=audit_search.search, operation="audit", audit=None),
     ),
     Endpoint(
-        name="ops-recordings",
-        path=f"{_OPS}/recordings",
-        aliases=(f"{_OPS}/recordings/",),
-        authentication="basic",
-        resource="recordings",
-        get=_OPS_SEARCH,
-        post=_OPS_POST,
-    ),
-    Endpoint(
-        name="ops-recording-versions",
-        path=f"{_OPS}/recordings/{{id}}/versions",
-        authentication="basic",
-        resource="recordings",
-        get=_OPS_VERSIONS,
-    ),
-    Endpoint(
-        name="ops-recording",
-        path=f"{_OPS}/recordings/{{id}}",
-        authentication="basic",
-        resource="recordings",
-        get=_OPS_READ,
-        delete=_OPS_DELETE,
-    ),
-    Endpoint(
         name="ops-recording-labels",
         path=f"{_OPS}/recordings/{{id}}/labels",
         aliases=(f"{_OPS}/recordings/{{id}}/labels/",),
@@ -185,46 +187,6 @@ ENDPOINTS: Sequence[Endpoint] = (
         get=replace(_LABEL, operation="ops-read"),
         put=replace(_COMMENT, operation="ops-label"),
         delete=replace(_TAKE_LABEL, operation="ops-label"),
-    ),
-    Endpoint(
-        name="ops-recording-media",
-        path=f"{_OPS}/recordings/{{id}}/play/{{name}}",
-        authentication="basic",
-        resource="recordings",
-        get=_OPS_PLAY,
-        headers=playback.HEADERS,
-    ),
-    Endpoint(
-        name="ops-screen-recordings",
-        path=f"{_OPS}/screen-recordings",
-        aliases=(f"{_OPS}/screen-recordings/",),
-        authentication="basic",
-        resource="screen-recordings",
-        get=_OPS_SEARCH,
-        post=_OPS_POST,
-    ),
-    Endpoint(
-        name="ops-screen-recording-versions",
-        path=f"{_OPS}/screen-recordings/{{id}}/versions",
-        authentication="basic",
-        resource="screen-recordings",
-        get=_OPS_VERSIONS,
-    ),
-    Endpoint(
-        name="ops-screen-recording",
-        path=f"{_OPS}/screen-recordings/{{id}}",
-        authentication="basic",
-        resource="screen-recordings",
-        get=_OPS_READ,
-        delete=_OPS_DELETE,
-    ),
-    Endpoint(
-        name="ops-screen-recording-media",
-        path=f"{_OPS}/screen-recordings/{{id}}/play/{{name}}",
-        authentication="basic",
-        resource="screen-recordings",
-        get=_OPS_PLAY,
-        headers=playback.HEADERS,
     ),
     Endpoint(
         name="ops-label-definitions",
@@ -250,22 +212,6 @@ ENDPOINTS: Sequence[Endpoint] = (
         aliases=(f"{_OPS}/audit/",),
         authentication="basic",
         get=Method(handler=audit_search.search, operation="ops-audit", audit=None),
-    ),
-    Endpoint(
-        name="internal-recordings",
-        path=f"{_INTERNAL}/recordings",
-        aliases=(f"{_INTERNAL}/recordings/",),
-        authentication="basic",
-        resource="recordings",
-        post=_INTERNAL_POST,
-    ),
-    Endpoint(
-        name="internal-screen-recordings",
-        path=f"{_INTERNAL}/screen-recordings",
-        aliases=(f"{_INTERNAL}/screen-recordings/",),
-        authentication="basic",
-        resource="screen-recordings",
-        post=_INTERNAL_POST,
     ),
     Endpoint(
         name="internal-screen-recording",
