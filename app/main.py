@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
@@ -41,6 +41,12 @@ class _App(Starlette):
 
     def build_middleware_stack(self) -> ASGIApp:
         return PageHeaders(super().build_middleware_stack(), self.public_url)
+
+
+@cache
+def _description() -> bytes:
+    """The description of the API, which is the same for every application of the process."""
+    return codec.encode(describe(api.ENDPOINTS, VERSION))
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -88,7 +94,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     )
     app.public_url = settings.public_url
     app.state.metrics = metrics
-    app.state.description = codec.encode(describe(api.ENDPOINTS, VERSION))
+    app.state.description = _description()
     app.router.redirect_slashes = False
     return app
 

@@ -1,6 +1,6 @@
 """Recordings that are posted, one in a request or one a line (docs/contract.md sections 3 and 4).
 
-What a request with one recording does is what a request with many does for each of its lines.
+A request with many recordings does for each line what a request with one recording does.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _MAX_BYTES = 32 * 1024 * 1024
 # The request holds one of few places meanwhile.
 _BODY_SECONDS = 60.0
 
-# What is worked on at a time: enough for few requests to Elasticsearch, too little to keep others waiting for long.
+# A slice is large enough that few requests to Elasticsearch store it, and small enough that others wait briefly.
 _LINES_OF_A_SLICE = 100
 _BYTES_OF_A_SLICE = 1024 * 1024
 
@@ -196,7 +196,7 @@ def _slices(lines: Sequence[_Line]) -> Iterator[list[_Line]]:
 
 
 class _Rules:
-    """What a line has to be: the rules of a POST of one recording."""
+    """The rules that a line has to follow: those of a POST of one recording."""
 
     def __init__(self, resource: Resource, settings: Settings, *, needs_events: bool) -> None:
         self._resource = resource
@@ -227,7 +227,7 @@ def _id_of(body: object) -> str | None:
 
 
 class _Answer:
-    """What the client is told, and the audit log of each line."""
+    """Collects the answer to the client, and writes the audit line of each recording."""
 
     def __init__(self, request: Request, created_status: int) -> None:
         self._audited = audited_request(request)

@@ -19,7 +19,7 @@ The API is that of Genesys Web Services *Recording Access* and *Recording Non-De
 object with an integer `statusCode`; an error has a `statusMessage` too.
 """
 
-# What every answer of the server may be instead, whatever was asked.
+# The errors that the server may answer to any request.
 _OF_THE_SERVER: Errors = (
     errors.InternalError,
     errors.RequestTimeout,

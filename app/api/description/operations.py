@@ -1,4 +1,4 @@
-"""What each method of each path does, takes and answers: one row for each method of the route table."""
+"""The descriptions of all methods of the route table, one row a method: purpose, parameters, body, answers, errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

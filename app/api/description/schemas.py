@@ -1,4 +1,4 @@
-"""What bodies look like, as JSON Schema (docs/contract.md sections 1, 4 and 9; the tables of *Recording Access*)."""
+"""The shapes of bodies, as JSON Schema (docs/contract.md sections 1, 4 and 9; the tables of *Recording Access*)."""
 
 from collections.abc import Mapping
 from typing import Any
