@@ -14,7 +14,7 @@ from app.recordings.labels import LabelDefinition
 from app.settings import Settings, User
 from app.store.label_definitions import LabelDefinitionStore
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER
-from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password
+from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password, staff_with
 from tests.support.sizes import DEFINITION_ROUNDS
 
 pytestmark = pytest.mark.emptied_indices
@@ -33,19 +33,8 @@ PERMISSIONS = {
 @pytest.fixture(scope="module")
 def more_users() -> tuple[User, ...]:
     """One for each role and set of permissions."""
-    staff = [
-        User(
-            name=f"{role}-{name}",
-            password_hash=hash_password(f"{role}-{name}-password"),
-            roles=(role,),
-            contact_center=CONTACT_CENTER,
-            permissions=permissions,
-        )
-        for role in ("admin", "supervisor", "agent")
-        for name, permissions in PERMISSIONS.items()
-    ]
     recorder = User("recorder", hash_password("recorder-password"), ("recorder",), CONTACT_CENTER)
-    return (*staff, recorder)
+    return (*staff_with(PERMISSIONS), recorder)
 
 
 async def define(client: httpx.AsyncClient, name: str, path: str = PATH, **attributes: Any) -> httpx.Response:

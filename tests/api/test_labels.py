@@ -13,7 +13,7 @@ from app.settings import Settings, User
 from app.store.documents import document_id, labels_of
 from app.store.indices import alias
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
-from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password
+from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password, staff_with
 
 pytestmark = pytest.mark.emptied_indices
 
@@ -33,17 +33,6 @@ PERMISSIONS = {
 @pytest.fixture(scope="module")
 def more_users() -> tuple[User, ...]:
     """One for each role and set of permissions, and some whose entry limits what they see."""
-    staff = [
-        User(
-            name=f"{role}-{name}",
-            password_hash=hash_password(f"{role}-{name}-password"),
-            roles=(role,),
-            contact_center=CONTACT_CENTER,
-            permissions=permissions,
-        )
-        for role in ("admin", "supervisor", "agent")
-        for name, permissions in PERMISSIONS.items()
-    ]
     limited = User(
         "limited",
         hash_password("limited-password"),
@@ -52,7 +41,11 @@ def more_users() -> tuple[User, ...]:
         permissions=(*PERMISSIONS["adds"], *PERMISSIONS["deletes"]),
         access_groups=("/US",),
     )
-    return (*staff, limited, User("recorder", hash_password("recorder-password"), ("recorder",), CONTACT_CENTER))
+    return (
+        *staff_with(PERMISSIONS),
+        limited,
+        User("recorder", hash_password("recorder-password"), ("recorder",), CONTACT_CENTER),
+    )
 
 
 async def define(client: httpx.AsyncClient, *names: str, **attributes: Any) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -33,10 +33,29 @@ _USERS: tuple[tuple[str, tuple[Role, ...], str | None], ...] = (
     ("supervisor", ("supervisor",), CONTACT_CENTER),
     ("agent", ("agent",), CONTACT_CENTER),
 )
+_STAFF: tuple[Role, ...] = ("admin", "supervisor", "agent")
+
 USERS = tuple(
     User(name=name, password_hash=hash_password(f"{name}-password"), roles=roles, contact_center=contact_center)
     for name, roles, contact_center in _USERS
 )
+
+
+def staff_with(permissions: Mapping[str, tuple[str, ...]]) -> list[User]:
+    """A user for each role of a contact center and each set of permissions: `agent-nothing` for the set `nothing`."""
+    return [
+        User(
+            name=f"{role}-{name}",
+            password_hash=hash_password(f"{role}-{name}-password"),
+            roles=(role,),
+            contact_center=CONTACT_CENTER,
+            permissions=granted,
+        )
+        for role in _STAFF
+        for name, granted in permissions.items()
+    ]
+
+
 # Where the media of the tests' recordings may be; nothing answers there.
 STORAGES = StorageConfig(
     webdav=tuple(
