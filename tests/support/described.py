@@ -73,7 +73,7 @@ class Description:
             if response.content:
                 raise NotDescribed(f"{what} has a body")
             return
-        actual = response.headers.get("content-type", "").partition(";")[0]
+        actual = response.headers.get("content-type", "").partition(";")[0].lower()
         described = next((about for media_type, about in content.items() if fnmatch(actual, media_type)), None)
         if described is None:
             raise NotDescribed(f"{what} is {actual}, not {' or '.join(content)}")
