@@ -21,6 +21,7 @@ _COMMANDS = (
     "reindex",
     "purge",
     "sweep",
+    "verify",
     "sessions",
     "users",
     "sample",

@@ -64,3 +64,6 @@ RENDERED_RECORDINGS = size(300, full=3_000)
 
 # Random searches of the audit log that a plain look at its lines answers too.
 AUDIT_SEARCHES = size(40, full=400)
+
+# Of an evidence package in memory: 140 of them, which at full size are more than 8 GiB.
+PACKAGE_PIECE = size(64 * 1024, full=64 * 1024 * 1024)
