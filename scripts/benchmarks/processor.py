@@ -13,6 +13,11 @@ _PERIOD = 0.02
 
 def seconds_of_servers() -> float:
     """Returns the processor time of the processes below this one, without Elasticsearch and those of low priority."""
+    return sum(seconds_by_server().values())
+
+
+def seconds_by_server() -> dict[int, float]:
+    """Returns the same for each process, by its id."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
@@ -24,7 +29,7 @@ def seconds_of_servers() -> float:
         parents[pid] = int(fields[1])
         counts = int(fields[16]) <= 0 and not name.endswith("(java")
         seconds[pid] = (int(fields[11]) + int(fields[12])) / _TICKS if counts else 0.0
-    return sum(spent for pid, spent in seconds.items() if _is_below(pid, parents))
+    return {pid: spent for pid, spent in seconds.items() if _is_below(pid, parents)}
 
 
 def _is_below(pid: int, parents: dict[int, int]) -> bool:

@@ -75,6 +75,10 @@ class Questions:
         questions = ([make() for _ in range(number)] for make in kinds)
         return {some[0].kind: some for some in questions}
 
+    def full_pages(self, number: int) -> list[Question]:
+        """Returns so many questions that fill a page."""
+        return [self._time_range() for _ in range(number)]
+
     def _first_of_a_time_range(self) -> Question:
         return self._time_range("page of 1: newest in a time range", page=1)
 
