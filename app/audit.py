@@ -31,6 +31,8 @@ Operation = Literal[
     "delete",
     "delete-media",
     "purge",
+    "backup",
+    "restore",
     "apply",
     "unapply",
     "protection",

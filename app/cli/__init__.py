@@ -20,6 +20,7 @@ _COMMANDS = (
     "migrate",
     "reindex",
     "purge",
+    "backup",
     "sweep",
     "verify",
     "sessions",

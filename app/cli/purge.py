@@ -2,13 +2,11 @@
 
 import asyncio
 import logging
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
@@ -16,30 +14,27 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
+from app.cli import options
 from app.cli.failures import configured, first_objects_missing, some_objects_missing
 from app.cli.files import open_private
-from app.cli.framework import Command, Option, exclusive, once
+from app.cli.framework import Command, exclusive, once
+from app.cli.long_work import patient, stopping
 from app.cli.options import ABOUT_SETTINGS
-from app.cli.types import AGE, CONTACT_CENTER, POSITIVE, Age
+from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
 from app.lifecycle.purge import Counts, Purge, Task
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource
-from app.search.criteria import CRITERIA, ENDED_BEFORE, STARTED_BEFORE, Condition, Criteria, parse_search
+from app.search.criteria import ENDED_BEFORE
 from app.services import open_services
 from app.settings import Settings
 from app.store.journal import now_milliseconds
 from app.store.repository import MatchCounts
 
-# A batch is more work than a request of the service, and no client waits for it.
-_LEAST_TIMEOUT = 30.0
-
 _WHAT = "What to delete"
 
 _INTERRUPTED = "interrupted; another run goes on with what is left"
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Report(msgspec.Struct, rename="camel"):
@@ -64,36 +59,6 @@ class Report(msgspec.Struct, rename="camel"):
             sys.exit(f"the report cannot be written: {error}")
 
 
-class _Criterion(click.ParamType[str]):
-    """A search parameter of the API (`docs/contract.md` section 5)."""
-
-    name = "value"
-
-    def __init__(self, parameter: str) -> None:
-        self._parameter = parameter
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            parse_search([(self._parameter, str(value))])
-        except RecallError as error:
-            self.fail(error.message, param, ctx)
-        return str(value)
-
-
-def _criteria(function: F) -> F:
-    """Adds an option for each search parameter of the API, under the parameter's own name."""
-    for criterion in reversed(CRITERIA):
-        function = once(
-            criterion.option,
-            criterion.name,
-            metavar="VALUE",
-            type=_Criterion(criterion.name),
-            help=f"Recordings {criterion.help}. Example: {criterion.example}",
-            section="Which of them, as in a search of the API; all must match",
-        )(function)
-    return function
-
-
 @click.command("purge", cls=Command, epilog=ABOUT_SETTINGS)
 @once(
     "--older-than",
@@ -103,18 +68,9 @@ def _criteria(function: F) -> F:
     help="Recordings that started and stopped this long ago: hours, days or weeks, such as 36h, 90d or 52w.",
     section=_WHAT,
 )
-@once("--contact-center", metavar="ID", type=CONTACT_CENTER, help="Only those of this contact center.", section=_WHAT)
-@click.option(
-    "--all-contact-centers",
-    is_flag=True,
-    help="Those of all contact centers. One of the two is required.",
-    cls=Option,
-    section=_WHAT,
-)
-@click.option(
-    "--screen-recordings", is_flag=True, help="Screen recordings instead of recordings.", cls=Option, section=_WHAT
-)
-@_criteria
+@options.contact_centers(_WHAT)
+@options.screen_recordings(_WHAT)
+@options.criteria
 @click.option("--with-media", is_flag=True, help="Delete their media objects too.")
 @click.option(
     "--missing-media-ok",
@@ -130,13 +86,7 @@ def _criteria(function: F) -> F:
     type=click.Path(path_type=Path),
     help="Write the result to a file, as JSON.",
 )
-@click.option(
-    "--patience",
-    metavar="SECONDS",
-    type=POSITIVE,
-    default=120,
-    help="Keep trying this long while Elasticsearch does not answer (default: 120).",
-)
+@options.patience
 @click.pass_context
 def command(
     context: click.Context,
@@ -167,7 +117,7 @@ def command(
     now = now_milliseconds()
     given = {name: value for name, value in parameters.items() if value is not None}
     try:
-        criteria = _older_than(now - older_than.milliseconds, given, resource)
+        criteria = options.older_than(now - older_than.milliseconds, options.parse(given, resource))
     except RecallError as error:
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.WARNING) as settings, closing(AuditLog(settings.audit_log)) as audit:
@@ -194,26 +144,7 @@ def command(
         if missing_media_ok:
             report_parameters["missingMediaOk"] = True
         run = _Run(Report(parameters=report_parameters, started=format_instant(now)), report, ask=not yes)
-        run.run(_patient(settings), task, audit)
-
-
-def _older_than(instant: int, given: dict[str, str], resource: Resource) -> Criteria:
-    """Returns the given criteria, further limited to recordings that started and stopped before an instant.
-
-    Recorders have sent a stop time of 1970 for yesterday's call.
-    Raises InvalidParameter when the criteria are too much together, or not for this resource.
-    """
-    criteria = parse_search([*given.items()], resource)[0] if given else ()
-    return (*criteria, Condition(STARTED_BEFORE, instant), Condition(ENDED_BEFORE, instant))
-
-
-def _patient(settings: Settings) -> Settings:
-    return msgspec.structs.replace(
-        settings,
-        elasticsearch_timeout=max(settings.elasticsearch_timeout, _LEAST_TIMEOUT),
-        elasticsearch_search_timeout=max(settings.elasticsearch_search_timeout, _LEAST_TIMEOUT),
-        elasticsearch_write_timeout=max(settings.elasticsearch_write_timeout, _LEAST_TIMEOUT),
-    )
+        run.run(patient(settings), task, audit)
 
 
 class _Run:
@@ -288,29 +219,8 @@ class _Run:
 
 
 async def _until_stopped(purge: Purge, total: int) -> None:
-    with _stopping(purge), progress(total, "purging") as advance:
+    with stopping(purge), progress(total, "purging") as advance:
         await purge.run(advance)
-
-
-@contextmanager
-def _stopping(purge: Purge) -> Iterator[None]:
-    """The first SIGINT or SIGTERM lets the batch in flight finish; the second one has its default effect."""
-    loop = asyncio.get_running_loop()
-
-    def restore() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    def interrupt() -> None:
-        purge.stop()
-        restore()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-    try:
-        yield
-    finally:
-        restore()
 
 
 def _announce(parameters: dict[str, Any], matching: MatchCounts) -> None:

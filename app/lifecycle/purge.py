@@ -1,22 +1,19 @@
 """Deletes recordings that match criteria and that nothing protects: `recall purge` (docs/decisions/0015-purge.md)."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 
 from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
-from app.errors import ElasticsearchUnavailable
 from app.lifecycle.deletion import Actor, Deletion
+from app.lifecycle.patience import Patience
 from app.media.missing import MissingMedia
 from app.recordings.identity import Resource
-from app.retry import Backoff
 from app.search.criteria import Criteria
 from app.store.repository import MatchCounts, RecordingRepository, StoredRecording, conflict_backoff
 
@@ -28,13 +25,8 @@ _FIRST_BATCH = 10
 # How often recordings that other processes change meanwhile are read again.
 _ATTEMPTS = 20
 
-_INITIAL_BACKOFF = 0.5
-_MAX_BACKOFF = 30.0
-
 _PURGE = Actor("purge")
 _SUCCESS, _PROTECTED, _FAILED, _MEDIA_LEFT = 0, 3, 4, 7  # statusCode (docs/contract.md section 1)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,22 +74,22 @@ class Purge:
         self._deletion = deletion.judging(self.missing)
         self._audit = audit
         self._task = task
-        self._stop = asyncio.Event()
+        self._patience = Patience(task.patience)
         self.counts = Counts()
         batch = _BATCH_WITH_MEDIA if task.with_media else _BATCH
         self._batch = min(batch, task.rate) if task.rate else batch
 
     def stop(self) -> None:
         """Ends the walk after the batch in flight."""
-        self._stop.set()
+        self._patience.stop()
 
     @property
     def is_stopped(self) -> bool:
-        return self._stop.is_set()
+        return self._patience.is_stopped
 
     async def count(self) -> MatchCounts:
         """Counts what matches now. Raises ElasticsearchUnavailable or InternalError, as `run` does."""
-        return await self._patiently(partial(self._repository.count, self._task.scope, self._task.criteria))
+        return await self._patience.call(partial(self._repository.count, self._task.scope, self._task.criteria))
 
     async def run(self, advance: Callable[[int], object]) -> None:
         """Deletes; `advance` gets the number of recordings of each batch that is done.
@@ -108,9 +100,9 @@ class Purge:
         after: StoredRecording | None = None
         # The media objects of the first few tell whether a storage has its share.
         size = min(self._batch, _FIRST_BATCH) if self._task.with_media else self._batch
-        while not self._stop.is_set():
+        while not self.is_stopped:
             begun = time.monotonic()
-            batch = await self._patiently(
+            batch = await self._patience.call(
                 partial(self._repository.scan, self._task.scope, self._task.criteria, size=size, after=after)
             )
             if not batch:
@@ -122,7 +114,7 @@ class Purge:
             if self.missing.suspect is not None:
                 self.stop()
             if self._task.rate:
-                await self._pause(begun + len(batch) / self._task.rate - time.monotonic())
+                await self._patience.pause(begun + len(batch) / self._task.rate - time.monotonic())
 
     async def _delete(self, batch: Sequence[StoredRecording]) -> None:
         """Deletes each recording in the state that matched. One that has changed since is matched again."""
@@ -130,7 +122,7 @@ class Purge:
         try:
             conflicts = conflict_backoff()
             for _ in range(_ATTEMPTS):
-                outcomes = await self._patiently(
+                outcomes = await self._patience.call(
                     partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media, by=_PURGE)
                 )
                 changed = []
@@ -148,7 +140,7 @@ class Purge:
                 if not batch:
                     return
                 await conflicts.wait()
-                batch = await self._patiently(
+                batch = await self._patience.call(
                     partial(self._repository.still_matching, task.scope, task.criteria, changed)
                 )
                 self.counts.changed += len(changed) - len(batch)
@@ -172,23 +164,3 @@ class Purge:
                 with_media=self._task.with_media,
             )
         )
-
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Tries again while Elasticsearch does not answer. Every call here is idempotent."""
-        backoff = Backoff(self._task.patience, initial=_INITIAL_BACKOFF, maximum=_MAX_BACKOFF)
-        while True:
-            try:
-                return await work()
-            except ElasticsearchUnavailable:
-                wait = backoff.next_wait()
-                if self._stop.is_set() or wait is None:
-                    raise
-            await self._pause(wait)
-
-    async def _pause(self, seconds: float) -> None:
-        """Ends early when the purge is to stop."""
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._stop.wait()
-        except TimeoutError:
-            pass

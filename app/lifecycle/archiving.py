@@ -1,0 +1,121 @@
+"""What a backup keeps of a recording, and how that becomes the stored recording again (`app.recordings.backup`)."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from app import codec
+from app.background import apart
+from app.lifecycle.labels import Labelling
+from app.recordings.backup import (
+    FORMAT,
+    ArchivedDefinition,
+    ArchivedHold,
+    ArchivedLabel,
+    ArchivedProtection,
+    ArchivedRecording,
+    ArchivedVersion,
+    Reference,
+)
+from app.recordings.identity import Resource, encode_segment
+from app.recordings.labels import Definitions, name_key
+from app.recordings.render import MediaAddresses
+from app.recordings.text import TextRenderer, to_text
+from app.store.documents import ProtectionChange, Source, state_of, to_source
+from app.store.repository import RecordingRepository, StoredRecording
+from app.store.versions import FormerVersion
+
+
+class Archiving:
+    """Reads all that a backup keeps of a recording. Raises as the stores do."""
+
+    def __init__(self, repositories: Mapping[Resource, RecordingRepository], labelling: Labelling) -> None:
+        self._repositories = repositories
+        self._labelling = labelling
+
+    async def content(self, resource: Resource, stored: StoredRecording) -> bytes:
+        """Returns the content of recording.json: the same bytes as long as nothing of it has changed."""
+        definitions = await self._labelling.definitions(stored.contact_center) if stored.labels else {}
+        versions = await self._versions(resource, stored)
+        protection = await self._protection(resource, stored.protection) if stored.protection else None
+        size = sum(len(version.recording) for version in versions)
+        return await apart(size, _content, resource, stored, definitions, versions, protection)
+
+    async def _versions(self, resource: Resource, stored: StoredRecording) -> list[FormerVersion]:
+        if stored.protection is None or not stored.protection.version:
+            return []
+        repository = self._repositories[resource]
+        chain = await repository.versions(stored)
+        return [version async for version in repository.version_store.with_content(chain)]
+
+    async def _protection(self, resource: Resource, change: ProtectionChange) -> ArchivedProtection:
+        other: Resource = "screen-recordings" if resource == "recordings" else "recordings"
+        holders = [
+            ArchivedHold(
+                await self._reference(other, document),
+                hold.decided_at,
+                hold.change_id,
+                hold.protects,
+                hold.by,
+                hold.reason,
+                hold.since,
+            )
+            for document, hold in change.holders.items()
+        ]
+        return ArchivedProtection(
+            change.decided_at,
+            change.change_id,
+            change.by,
+            change.reason,
+            change.since,
+            await self._references(other, change.pending),
+            await self._references(other, change.taken),
+            holders,
+        )
+
+    async def _references(self, resource: Resource, documents: Sequence[str]) -> list[Reference]:
+        return [await self._reference(resource, document) for document in documents]
+
+    async def _reference(self, resource: Resource, document: str) -> Reference:
+        stored = await self._repositories[resource].read(document)
+        if stored is None:
+            return Reference(document)
+        return Reference(document, stored.recording["region"], stored.recording["id"])
+
+
+def as_ops_reads_it(stored: StoredRecording, definitions: Definitions) -> bytes:
+    """Returns what an ops client reads, without the host in its URIs, which is none of the recording's."""
+    source = msgspec.convert(
+        to_source(stored.contact_center, stored.recording, stored.protection, stored.labels), Source
+    )
+    prefix = f"/ops/contact-centers/{encode_segment(stored.contact_center)}"
+    renderer = TextRenderer(MediaAddresses("", prefix, descriptors=True))
+    return renderer.render(source.recording, state_of(source, source.recording, definitions))
+
+
+def _content(
+    resource: Resource,
+    stored: StoredRecording,
+    definitions: Definitions,
+    versions: Sequence[FormerVersion],
+    protection: ArchivedProtection | None,
+) -> bytes:
+    labels = stored.labels
+    used = [definitions[name_key(label.name)] for label in labels or () if name_key(label.name) in definitions]
+    archived = ArchivedRecording(
+        format=FORMAT,
+        resource=resource,
+        contact_center=stored.contact_center,
+        region=stored.recording["region"],
+        recording=msgspec.Raw(as_ops_reads_it(stored, definitions)),
+        labels=None
+        if labels is None
+        else [ArchivedLabel(one.name, one.display_name, one.by, one.at, one.given, one.comment) for one in labels],
+        label_definitions=[ArchivedDefinition(one.name, one.display_name, one.description) for one in used],
+        protection=protection,
+        versions=[
+            ArchivedVersion(version.at, version.by, msgspec.Raw(to_text(version.content()).encode()))
+            for version in versions
+        ],
+    )
+    return codec.encode(archived) + b"\n"

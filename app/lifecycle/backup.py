@@ -1,0 +1,412 @@
+"""Copies recordings that match criteria, with their media, to an archive: `recall backup`.
+
+See docs/decisions/0036-backup.md. The archive's format is in `app.recordings.backup`.
+"""
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from app.audit import AuditLog, Entry
+from app.audit import Outcome as AuditOutcome
+from app.auth.scope import Scope
+from app.errors import MediaNotFound, MediaStorageFailed, MediaStorageTimeout, OtherMediaObject, RecallError
+from app.lifecycle.archiving import Archiving
+from app.lifecycle.labels import Labelling
+from app.lifecycle.patience import Patience
+from app.media.answers import open_media
+from app.media.archives import Archive, ArchiveFailed, FileMissing, write_file
+from app.media.location import LocationNotAllowed, resolve_location
+from app.media.storages import MediaStorages
+from app.media.stream import MediaStream, header_of
+from app.recordings.backup import (
+    CONTENTS,
+    MANIFEST,
+    RECORDING,
+    FileEntry,
+    Malformed,
+    Manifest,
+    NameList,
+    day_of,
+    encode,
+    folder_name,
+    media_name,
+    parse_manifest,
+    parse_names,
+)
+from app.recordings.identity import Resource
+from app.search.criteria import Criteria
+from app.settings import StorageConfig
+from app.store.repository import MatchCounts, RecordingRepository, StoredRecording
+
+# How many recordings are read at once.
+_BATCH = 200
+
+# How many lists of days are in memory, and how many names they have together.
+_LISTS = 64
+_NAMES = 200_000
+
+# How many failures a report has one by one.
+MAX_FAILURES = 1_000
+
+_BY = "backup"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to copy, and how.
+
+    `parallel` is the number of recordings that are copied concurrently. `patience` is how many seconds to keep trying
+    while Elasticsearch does not answer.
+    """
+
+    resource: Resource
+    scope: Scope
+    criteria: Criteria
+    parallel: int = 8
+    patience: float = 120.0
+
+
+class Failure(msgspec.Struct, frozen=True, rename="camel"):
+    """What was not copied. `file` is recording.json, a media file, or empty for the whole recording."""
+
+    contact_center: str
+    recording_id: str
+    file: str
+    reason: str
+
+
+class Counts(msgspec.Struct, rename="camel"):
+    """How many recordings had each outcome; the others count media files, and bytes of them.
+
+    A recording of which some media could not be copied is `incomplete`. Of one that `failed` nothing new is there.
+    """
+
+    copied: int = 0
+    unchanged: int = 0
+    incomplete: int = 0
+    failed: int = 0
+    media_copied: int = 0
+    media_unchanged: int = 0
+    media_failed: int = 0
+    bytes: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the archive has all that the run was to copy."""
+        return not (self.incomplete or self.failed or self.media_failed)
+
+
+class Backup:
+    """One walk from the oldest matching recording to the newest, until `stop`.
+
+    `counts` and `failures` are kept up to date. The archive may be of a former run, also one that was killed: what it
+    has already is not copied again.
+    """
+
+    def __init__(
+        self,
+        repositories: Mapping[Resource, RecordingRepository],
+        labelling: Labelling,
+        storages: MediaStorages,
+        configured: StorageConfig,
+        *,
+        archive: Archive,
+        audit: AuditLog,
+        task: Task,
+    ) -> None:
+        self._repository = repositories[task.resource]
+        self._archiving = Archiving(repositories, labelling)
+        self._storages = storages
+        self._configured = configured
+        self._archive = archive
+        self._audit = audit
+        self._task = task
+        self._days = _Days(archive)
+        self._patience = Patience(task.patience)
+        self.counts = Counts()
+        self.failures: list[Failure] = []
+
+    def stop(self) -> None:
+        """Ends the walk after the recordings in flight."""
+        self._patience.stop()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._patience.is_stopped
+
+    async def count(self) -> MatchCounts:
+        """Counts what matches now. Raises ElasticsearchUnavailable or InternalError, as `run` does."""
+        return await self._patience.call(partial(self._repository.count, self._task.scope, self._task.criteria))
+
+    async def run(self, advance: Callable[[int], object] = lambda _: None) -> Counts:
+        """Copies; `advance` gets the number of recordings that are done.
+
+        Raises ElasticsearchUnavailable when Elasticsearch does not answer for longer than the task's patience,
+        InternalError, and ArchiveFailed when the archive cannot be written.
+        """
+        queue: asyncio.Queue[StoredRecording | None] = asyncio.Queue(2 * self._task.parallel)
+
+        async def work() -> None:
+            while (stored := await queue.get()) is not None:
+                await self._back_up(stored)
+                advance(1)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._task.parallel):
+                    tasks.create_task(work())
+                await self._read_into(queue)
+                for _ in range(self._task.parallel):
+                    await queue.put(None)
+        except* (RecallError, ArchiveFailed) as failures:
+            raise _first(failures) from None
+        finally:
+            await self._days.close()
+        return self.counts
+
+    async def _read_into(self, queue: "asyncio.Queue[StoredRecording | None]") -> None:
+        after: StoredRecording | None = None
+        task = self._task
+        while not self.is_stopped:
+            batch = await self._patience.call(
+                partial(self._repository.scan, task.scope, task.criteria, size=_BATCH, after=after)
+            )
+            if not batch:
+                return
+            after = batch[-1]
+            for stored in batch:
+                await queue.put(stored)
+                if self._patience.is_stopped:
+                    break
+
+    # --- One recording ---
+
+    async def _back_up(self, stored: StoredRecording) -> None:
+        """Copies what the archive does not have. The manifest goes first and comes last: without it nothing counts."""
+        day = day_of(stored.contact_center, stored.recording)
+        name = folder_name(self._task.resource, stored.recording["id"])
+        folder = f"{day}/{name}"
+        sizes = await self._archive.sizes(folder)
+        before = await self._manifest(folder) if MANIFEST in sizes else None
+        if before is not None and not self._is_of(before, stored):
+            self._fail(stored, "", f"{folder} has a recording of the region {before.region!r}: back it up elsewhere")
+            self.counts.failed += 1
+            return
+        known = {
+            file: entry for file, entry in (before.files if before else {}).items() if sizes.get(file) == entry.size
+        }
+        content = await self._patience.call(partial(self._archiving.content, self._task.resource, stored))
+        files, not_copied = await self._copy_media(stored, folder, known)
+        is_new = before is None or RECORDING not in known or not _is_content(known[RECORDING], content)
+        if is_new and before is not None:
+            # Until the new manifest is there, another run does not take the old one for that of the new content.
+            await self._archive.remove(f"{folder}/{MANIFEST}")
+        if is_new:
+            written = await write_file(self._archive, f"{folder}/{RECORDING}", content)
+            files[RECORDING] = FileEntry(written.size, written.sha256)
+        manifest = self._manifest_of(stored, {**known, **files}, not_copied)
+        has_changed = before is None or manifest != before
+        if has_changed:
+            await write_file(self._archive, f"{folder}/{MANIFEST}", encode(manifest))
+        await self._days.add(day, name)
+        if not_copied:
+            self.counts.incomplete += 1
+        elif has_changed:
+            self.counts.copied += 1
+        else:
+            self.counts.unchanged += 1
+        if has_changed:
+            self._write(stored, "failed" if not_copied else "success")
+
+    async def _copy_media(
+        self, stored: StoredRecording, folder: str, known: Mapping[str, FileEntry]
+    ) -> tuple[dict[str, FileEntry], dict[str, str]]:
+        """Returns the entries of the media files that the archive has now, and why others could not be copied."""
+        files: dict[str, FileEntry] = {}
+        not_copied: dict[str, str] = {}
+        for media in stored.recording["mediaFiles"]:
+            name = media_name(media)
+            try:
+                entry = await self._copy(media, f"{folder}/{name}", known.get(name))
+            except (RecallError, LocationNotAllowed) as error:
+                reason = _reason(error)
+                self.counts.media_failed += 1
+                self._fail(stored, name, reason)
+                if name not in known:
+                    not_copied[name] = reason
+            else:
+                files[name] = entry
+        return files, not_copied
+
+    async def _copy(self, media: Mapping[str, Any], path: str, known: FileEntry | None) -> FileEntry:
+        """Returns the entry of a media file, which is copied unless it is `known` and unchanged.
+
+        Raises LocationNotAllowed, MediaNotFound and what a storage's failure is.
+        """
+        location = resolve_location(media["mediaDescriptor"], self._configured)
+        # Where a sound is expected, such a page is that of a login.
+        may_be_html = "html" in (media.get("type") or media_name(media)).lower()
+        opening = partial(open_media, self._storages, location=location, name=path, may_be_html=may_be_html)
+        if known is not None:
+            about = await opening("HEAD", headers={})
+            about.close()
+            if _is_unchanged(known, about):
+                self.counts.media_unchanged += 1
+                return known
+        stream = await opening("GET", headers={})
+        try:
+            async with self._archive.writing(path) as writer:
+                while chunk := await stream.read():
+                    await writer.write(chunk)
+                written = await writer.commit()
+        finally:
+            stream.close()
+        self.counts.media_copied += 1
+        self.counts.bytes += written.size
+        return FileEntry(written.size, written.sha256, **_told(stream))
+
+    # --- Manifests, failures, audit ---
+
+    async def _manifest(self, folder: str) -> Manifest | None:
+        """Returns the manifest in a folder, None for one that is damaged: everything is copied anew."""
+        try:
+            return parse_manifest(await self._archive.read(f"{folder}/{MANIFEST}"), folder)
+        except (FileMissing, Malformed):
+            return None
+
+    def _is_of(self, manifest: Manifest, stored: StoredRecording) -> bool:
+        recording = stored.recording
+        return manifest.is_of(self._task.resource, stored.contact_center, recording["region"], recording["id"])
+
+    def _manifest_of(
+        self, stored: StoredRecording, files: dict[str, FileEntry], not_copied: dict[str, str]
+    ) -> Manifest:
+        return Manifest(
+            resource=self._task.resource,
+            contact_center=stored.contact_center,
+            region=stored.recording["region"],
+            id=stored.recording["id"],
+            files=files,
+            not_copied=not_copied,
+        )
+
+    def _fail(self, stored: StoredRecording, file: str, reason: str) -> None:
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(Failure(stored.contact_center, stored.recording["id"], file, reason))
+
+    def _write(self, stored: StoredRecording, outcome: AuditOutcome) -> None:
+        self._audit.write(
+            Entry(
+                user=_BY,
+                contact_center=stored.contact_center,
+                address=None,
+                operation="backup",
+                resource=self._task.resource,
+                recording_id=stored.recording["id"],
+                outcome=outcome,
+            )
+        )
+
+
+class _Days:
+    """The lists of the days' folders, and the list of these. A list is written when others need its place."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._lists: OrderedDict[str, set[str]] = OrderedDict()
+        self._changed: set[str] = set()
+        self._days: set[str] | None = None
+        self._new_days = False
+        self._lock = asyncio.Lock()
+
+    async def add(self, day: str, name: str) -> None:
+        """Adds a recording's folder whose manifest is written."""
+        async with self._lock:
+            names = self._lists.get(day)
+            if names is None:
+                names = self._lists[day] = await self._read(f"{day}.json")
+                await self._add_day(day)
+            self._lists.move_to_end(day)
+            if name not in names:
+                names.add(name)
+                self._changed.add(day)
+            while len(self._lists) > 1 and (len(self._lists) > _LISTS or self._size() > _NAMES):
+                await self._put(*self._lists.popitem(last=False))
+
+    async def close(self) -> None:
+        """Writes what is not written."""
+        async with self._lock:
+            while self._lists:
+                await self._put(*self._lists.popitem())
+            if self._new_days and self._days is not None:
+                await write_file(self._archive, CONTENTS, encode(NameList(sorted(self._days))))
+                self._new_days = False
+
+    async def _add_day(self, day: str) -> None:
+        if self._days is None:
+            self._days = await self._read(CONTENTS)
+        if day not in self._days:
+            self._days.add(day)
+            self._new_days = True
+
+    def _size(self) -> int:
+        return sum(map(len, self._lists.values()))
+
+    async def _put(self, day: str, names: set[str]) -> None:
+        if day in self._changed:
+            self._changed.discard(day)
+            await write_file(self._archive, f"{day}.json", encode(NameList(sorted(names))))
+
+    async def _read(self, path: str) -> set[str]:
+        try:
+            return set(parse_names(await self._archive.read(path)))
+        except FileMissing:
+            return set()
+        except Malformed as error:
+            raise ArchiveFailed(f"{path} of {self._archive.name} is damaged: {error}; remove it to go on") from None
+
+
+def _first(failures: BaseExceptionGroup[Any]) -> BaseException:
+    """Returns the first of the errors of concurrent work."""
+    error: BaseException = failures
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _is_content(entry: FileEntry, content: bytes) -> bool:
+    return entry.size == len(content) and entry.sha256 == sha256(content).hexdigest()
+
+
+def _told(stream: MediaStream) -> dict[str, str]:
+    """Returns what a storage tells of an object, as attributes of FileEntry."""
+    return {
+        "etag": (header_of(stream, "ETag") or "").removeprefix("W/"),
+        "last_modified": header_of(stream, "Last-Modified") or "",
+        "content_type": header_of(stream, "Content-Type") or "",
+        "content_encoding": header_of(stream, "Content-Encoding") or "",
+    }
+
+
+def _is_unchanged(known: FileEntry, about: MediaStream) -> bool:
+    """Returns whether a storage's answer about an object proves that it is the one that was copied."""
+    told = _told(about)
+    if not (known.etag or known.last_modified) or about.length not in {None, known.size}:
+        return False
+    return (told["etag"], told["last_modified"]) == (known.etag, known.last_modified)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MediaNotFound | OtherMediaObject):
+        return "the media object is missing in its storage"
+    if isinstance(error, MediaStorageFailed | MediaStorageTimeout) and error.reason:
+        return error.reason
+    return re.sub(r"\.$", "", str(error.message if isinstance(error, RecallError) else error))

@@ -1,0 +1,523 @@
+"""Where backups are: a folder, or a prefix of an S3 bucket (docs/decisions/0036-backup.md).
+
+A file of an archive appears as a whole or not at all: in a folder by a rename after `fsync`, in S3 by the end of its
+upload. Paths have `/` between their parts. Nothing outside the archive is read or written: no part of a path is `..`,
+and no symbolic link is followed.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol, TypeVar
+from uuid import uuid4
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.settings import S3Config
+
+T = TypeVar("T")
+
+# Threads for the files of a folder.
+_THREADS = 16
+
+# What is read, and written to a file, in one step. S3 asks for parts of at least 5 MiB.
+_CHUNK = 1024 * 1024
+_PART = 8 * 1024 * 1024
+
+# The longest list or recording.json that is read as a whole.
+_LONGEST_FILE = 64 * 1024 * 1024
+
+# In a folder: files that are being written, and the lock of the run that writes.
+_UNFINISHED = ".unfinished"
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class ArchiveFailed(Exception):
+    """The archive cannot be used; the text says why."""
+
+
+class ArchiveInUse(ArchiveFailed):
+    """Another run writes to the archive."""
+
+
+class FileMissing(ArchiveFailed):
+    """The archive has no such file."""
+
+
+class Entry(NamedTuple):
+    """A file of an archive; `size` is None for what is no file, such as a symbolic link."""
+
+    path: str
+    size: int | None
+
+
+class Written(NamedTuple):
+    """How many bytes were written, and their digest."""
+
+    size: int
+    sha256: str
+
+
+class Writer(Protocol):
+    """A file that is being written. Without `commit` it never appears."""
+
+    async def write(self, chunk: bytes) -> None: ...
+
+    async def commit(self) -> Written: ...
+
+
+class Archive(Protocol):
+    """A backup's files. Every method raises ArchiveFailed."""
+
+    name: str
+
+    async def sizes(self, folder: str) -> Mapping[str, int]:
+        """Returns the sizes of the files in a folder by their names, nothing for a folder that does not exist."""
+        ...
+
+    async def read(self, path: str) -> bytes:
+        """Returns the content of a list, a manifest or a recording.json; raises FileMissing."""
+        ...
+
+    def chunks(self, path: str) -> AsyncIterator[bytes]:
+        """Yields the content of a file; raises FileMissing."""
+        ...
+
+    def writing(self, path: str) -> AbstractAsyncContextManager[Writer]:
+        """Opens a file to be written, in the place of one that exists."""
+        ...
+
+    async def remove(self, path: str) -> None:
+        """Removes a file, if it exists."""
+        ...
+
+    def walk(self) -> AsyncIterator[Entry]:
+        """Yields all files in the order of their paths as bytes."""
+        ...
+
+
+async def write_file(archive: Archive, path: str, content: bytes) -> Written:
+    """Writes a whole file."""
+    async with archive.writing(path) as writer:
+        await writer.write(content)
+        return await writer.commit()
+
+
+# --- A folder -----------------------------------------------------------------------------------------------
+
+
+class FolderArchive:
+    """A folder of this machine, which must exist to be read. Only `open_to_write` makes it, and locks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        self._folder = folder
+        self._threads = ThreadPoolExecutor(_THREADS, "archive")
+        self._root = -1
+
+    @asynccontextmanager
+    async def opened(self, *, to_write: bool) -> AsyncIterator["FolderArchive"]:
+        """Opens the folder, to write if no other run does. Raises ArchiveInUse, ArchiveFailed."""
+        lock = -1
+        try:
+            with _failures(self.name):
+                if to_write:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                self._root = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+                if to_write:
+                    lock = _lock(self._root, self.name)
+            yield self
+        finally:
+            self._threads.shutdown()
+            for descriptor in (lock, self._root):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    async def sizes(self, folder: str) -> Mapping[str, int]:
+        def sizes() -> dict[str, int]:
+            try:
+                with self._at(folder) as descriptor, os.scandir(descriptor) as entries:
+                    files = ((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
+                    return {name: status.st_size for name, status in files if stat.S_ISREG(status.st_mode)}
+            except FileNotFoundError:
+                return {}
+
+        return await self._run(folder, sizes)
+
+    async def read(self, path: str) -> bytes:
+        def read() -> bytes:
+            with self._opened(path) as file:
+                content = file.read(_LONGEST_FILE + 1)
+            if len(content) > _LONGEST_FILE:
+                raise ArchiveFailed(f"{path} of {self.name} is larger than {_LONGEST_FILE} bytes")
+            return content
+
+        return await self._run(path, read)
+
+    async def chunks(self, path: str) -> AsyncIterator[bytes]:
+        def open_() -> IO[bytes]:
+            with self._opened(path) as file:
+                return os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
+
+        with await self._run(path, open_) as file:
+            while chunk := await self._run(path, lambda: file.read(_CHUNK)):
+                yield chunk
+
+    @asynccontextmanager
+    async def writing(self, path: str) -> AsyncIterator[Writer]:
+        writer = _FileWriter(self, path)
+        try:
+            yield writer
+        finally:
+            writer.discard()
+
+    async def remove(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+
+        def remove() -> None:
+            with suppress(FileNotFoundError), self._at(folder) as descriptor:
+                os.unlink(name, dir_fd=descriptor)
+                os.fsync(descriptor)
+
+        await self._run(path, remove)
+
+    async def walk(self) -> AsyncIterator[Entry]:
+        folders = [""]
+        while folders:
+            path = folders.pop()
+            if path and not path.endswith("/"):
+                yield await self._run(path, lambda path=path: self._entry(path))  # type: ignore[misc]
+                continue
+            # A folder's name is compared with the slash at its end, as S3 does.
+            folders += sorted(await self._run(path, lambda path=path: self._names(path)), key=os.fsencode, reverse=True)  # type: ignore[misc]
+
+    def _names(self, folder: str) -> list[str]:
+        """Returns the paths in a folder, those of folders with a slash at their end."""
+        with self._at(folder) as descriptor, os.scandir(descriptor) as entries:
+            return [
+                f"{folder}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}"
+                for entry in entries
+                if folder or entry.name != _UNFINISHED
+            ]
+
+    def _entry(self, path: str) -> Entry:
+        folder, _, name = path.rpartition("/")
+        with self._at(folder) as descriptor:
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        return Entry(path, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+    @contextmanager
+    def _at(self, folder: str, *, make: bool = False) -> Iterator[int]:
+        """Yields a descriptor of a folder below the root; no part of its path is a symbolic link."""
+        descriptor = os.dup(self._root)
+        try:
+            for part in filter(None, folder.split("/")):
+                _check_part(part)
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=descriptor)
+                        os.fsync(descriptor)
+                inner = os.open(part, _FOLDER, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[IO[bytes]]:
+        """Opens a regular file to be read."""
+        folder, _, name = path.rpartition("/")
+        _check_part(name)
+        with self._at(folder) as descriptor:
+            # Without O_NONBLOCK a pipe would make the run wait.
+            number = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
+        with os.fdopen(number, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise ArchiveFailed(f"{path} of {self.name} is no file")
+            yield file
+
+    def place(self, temporary: str, path: str) -> None:
+        """Gives a file that has been written its name."""
+        folder, _, name = path.rpartition("/")
+        _check_part(name)
+        with self._at(folder, make=True) as descriptor, self._at(_UNFINISHED) as unfinished:
+            os.rename(temporary, name, src_dir_fd=unfinished, dst_dir_fd=descriptor)
+            os.fsync(descriptor)
+
+    def create(self, temporary: str) -> int:
+        """Creates a file without a name that a reader of the archive sees."""
+        with self._at(_UNFINISHED, make=True) as unfinished:
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=unfinished)
+
+    def forget(self, temporary: str) -> None:
+        """Removes a file that is not to appear."""
+        with suppress(FileNotFoundError), self._at(_UNFINISHED) as unfinished:
+            os.unlink(temporary, dir_fd=unfinished)
+
+    async def run(self, path: str, work: Callable[[], T]) -> T:
+        """Does work with files in a thread."""
+        return await self._run(path, work)
+
+    async def _run(self, path: str, work: Callable[[], T]) -> T:
+        with _failures(f"{path} of {self.name}" if path else self.name):
+            done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            try:
+                return await asyncio.shield(done)
+            except asyncio.CancelledError:
+                await asyncio.wait([done])  # or it would go on with a descriptor that is another file's by then
+                raise
+
+
+class _FileWriter:
+    """Writes to a temporary file, in a thread that computes the digest too."""
+
+    def __init__(self, archive: FolderArchive, path: str) -> None:
+        self._archive = archive
+        self._path = path
+        self._temporary = uuid4().hex
+        self._descriptor = -1
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._size = 0
+        self._digest = sha256()
+
+    async def write(self, chunk: bytes) -> None:
+        self._waiting.append(chunk)
+        self._waiting_bytes += len(chunk)
+        if self._waiting_bytes >= _CHUNK:
+            await self._archive.run(self._path, self._write)
+
+    async def commit(self) -> Written:
+        def commit() -> None:
+            self._write()
+            os.fsync(self._descriptor)
+            self._archive.place(self._temporary, self._path)
+            self._close()
+
+        await self._archive.run(self._path, commit)
+        return Written(self._size, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Removes what was written, unless it was committed."""
+        if self._descriptor >= 0:
+            self._close()
+            self._archive.forget(self._temporary)
+
+    def _write(self) -> None:
+        data = b"".join(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
+        if self._descriptor < 0:
+            self._descriptor = self._archive.create(self._temporary)
+        self._size += len(data)
+        self._digest.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _check_part(part: str) -> None:
+    """Raises ArchiveFailed for a part of a path that leads elsewhere."""
+    if part in {"", ".", ".."} or "/" in part or "\0" in part:
+        raise ArchiveFailed(f"{part!r} is no name in an archive")
+
+
+def _lock(root: int, name: str) -> int:
+    """Locks an archive against other runs, and removes what a run that was killed has left."""
+    with suppress(FileExistsError):
+        os.mkdir(_UNFINISHED, dir_fd=root)
+    unfinished = os.open(_UNFINISHED, _FOLDER, dir_fd=root)
+    try:
+        fcntl.flock(unfinished, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(unfinished)
+        raise ArchiveInUse(f"another run writes to {name}") from None
+    with os.scandir(unfinished) as left:
+        for entry in left:
+            os.unlink(entry.name, dir_fd=unfinished)
+    return unfinished
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileMissing(f"{what} does not exist") from None
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise ArchiveFailed(f"{what} cannot be used: {reason}") from error
+
+
+# --- S3 -----------------------------------------------------------------------------------------------------
+
+
+class S3Archive:
+    """The keys of a bucket that begin with a prefix."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self.name = f"s3://{bucket}/{prefix}"
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+    async def sizes(self, folder: str) -> Mapping[str, int]:
+        start = len(self._key(folder)) + 1
+        return {key[start:]: size async for key, size in self._list(f"{self._key(folder)}/") if "/" not in key[start:]}
+
+    async def read(self, path: str) -> bytes:
+        content = b""
+        async for chunk in self.chunks(path):
+            content += chunk
+            if len(content) > _LONGEST_FILE:
+                raise ArchiveFailed(f"{path} of {self.name} is larger than {_LONGEST_FILE} bytes")
+        return content
+
+    async def chunks(self, path: str) -> AsyncIterator[bytes]:
+        with self._failures(path):
+            answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(path))
+            async with answer["Body"] as body:
+                while chunk := await body.read(_CHUNK):
+                    yield chunk
+
+    @asynccontextmanager
+    async def writing(self, path: str) -> AsyncIterator[Writer]:
+        writer = _ObjectWriter(self._client, self._bucket, self._key(path))
+        try:
+            with self._failures(path):
+                yield writer
+        finally:
+            await writer.discard()
+
+    async def remove(self, path: str) -> None:
+        with self._failures(path):
+            await self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
+
+    async def walk(self) -> AsyncIterator[Entry]:
+        async for key, size in self._list(self._prefix):
+            yield Entry(key[len(self._prefix) :], size)
+
+    async def _list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        with self._failures(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            async for page in pages:
+                for found in page.get("Contents", ()):
+                    if not found["Key"].endswith("/"):  # some storages list folders
+                        yield found["Key"], found["Size"]
+
+    def _key(self, path: str) -> str:
+        return self._prefix + path
+
+    @contextmanager
+    def _failures(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in {"NoSuchKey", "404"}:
+                raise FileMissing(f"{path} of {self.name} does not exist") from None
+            raise ArchiveFailed(f"{path} of {self.name} cannot be used: {code or error}") from error
+        except (BotoCoreError, OSError, TimeoutError) as error:
+            raise ArchiveFailed(f"{path} of {self.name} cannot be used: {error}") from error
+
+
+class _ObjectWriter:
+    """Writes an object with one request, or part by part if it is large."""
+
+    def __init__(self, client: Any, bucket: str, key: str) -> None:
+        self._client = client
+        self._object = {"Bucket": bucket, "Key": key}
+        self._waiting = bytearray()
+        self._upload: str | None = None
+        self._parts: list[dict[str, Any]] = []
+        self._size = 0
+        self._digest = sha256()
+
+    async def write(self, chunk: bytes) -> None:
+        self._waiting += chunk
+        self._size += len(chunk)
+        self._digest.update(chunk)
+        if len(self._waiting) >= _PART:
+            await self._send_part()
+
+    async def commit(self) -> Written:
+        if self._upload is None:
+            await self._client.put_object(**self._object, Body=bytes(self._waiting))
+        else:
+            if self._waiting:
+                await self._send_part()
+            await self._client.complete_multipart_upload(
+                **self._object, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+            )
+            self._upload = None
+        return Written(self._size, self._digest.hexdigest())
+
+    async def discard(self) -> None:
+        """Ends an upload that was not committed."""
+        if self._upload is not None:
+            with suppress(ClientError, BotoCoreError, OSError):
+                await self._client.abort_multipart_upload(**self._object, UploadId=self._upload)
+
+    async def _send_part(self) -> None:
+        if self._upload is None:
+            self._upload = (await self._client.create_multipart_upload(**self._object))["UploadId"]
+        number = len(self._parts) + 1
+        answer = await self._client.upload_part(
+            **self._object, UploadId=self._upload, PartNumber=number, Body=bytes(self._waiting)
+        )
+        self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+        self._waiting = bytearray()
+
+
+def open_s3(config: S3Config, connections: int) -> Any:
+    """Returns the context of a client of an S3 endpoint that sends requests itself."""
+    return get_session().create_client(
+        "s3",
+        endpoint_url=config.endpoint_url,
+        region_name=config.region,
+        aws_access_key_id=config.access_key_id,
+        aws_secret_access_key=config.secret_access_key,
+        verify=config.ca_file,
+        config=AioConfig(
+            signature_version="s3v4",
+            max_pool_connections=connections,
+            s3={"addressing_style": "path" if config.endpoint_url else "auto"},
+            # What comes with every answer and request is checked here by its SHA-256.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+@asynccontextmanager
+async def open_archive(
+    place: str, storages: tuple[S3Config, ...], *, to_write: bool, connections: int
+) -> AsyncIterator[Archive]:
+    """Opens a folder, or `s3://bucket/prefix` with the credentials of the storage that has the bucket.
+
+    Raises ArchiveInUse, ArchiveFailed. A bucket of no storage is AWS's, with its usual credentials.
+    """
+    if not place.startswith("s3://"):
+        async with FolderArchive(Path(place)).opened(to_write=to_write) as folder:
+            yield folder
+        return
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ArchiveFailed(f"{place} names no bucket")
+    config = next((config for config in storages if bucket in config.buckets), S3Config((bucket,)))
+    async with AsyncExitStack() as stack:
+        yield S3Archive(await stack.enter_async_context(open_s3(config, connections)), bucket, prefix)
