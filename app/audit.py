@@ -45,6 +45,8 @@ Operation = Literal[
     "create-label-definition",
     "update-label-definition",
     "delete-label-definition",
+    "start-operation",
+    "cancel-operation",
     "request",
     "sign-in",
     "sign-out",
@@ -90,6 +92,9 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     with_media: bool | UnsetType = UNSET  # if it deletes a recording: whether its media objects were to go too
     screen_recordings: list[str] | UnsetType = UNSET  # the ids of those that "apply" or "unapply" took along
     reason: str | UnsetType = UNSET  # why, if an "apply" or "unapply" says so
+    # Only lines about an operation on many recordings, and about each of its recordings, have these.
+    operation_id: str | UnsetType = UNSET
+    operation_name: str | UnsetType = UNSET
     # Only changes of labels and label definitions have these.
     label: str | UnsetType = UNSET  # the name
     comment: str | UnsetType = UNSET

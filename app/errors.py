@@ -257,6 +257,37 @@ class TooManyLabels(RecallError):
         super().__init__(f"Each of the {limit} labels that a recording may have is in use.")
 
 
+class OperationNotFound(RecallError):
+    """No such operation on many recordings for this user: 404, code 6."""
+
+    http_status, code = 404, 6
+
+    def __init__(self, operation_id: str) -> None:
+        super().__init__(f"Requested operation [{operation_id}] cannot be found.")
+
+
+class RecordingChanged(RecallError):
+    """An interrupted deletion cannot tell a recording from one that was posted after it: 409, code 19."""
+
+    http_status, code = 409, 19
+
+    def __init__(self, recording_id: str) -> None:
+        super().__init__(
+            f"Recording [{recording_id}] was posted while its deletion was interrupted, so it is left: it is in use."
+        )
+
+
+class MediaLeft(RecallError):
+    """A recording of many is deleted, but not yet all of its media objects: 200, code 7."""
+
+    http_status, code = 200, 7
+
+    def __init__(self, recording_id: str, objects: int) -> None:
+        super().__init__(
+            f"Recording [{recording_id}] is deleted; {objects} of its media objects are deleted later, by themselves."
+        )
+
+
 class MediaNotFound(RecallError):
     """No such media file in the recording, or no such object in its storage: 404, code 6."""
 

@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                     versioned_buckets_reported(services.storages, metrics),
                     users_from_file(settings.config, services.authenticator, metrics),
                     in_background(_audit_lines_left_behind(services)),
+                    in_background(services.operations.carry_on()),
                 ):
                     yield
 
@@ -114,5 +115,6 @@ def _periodic_tasks(services: Services) -> list[PeriodicTask]:
         PeriodicTask("protection", services.protection.repair),
         PeriodicTask("media-deletion", partial(sweep.sweep, only_due=True)),
         PeriodicTask("sessions", services.sessions.sweep),
+        PeriodicTask("operations", services.operations.forget),
         PeriodicTask("migration", partial(recover_abandoned_migrations, services.client, services.settings)),
     ]

@@ -12,6 +12,7 @@ from app.auth.passwords import Authenticator
 from app.lifecycle.audit_indexing import AuditIndexing
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
+from app.lifecycle.operations import Operations
 from app.lifecycle.protection import Protection
 from app.lifecycle.sessions import Sessions
 from app.media.storages import MediaStorages, open_storages
@@ -24,6 +25,7 @@ from app.store.claims import MediaClaims
 from app.store.client import connect
 from app.store.journal import DeletionJournal
 from app.store.label_definitions import LabelDefinitionStore
+from app.store.operations import OperationStore
 from app.store.repository import RecordingRepository
 from app.store.sessions import SessionStore
 
@@ -34,6 +36,9 @@ _UNLIMITED = 2**31
 # POSTs of many recordings, each of up to 32 MiB: of a process, of a contact center. They wait this long for a place.
 _BATCHES, _BATCHES_OF_A_CONTACT_CENTER = 4, 2
 _BATCH_WAIT_SECONDS = 10.0
+
+# Operations by up to 1,000 ids, which are done before the answer.
+_OPERATIONS, _OPERATIONS_OF_A_CONTACT_CENTER = 4, 2
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Services:
     protection: Protection
     labelling: Labelling
     deletion: Deletion
+    operations: Operations
     storages: MediaStorages
     waveforms: Waveforms
     metrics: CollectorRegistry
@@ -58,6 +64,7 @@ class Services:
     search_bytes: Shares
     streams: Shares
     batches: Shares
+    operations_by_ids: Shares
 
 
 @asynccontextmanager
@@ -77,6 +84,16 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             AuditIndexing(audit_index, days=settings.audit_days, registry=metrics) if settings.audit_days else None
         )
         streams = _stream_shares(settings, metrics)
+        labelling = Labelling(LabelDefinitionStore(client, settings), recordings)
+        deletion = Deletion(
+            repositories,
+            protection,
+            DeletionJournal(client, settings),
+            MediaClaims(client, settings),
+            storages,
+            settings.storage,
+            audit,
+        )
         services = Services(
             settings=settings,
             client=client,
@@ -84,15 +101,18 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             sessions=Sessions(SessionStore(client, settings), authenticator, settings),
             repositories=repositories,
             protection=protection,
-            labelling=Labelling(LabelDefinitionStore(client, settings), recordings),
-            deletion=Deletion(
-                repositories,
+            labelling=labelling,
+            deletion=deletion,
+            operations=Operations(
+                OperationStore(client, settings),
+                recordings,
                 protection,
-                DeletionJournal(client, settings),
-                MediaClaims(client, settings),
-                storages,
-                settings.storage,
+                labelling,
+                deletion,
+                authenticator,
                 audit,
+                settings,
+                metrics,
             ),
             storages=storages,
             waveforms=Waveforms(storages, streams, metrics),
@@ -104,6 +124,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             search_bytes=_search_byte_shares(settings, metrics),
             streams=streams,
             batches=_batch_shares(metrics),
+            operations_by_ids=_operation_shares(metrics),
         )
         async with indexing.following(audit) if indexing is not None else nullcontext():
             yield services
@@ -139,3 +160,8 @@ def _stream_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
 def _batch_shares(metrics: CollectorRegistry) -> Shares:
     limits = Limits(_BATCHES, _BATCHES_OF_A_CONTACT_CENTER, user=_BATCHES_OF_A_CONTACT_CENTER)
     return Shares("posts of many recordings", "batches", limits, metrics, wait=_BATCH_WAIT_SECONDS)
+
+
+def _operation_shares(metrics: CollectorRegistry) -> Shares:
+    limits = Limits(_OPERATIONS, _OPERATIONS_OF_A_CONTACT_CENTER, user=_OPERATIONS_OF_A_CONTACT_CENTER)
+    return Shares("operations on many recordings", "operations", limits, metrics, wait=_BATCH_WAIT_SECONDS)

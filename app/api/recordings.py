@@ -1,7 +1,7 @@
 """`/recordings` and `/screen-recordings`: search, read, protect (docs/contract.md sections 3, 5 and 8)."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -70,7 +70,7 @@ async def protect(request: Request) -> Response:
     protect = operation_of(request) == "apply"
     # In the audit line also when not all could follow yet.
     taken_along = audit_entry(request).screen_recordings = []
-    reason = _reason(request)
+    reason = parse_reason(operation_body(request))
     if reason is not None:
         audit_entry(request).reason = reason
     await services(request).protection.change(
@@ -84,15 +84,15 @@ async def protect(request: Request) -> Response:
     return envelope({})
 
 
-def _reason(request: Request) -> str | None:
+def parse_reason(body: Mapping[str, Any]) -> str | None:
     """Returns why the caller asks for it, None if the body does not say; raises InvalidParameter."""
-    reason = operation_body(request).get("reason")
+    reason = body.get("reason")
     if reason is not None and not (isinstance(reason, str) and len(reason) <= _LONGEST_REASON):
         raise InvalidParameter("reason", f"it must be a string of up to {_LONGEST_REASON} characters")
     return reason or None
 
 
-def _places(criteria: Criteria) -> int:
+def places_of(criteria: Criteria) -> int:
     """Returns how many places a search takes; those that cost most leave Elasticsearch's search threads to others."""
     return 1 + _PLACES_OF_A_WALK * dictionary_walks(criteria)
 
@@ -108,7 +108,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
         places.append(await services(request).search_bytes.take(owner, size))
 
     try:
-        async with services(request).searches.place(owner, _places(criteria)):
+        async with services(request).searches.place(owner, places_of(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
             total = await _total(request, criteria) if wanted.total else {}
         shown = await _shown(request, [hit.source for hit in page.hits], addresses)

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from starlette.routing import Route
 
-from app.api import about, audit_search, docs, health, labels, ops, playback, posting, recordings
+from app.api import about, audit_search, docs, health, labels, operations, ops, playback, posting, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
+from app.lifecycle.operations import NEEDED, NEEDED_BY_OPS
 from app.recordings.identity import Resource
 
 _OPS = f"{API}/ops/contact-centers/{{contact_center}}"
@@ -47,6 +48,18 @@ _GIVE_LABEL = Method(handler=labels.give, operation="label", audit="add-label")
 _LABEL = Method(handler=labels.label, operation="read-labels", audit=None)
 _COMMENT = Method(handler=labels.comment, operation="label", audit="update-label")
 _TAKE_LABEL = Method(handler=labels.take, operation="unlabel", audit="delete-label")
+_START_OPERATION = Method(
+    handler=operations.start,
+    operation={alias: Choice(NEEDED[name], audit=None) for alias, name in operations.NAMES.items() if name in NEEDED},
+    audit="start-operation",
+)
+_OPS_START_OPERATION = replace(
+    _START_OPERATION,
+    operation={alias: Choice(NEEDED_BY_OPS[name], audit=None) for alias, name in operations.NAMES.items()},
+)
+_OPERATIONS = Method(handler=operations.search, operation="operations", audit=None)
+_OPERATION = Method(handler=operations.read, operation="operations", audit=None)
+_CANCEL_OPERATION = Method(handler=operations.cancel, operation="operations", audit="cancel-operation")
 _INTERNAL_POST = Method(handler=posting.post_internal, operation="ops-post", audit="ops-post")
 
 
@@ -164,6 +177,23 @@ ENDPOINTS: Sequence[Endpoint] = (
         delete=_DELETE_DEFINITION,
     ),
     Endpoint(
+        name="recording-operations",
+        path=f"{API}/recording-operations",
+        aliases=(f"{API}/recording-operations/",),
+        authentication="basic",
+        resource="recordings",
+        get=_OPERATIONS,
+        post=_START_OPERATION,
+    ),
+    Endpoint(
+        name="recording-operation",
+        path=f"{API}/recording-operations/{{operation}}",
+        authentication="basic",
+        resource="recordings",
+        get=_OPERATION,
+        delete=_CANCEL_OPERATION,
+    ),
+    Endpoint(
         name="audit",
         path=f"{API}/audit",
         aliases=(f"{API}/audit/",),
@@ -205,6 +235,23 @@ ENDPOINTS: Sequence[Endpoint] = (
         get=replace(_DEFINITION, operation="ops-read"),
         put=replace(_REDEFINE, operation="ops-label"),
         delete=replace(_DELETE_DEFINITION, operation="ops-label"),
+    ),
+    Endpoint(
+        name="ops-recording-operations",
+        path=f"{_OPS}/recording-operations",
+        aliases=(f"{_OPS}/recording-operations/",),
+        authentication="basic",
+        resource="recordings",
+        get=replace(_OPERATIONS, operation="ops-operations"),
+        post=_OPS_START_OPERATION,
+    ),
+    Endpoint(
+        name="ops-recording-operation",
+        path=f"{_OPS}/recording-operations/{{operation}}",
+        authentication="basic",
+        resource="recordings",
+        get=replace(_OPERATION, operation="ops-operations"),
+        delete=replace(_CANCEL_OPERATION, operation="ops-operations"),
     ),
     Endpoint(
         name="ops-audit",

@@ -171,13 +171,19 @@ class Labelling:
         assert changed is not None
         return changed
 
-    async def take(self, scope: Scope, recording_id: str, name: str) -> Label:
-        """Takes a label away and returns it. Raises RecordingNotFound, LabelNotFound."""
+    async def take(self, scope: Scope, recording_id: str, name: str, *, begun_at: int | None = None) -> Label:
+        """Takes a label away and returns it. Raises RecordingNotFound, LabelNotFound.
+
+        `begun_at` (milliseconds since 1970) is for what an interrupted attempt, begun then, may have done already: a
+        label that was given since then stays.
+        """
         taken: Label | None = None
 
-        async def remove(stored: StoredRecording) -> Update:
+        async def remove(stored: StoredRecording) -> Update | None:
             nonlocal taken
             taken = label_of(stored, name)
+            if begun_at is not None and taken.at >= begun_at:
+                return None
             return _labelled(stored, without_label(stored.labels or (), name))
 
         await self._recordings.update(scope, recording_id, remove)

@@ -54,13 +54,15 @@ class Protection:
         by: str,
         reason: str | None = None,
         took_along: TookAlong = _ignore,
+        begun_at: int | None = None,
     ) -> None:
         """Protects a recording and its screen recordings, or ends their protection; `by` is the user's name.
 
         A recording that is protected already stays protected by the same user for the same reason, unless another
         `reason` is given.
 
-        `took_along` gets the id of each screen recording that has followed.
+        `took_along` gets the id of each screen recording that has followed. `begun_at` (milliseconds since 1970) is for
+        a change that an interrupted attempt, begun then, may have made already: a change since then stands.
 
         Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
         delete one of their media objects; the protection stands all the same, and repeating the call is safe.
@@ -74,6 +76,8 @@ class Protection:
             protection = stored.protection
             standing = _standing(stored, reason) if protect else None
             unfinished = protection.pending if protection else ()
+            if begun_at is not None and protection is not None and protection.decided_at >= begun_at:
+                return None
             settled = all(_has_followed(screen, stored.document_id, protect=protect) for screen in screens)
             needs_mark = standing is None if protect else is_protected(stored.recording)
             if not unfinished and settled and not needs_mark:
@@ -99,6 +103,8 @@ class Protection:
         stored, update = await self._recordings.update(scope, recording_id, decide)
         if stored is not None and update is not None and update.protection is not None:
             await self._complete(stored.document_id, update.protection, took_along, protect=protect)
+        elif stored is not None:
+            await self.complete(stored)
         if protect:
             await self._recordings.keep_media(protected.recording for protected in group)
 

@@ -124,6 +124,11 @@ def parse_label(body: object) -> tuple[str, str | None]:
     return _name(attributes), _optional_text(attributes, "comment")
 
 
+def parse_label_of_many(body: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Returns the name and the comment of an operation on many; raises MissingParameter or InvalidParameter."""
+    return _name(body, "label"), _optional_text(body, "comment")
+
+
 def parse_comment(body: object, name: str) -> str:
     """Returns the new comment of the label `name`; raises MissingParameter or InvalidParameter."""
     attributes = _attributes(body)
@@ -140,13 +145,13 @@ def _attributes(body: object) -> dict[str, Any]:
     return body
 
 
-def _name(attributes: Mapping[str, Any]) -> str:
-    if "name" not in attributes:
-        raise MissingParameter("name")
-    name = attributes["name"]
+def _name(attributes: Mapping[str, Any], key: str = "name") -> str:
+    if key not in attributes:
+        raise MissingParameter(key)
+    name = attributes[key]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidParameter(
-            "name",
+            key,
             "it must have 1 to 64 characters, each an ASCII letter, a digit, or one of - _ . and must not begin with "
             "__ or be . or ..",
         )

@@ -215,8 +215,21 @@ def parse_search(
 
     Raises MissingParameter without any criterion, InvalidParameter for every other error.
     """
-    names = [criterion.name for criterion in CRITERIA if resource in criterion.resources]
-    values = given_values(parameters, _NAMES, known=names)
+    values = given_values(parameters, _NAMES, known=_names_for(resource))
+    return _parse_criteria(values, resource), parse_page(values)
+
+
+def parse_criteria(parameters: Sequence[tuple[str, str]], resource: Resource = "recordings") -> Criteria:
+    """Parses criteria alone, for what is no page; raises as `parse_search` does."""
+    return _parse_criteria(given_values(parameters, _NAMES, known=_names_for(resource), paging=()), resource)
+
+
+def _names_for(resource: Resource) -> list[str]:
+    return [criterion.name for criterion in CRITERIA if resource in criterion.resources]
+
+
+def _parse_criteria(values: Mapping[str, str], resource: Resource) -> Criteria:
+    names = _names_for(resource)
     if not any(name in values for name in _NAMES):
         raise MissingParameter(names[0], f"a search needs at least one of {', '.join(names)}")
     for criterion in CRITERIA:
@@ -224,20 +237,24 @@ def parse_search(
             raise InvalidParameter(criterion.name, "screen recordings cannot be searched by it")
     criteria = tuple(_parse(criterion, values) for criterion in CRITERIA if criterion.name in values)
     _check_cost(criteria)
-    return criteria, parse_page(values)
+    return criteria
 
 
 def given_values(
-    parameters: Sequence[tuple[str, str]], names: Sequence[str], *, known: Sequence[str]
+    parameters: Sequence[tuple[str, str]],
+    names: Sequence[str],
+    *,
+    known: Sequence[str],
+    paging: Sequence[str] = PAGING_PARAMETERS,
 ) -> dict[str, str]:
     """Returns the parameters of a search for which `names` are the criteria, by name.
 
     Raises InvalidParameter for one that is unknown, repeated, empty or too long; it names those that are `known`.
     """
-    *others, last = (*known, *(name for name in PAGING_PARAMETERS if name != "cursor"))
+    *others, last = (*known, *(name for name in paging if name != "cursor"))
     values: dict[str, str] = {}
     for name, value in parameters:
-        if name not in names and name not in PAGING_PARAMETERS:
+        if name not in names and name not in paging:
             raise InvalidParameter(name, f"it is not known; known are {', '.join(others)} and {last}")
         if name in values:
             raise InvalidParameter(name, "it is given more than once")

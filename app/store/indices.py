@@ -27,13 +27,14 @@ _MAPPING_FILES = {
     "label-definitions": "label-definitions.json",
     "sessions": "sessions.json",
     "audit": "audit.json",
+    "operations": "operations.json",
 }
 
 RESOURCES = tuple(_MAPPING_FILES)
 
-# Claims live for seconds and sessions for hours, and a rollback would bring old ones back. It would also take lines of
-# the audit log away. So these indices are never replaced.
-_NEVER_REPLACED = frozenset({"media-claims", "sessions", "audit"})
+# Claims live for seconds and sessions for hours, and a rollback would bring old ones back, or let an operation do again
+# what it has done. It would also take lines of the audit log away. So these indices are never replaced.
+_NEVER_REPLACED = frozenset({"media-claims", "sessions", "audit", "operations"})
 MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource not in _NEVER_REPLACED)
 
 # Fields that are added to existing indices in place: documents may lack them.

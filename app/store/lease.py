@@ -75,8 +75,9 @@ class Lease(Generic[State]):
         state_type: type[State],
         *,
         seconds: float,
-        replicas: int,
+        replicas: int | None,
     ) -> None:
+        """`replicas` are those of the index, which is created if necessary; None for an alias that exists."""
         self._client = client.options(request_timeout=_REQUEST_SECONDS)
         self._index = index
         self._key = key
@@ -94,7 +95,7 @@ class Lease(Generic[State]):
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[None]:
-        """Holds the lease within the context. Creates its index if necessary.
+        """Holds the lease within the context.
 
         Waits until the lease of a holder without heartbeats has expired. Raises LeaseHeld if the holder sends
         heartbeats, and ElasticsearchUnavailable. Cancels the context and raises LeaseLost if the lease is lost
@@ -145,7 +146,13 @@ class Lease(Generic[State]):
         while True:
             condition: dict[str, Any] = self._version or {"op_type": "create"}
             try:
-                answer = await self._client.index(index=self._index, id=self._key, document=document, **condition)
+                answer = await self._client.index(
+                    index=self._index,
+                    id=self._key,
+                    document=document,
+                    require_alias=self._replicas is None,
+                    **condition,
+                )
             except ConflictError:
                 stored, _, version = await self._read()
                 if stored == header:
@@ -183,6 +190,8 @@ class Lease(Generic[State]):
         await self.save()
 
     async def _create_index(self) -> None:
+        if self._replicas is None:
+            return
         try:
             await with_retries(
                 self._client.indices.create,

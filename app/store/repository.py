@@ -4,9 +4,9 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, NotRequired, TypedDict, Unpack
+from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -58,6 +58,9 @@ _PARTIAL_RESULTS = False
 # The number of recordings, or keys, in one request of an operation on many.
 _BATCH = 500
 
+# How long a point in time waits for the next page.
+_KEEP_ALIVE = "1m"
+
 _OLDEST_FIRST = ({"startTime": "asc"}, {"id": "asc"}, {"contactCenter": "asc"})
 
 # The limit of a document that grows by updates: Elasticsearch indexes one of this size well within a write's deadline.
@@ -80,6 +83,14 @@ class StoredRecording:
     protection: ProtectionChange | None
     version: Version
     labels: Labels | None = None
+
+
+class Matching(NamedTuple):
+    """A recording that matches: its id, and the version in which it does."""
+
+    recording_id: str
+    seq_no: int
+    primary_term: int
 
 
 @dataclass(frozen=True)
@@ -236,6 +247,41 @@ class RecordingRepository:
             }
         )
         return MatchCounts(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
+
+    async def matching(self, scope: Scope, criteria: Criteria, *, size: int) -> AsyncIterator[list[Matching]]:
+        """Yields all recordings that match at this moment, `size` at a time, in no order that means anything.
+
+        They are those of one moment: it includes every acknowledged write and nothing later. Raises SearchTooLarge.
+        """
+        await self._refresh()
+        async with store_errors(self._search_seconds):
+            opened = await self._searching.open_point_in_time(index=self._index, keep_alive=_KEEP_ALIVE)
+        view = opened.body["id"]
+        body: dict[str, Any] = {
+            "query": query(scope, criteria),
+            "pit": {"id": view, "keep_alive": _KEEP_ALIVE},
+            "sort": [{"_shard_doc": "asc"}],
+            "docvalue_fields": ["id"],
+            "_source": False,
+            "seq_no_primary_term": True,
+            "size": size,
+            "track_total_hits": False,
+        }
+        try:
+            while True:
+                async with store_errors(self._search_seconds):
+                    with _clauses_counted():
+                        answer = await self._searching.search(body=body, allow_partial_search_results=_PARTIAL_RESULTS)
+                hits = answer.body["hits"]["hits"]
+                if hits:
+                    yield [Matching(hit["fields"]["id"][0], hit["_seq_no"], hit["_primary_term"]) for hit in hits]
+                if len(hits) < size:
+                    return
+                body["search_after"] = hits[-1]["sort"]
+        finally:
+            with suppress(RecallError):  # otherwise it expires
+                async with store_errors(self._search_seconds):
+                    await self._searching.close_point_in_time(id=view)
 
     async def scan(
         self, scope: Scope, criteria: Criteria, *, size: int, after: StoredRecording | None = None

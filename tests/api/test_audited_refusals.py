@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
     def url(self, recording_id: str = "missing", media: str = "missing.wav", label: str = "missing") -> str:
         named = {"contact_center": CONTACT_CENTER, "id": recording_id, "name": media, "label": label}
-        return self.path.format(**named)
+        return self.path.format(**named, operation="missing")
 
 
 ROWS = [
@@ -187,7 +187,7 @@ async def test_what_does_not_exist(audited: Audited) -> None:
             assert audited.lines() == [], (row.name, row.path)
     assert seen == {
         *("play", "delete", "protection", "add-label", "update-label", "delete-label"),
-        *("update-label-definition", "delete-label-definition"),
+        *("update-label-definition", "delete-label-definition", "cancel-operation"),
     }
 
 

@@ -74,6 +74,7 @@ def test_wheel_works_in_an_environment_with_only_its_requirements(tmp_path: Path
         "label-definitions strict",
         "sessions strict",
         "audit false",
+        "operations false",
         str(site_packages / "app" / "main.py"),
         " ".join(names_below(ROOT / "app" / "page" / "static")),
         " ".join(names_below(ROOT / "app" / "page" / "templates")),

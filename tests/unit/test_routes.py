@@ -38,7 +38,7 @@ PUBLIC = {
 NOT_AUDITED = {
     *("search", "read", "waveform", "read-definitions", "read-labels"),
     *("ops-search", "ops-read", "ops-contact-centers", "me"),
-    *("audit", "ops-audit"),
+    *("audit", "ops-audit", "operations", "ops-operations"),
 }
 # What every user may do.
 FOR_EVERYONE = {"me"}

@@ -49,6 +49,7 @@ _PATH_PARAMETERS = {
     "name": ("The uuid of the media file, with its extension.", "0ce11ff0-a6cf-43fa-aaa1-baad43ac98b4.mp3"),
     "label": ("The name of the label.", "complaint"),
     "file": ("The name of the file.", "swagger-ui.css"),
+    "operation": ("The id of the operation.", "5f0c2f4e9a7b4d0f8c3e1a2b6d7f8091"),
 }
 
 

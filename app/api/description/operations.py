@@ -426,6 +426,97 @@ _AUDIT = Described(
 )
 
 
+_OPERATION_NAMES = ["applyNonDelete", "unapplyNonDelete", "unapplyNonDeletion", "addLabel", "removeLabel"]
+
+
+def _many(prefix: str) -> Mapping[tuple[str, str], Described]:
+    """The rows of operations on many recordings."""
+    of_ops = {"subresources": {"const": "*", "description": "Deletes the media objects too."}} if prefix else {}
+    names = [*_OPERATION_NAMES, "delete"] if prefix else _OPERATION_NAMES
+    found = (errors.InvalidParameter, errors.OperationNotFound, *_STORE)
+    return {
+        (f"{prefix}recording-operations", "POST"): Described(
+            summary="Do an operation on many recordings",
+            description=(
+                "Either `recordings` or `criteria` tell on which. By `recordings` it is done before the answer. "
+                "By `criteria` it is done on all that match at this moment, and goes on by itself."
+            ),
+            body=objects(
+                {
+                    "operationName": {"enum": names},
+                    "recordings": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "minItems": 1,
+                        "maxItems": 1000,
+                        "description": "Ids. One that is there twice counts once.",
+                    },
+                    "criteria": {
+                        "type": "object",
+                        "additionalProperties": {"type": ["string", "number", "boolean"]},
+                        "description": "The criteria of a search.",
+                    },
+                    "label": {"type": "string", "description": "For `addLabel` and `removeLabel`."},
+                    "comment": _COMMENT,
+                    "reason": {"type": "string", "maxLength": 500},
+                    **of_ops,
+                },
+                required="operationName",
+                additionalProperties=False,
+                examples=[
+                    {
+                        "operationName": "applyNonDelete",
+                        "reason": "LegalHold#245",
+                        "criteria": {"userName": "alice", "startTime": "2026-01-01"},
+                    }
+                ],
+            ),
+            answers={
+                200: Answer(
+                    description="Done. With code 7, it has failed on the recordings in `failed`.",
+                    content=objects(
+                        {
+                            "statusCode": {"enum": [0, 7]},
+                            "id": {"type": "string"},
+                            "succeeded": {"type": "integer", "minimum": 0},
+                            "failed": array(ref("FailedRecording")),
+                        },
+                        required="statusCode id succeeded",
+                    ),
+                ),
+                202: succeeded(
+                    "It goes on by itself.", {"id": {"type": "string"}, "uri": {"type": "string", "format": "uri"}}
+                ),
+            },
+            errors=(*_BODY, errors.LabelDefinitionNotFound, errors.SearchTooLarge, *_SHARE, *_STORE),
+        ),
+        (f"{prefix}recording-operations", "GET"): Described(
+            summary="List the operations on many recordings",
+            description="Those of the last 30 days, newest first: the caller's own, or all of the contact center.",
+            parameters=_PAGE,
+            answers={
+                200: succeeded(
+                    "A page; `nextUri` tells whether more follow.",
+                    {"operations": array(ref("Operation")), **_LINKS, **_TOTAL},
+                    required="operations",
+                )
+            },
+            errors=(errors.InvalidParameter, *_STORE),
+        ),
+        (f"{prefix}recording-operation", "GET"): Described(
+            summary="Read an operation on many recordings",
+            answers={200: succeeded("How far it is.", {"operation": ref("Operation")})},
+            errors=found,
+        ),
+        (f"{prefix}recording-operation", "DELETE"): Described(
+            summary="Cancel an operation on many recordings",
+            description="What is done stays, and no further recording is begun. One that is over stays as it is.",
+            answers={200: succeeded("It is cancelled, or was over.")},
+            errors=found,
+        ),
+    }
+
+
 def _recordings(what: str, names: tuple[str, str], schemas: tuple[str, str]) -> Mapping[tuple[str, str], Described]:
     """The rows that recordings and screen recordings have in common; `schemas` are those of readers and of ops."""
     many: Resource = "recordings" if what == "recording" else "screen-recordings"
@@ -507,6 +598,8 @@ OPERATIONS: Mapping[tuple[str, str], Described] = {
         },
         errors=(errors.ResourceNotFound,),
     ),
+    **_many(""),
+    **_many("ops-"),
     **_label_definitions(""),
     **_label_definitions("ops-"),
     **_labels(""),

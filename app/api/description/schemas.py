@@ -316,6 +316,39 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         required="statusCode created updated",
     ),
+    "FailedRecording": objects(
+        {
+            "id": {"type": "string"},
+            "statusCode": {"type": "integer"},
+            "statusMessage": {"type": "string"},
+        },
+        required="id statusCode statusMessage",
+    ),
+    "Operation": objects(
+        {
+            "id": {"type": "string"},
+            "operationName": {"enum": ["applyNonDelete", "unapplyNonDelete", "addLabel", "removeLabel", "delete"]},
+            "criteria": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "As they were given; absent of an operation by ids.",
+            },
+            "label": {"type": "string"},
+            "comment": {"type": "string"},
+            "reason": {"type": "string"},
+            "subresources": {"const": "*"},
+            "state": {"enum": ["running", "done", "cancelled", "failed"]},
+            "statusMessage": {"type": "string", "description": "Why it has failed."},
+            "matched": {"type": "integer", "minimum": 0},
+            "succeeded": {"type": "integer", "minimum": 0},
+            "failed": {"type": "integer", "minimum": 0},
+            "failures": {**array(ref("FailedRecording")), "maxItems": 100, "description": "The first 100."},
+            "by": {"type": "string"},
+            "createdAt": DATE,
+            "finishedAt": DATE,
+        },
+        required="id operationName state matched succeeded failed failures by createdAt",
+    ),
     "FailedMedia": objects(
         {
             "id": {"type": "string", "description": "The uuid of the media file."},

@@ -1,0 +1,480 @@
+"""Operations on many recordings (docs/contract.md sections 10 and 14)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from elasticsearch import AsyncElasticsearch
+
+from app.settings import Settings, User
+from app.store.indices import alias
+from tests.support.audit import lines_but_posts
+from tests.support.recordings import (
+    CONTACT_CENTER,
+    OPS_PATH,
+    OTHER_CONTACT_CENTER,
+    a_media_file,
+    a_recording,
+)
+from tests.support.service import PATIENT, USERS, Service, StartService, assert_error, hash_password, staff_with
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.emptied_indices
+
+PATH = "/api/v2/recording-operations"
+OPS = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}"
+OPS_OPERATIONS = f"{OPS}/recording-operations"
+RECORDINGS = "/api/v2/recordings"
+DEFINITIONS = "/api/v2/recording-label-definitions"
+
+ALL = {"callerPhoneNumber": "*"}
+APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
+
+PERMISSIONS = {
+    "nothing": (),
+    "apply": ("RECORDING_PERMISSION_APPLY_NON_DELETE",),
+    "unapply": ("RECORDING_PERMISSION_UNAPPLY_NON_DELETION",),
+    "adds": ("RECORDING_PERMISSION_ADD_LABEL",),
+    "deletes": ("RECORDING_PERMISSION_DELETE_LABEL",),
+}
+EVERYTHING = tuple(permission for some in PERMISSIONS.values() for permission in some)
+
+
+def a_user(name: str, *roles: Any, **entry: Any) -> User:
+    return User(name, hash_password(f"{name}-password"), roles or ("supervisor",), CONTACT_CENTER, **entry)
+
+
+LIMITED = a_user("limited", permissions=EVERYTHING, access_groups=("/US",))
+ALSO_LIMITED = a_user("also-limited", permissions=EVERYTHING, access_groups=("/US",))
+LIMITED_ADMIN = a_user("limited-admin", "admin", access_groups=("/US",))
+
+
+@pytest.fixture(scope="module")
+def more_users() -> tuple[User, ...]:
+    return (
+        *staff_with(PERMISSIONS),
+        LIMITED,
+        ALSO_LIMITED,
+        LIMITED_ADMIN,
+        User("recorder", hash_password("recorder-password"), ("recorder",), CONTACT_CENTER),
+    )
+
+
+@pytest.fixture
+async def service(start_service: StartService, more_users: tuple[User, ...], tmp_path: Path) -> Service:
+    return await start_service(
+        **PATIENT, users=USERS + more_users, audit_log=str(tmp_path / "audit.jsonl"), lease_seconds=1.0
+    )
+
+
+@pytest.fixture
+def audit_log(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+async def post(client: httpx.AsyncClient, *ids: str, path: str = OPS_PATH, **attributes: Any) -> None:
+    lines = "\n".join(json.dumps(a_recording(recording_id, **attributes)) for recording_id in ids)
+    response = await client.post(path, content=lines, headers={"Content-Type": "application/x-ndjson"})
+    assert response.json()["statusCode"] == 0, response.text
+
+
+async def start(client: httpx.AsyncClient, body: dict[str, Any], path: str = PATH) -> str:
+    response = await client.post(path, json=body)
+    assert response.status_code == 202, response.text
+    assert response.json().keys() == {"statusCode", "id", "uri"}
+    return str(response.json()["id"])
+
+
+async def read(client: httpx.AsyncClient, operation_id: str, path: str = PATH) -> dict[str, Any]:
+    response = await client.get(f"{path}/{operation_id}")
+    assert response.status_code == 200, response.text
+    operation: dict[str, Any] = response.json()["operation"]
+    return operation
+
+
+async def until_over(client: httpx.AsyncClient, operation_id: str, path: str = PATH) -> dict[str, Any]:
+    async def is_over() -> bool:
+        return bool((await read(client, operation_id, path))["state"] != "running")
+
+    await eventually(is_over, seconds=60)
+    return await read(client, operation_id, path)
+
+
+async def protected(client: httpx.AsyncClient) -> set[str]:
+    """The ids of the protected recordings, read one by one, because a search may be a second behind."""
+    found = set()
+    for recording in (await client.get(RECORDINGS, params=ALL)).json()["recordings"]:
+        one = (await client.get(f"{RECORDINGS}/{recording['id']}")).json()["recording"]
+        found |= {recording["id"]} if one.get("nonDelete") else set()
+    return found
+
+
+async def searchable(service: Service) -> None:
+    await service.repository.make_searchable()
+
+
+def names_of(count: int) -> list[str]:
+    return [f"r{number}" for number in range(count)]
+
+
+# --- By ids ---
+
+
+async def test_by_ids_it_is_done_before_the_answer(service: Service, audit_log: Path) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(5))
+    body = {**APPLY, "recordings": ["r0", "r1", "r3"], "reason": "LegalHold#245"}
+    response = await admin.post(f"{PATH}/", json=body)
+    assert response.status_code == 200
+    operation_id = response.json()["id"]
+    assert response.json() == {"statusCode": 0, "id": operation_id, "succeeded": 3}
+    for number in range(5):
+        recording = (await admin.get(f"{RECORDINGS}/r{number}")).json()["recording"]
+        assert recording.get("nonDelete", False) is (number in {0, 1, 3})
+        if number == 0:
+            assert (recording["nonDeletion"]["by"], recording["nonDeletion"]["reason"]) == ("admin", "LegalHold#245")
+    lines = lines_but_posts(audit_log)
+    assert sorted((line["operation"], line["recordingId"]) for line in lines) == [
+        ("apply", "r0"),
+        ("apply", "r1"),
+        ("apply", "r3"),
+        ("start-operation", ""),
+    ]
+    assert {line["operationId"] for line in lines} == {operation_id}
+    for line in lines:
+        assert (line["user"], line["outcome"], line["address"]) == ("admin", "success", "127.0.0.1")
+        assert line["operation"] == "start-operation" or line["reason"] == "LegalHold#245"
+    unapplied = await admin.post(PATH, json={"operationName": "unapplyNonDeletion", "recordings": ["r0", "r4"]})
+    assert unapplied.json()["succeeded"] == 2
+    await searchable(service)
+    assert await protected(admin) == {"r1", "r3"}
+
+
+async def test_what_fails_is_named_and_the_rest_is_done(service: Service) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, "r0")
+    await post(ops, "foreign", path=OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER))
+    await post(ops, "far", region="elsewhere")
+    ids = ["foreign", "r0", "far", "none", " odd/ id", "x" * 500]
+    answer = (await admin.post(PATH, json={**APPLY, "recordings": ids})).json()
+    assert (answer["statusCode"], answer["succeeded"]) == (7, 1)
+    assert sorted(answer["failed"], key=lambda failed: ids.index(failed["id"])) == [
+        {"id": each, "statusCode": 6, "statusMessage": f"Requested recording [{each}] cannot be found."}
+        for each in ids
+        if each != "r0"
+    ]
+    listed = await read(admin, answer["id"])
+    assert listed["failures"] == answer["failed"]
+    assert (listed["state"], listed["matched"], listed["succeeded"], listed["failed"]) == ("done", 6, 1, 5)
+    assert "criteria" not in listed
+
+
+async def test_an_id_that_is_there_twice_counts_once(service: Service, audit_log: Path) -> None:
+    await post(service.client("ops"), "r0")
+    answer = await service.client("admin").post(PATH, json={**APPLY, "recordings": ["r0", "r0", "r0"]})
+    assert answer.json()["succeeded"] == 1
+    assert [line["recordingId"] for line in lines_but_posts(audit_log)] == ["r0", ""]
+
+
+async def test_a_thousand_ids(service: Service) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(3))
+    body = {**APPLY, "recordings": [f"r{number}" for number in range(1_000)]}
+    answer = (await admin.post(PATH, json=body)).json()
+    assert (answer["succeeded"], len(answer["failed"])) == (3, 997)
+    assert len((await read(admin, answer["id"]))["failures"]) == 100
+    assert_error(
+        await admin.post(PATH, json={**APPLY, "recordings": [f"r{number}" for number in range(1_001)]}),
+        400,
+        2,
+        "Parameter 'recordings' is invalid: it must be a list of 1 to 1000 ids",
+    )
+
+
+# --- By criteria ---
+
+
+async def test_by_criteria_it_goes_on_by_itself(service: Service, audit_log: Path) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(45))
+    await post(ops, "other", callerPhoneNumber="+49")
+    criteria = {"callerPhoneNumber": "+1650*", "nonDelete": False, "minDuration": 1.5}
+    response = await admin.post(PATH, json={**APPLY, "criteria": criteria, "reason": "case 7"})
+    operation_id = response.json()["id"]
+    assert response.status_code == 202
+    assert response.json() == {
+        "statusCode": 0,
+        "id": operation_id,
+        "uri": f"{service.url}{PATH}/{operation_id}",
+    }
+    done = await until_over(admin, operation_id)
+    created, finished = done.pop("createdAt"), done.pop("finishedAt")
+    assert created <= finished
+    assert done == {
+        "id": operation_id,
+        "operationName": "applyNonDelete",
+        "criteria": {"callerPhoneNumber": "+1650*", "nonDelete": "false", "minDuration": "1.5"},
+        "reason": "case 7",
+        "state": "done",
+        "matched": 45,
+        "succeeded": 45,
+        "failed": 0,
+        "failures": [],
+        "by": "admin",
+    }
+    await searchable(service)
+    assert await protected(admin) == set(names_of(45))
+    lines = lines_but_posts(audit_log)
+    assert {line["operationId"] for line in lines} == {operation_id}
+    assert sorted(line["recordingId"] for line in lines if line["operation"] == "apply") == sorted(names_of(45))
+    assert [line["operationName"] for line in lines if line["operation"] == "start-operation"] == ["applyNonDelete"]
+
+
+async def test_nothing_that_matches_is_done_at_once(service: Service) -> None:
+    admin = service.client("admin")
+    operation = await read(admin, await start(admin, {**APPLY, "criteria": {"userName": "nobody"}}))
+    assert (operation["state"], operation["matched"]) == ("done", 0)
+
+
+async def test_labels_are_given_and_taken(service: Service, audit_log: Path) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(3))
+    await admin.post(DEFINITIONS, json={"name": "Court", "displayName": "Court order"})
+    body = {"operationName": "addLabel", "label": "court", "comment": "case 7", "criteria": ALL}
+    assert (await until_over(admin, await start(admin, body)))["succeeded"] == 3
+    for recording_id in names_of(3):
+        (label,) = (await admin.get(f"{RECORDINGS}/{recording_id}/labels")).json()["labels"]
+        assert (label["name"], label["by"], label["comment"]) == ("Court", "admin", "case 7")
+    assert {line.get("label") for line in lines_but_posts(audit_log) if line["operation"] == "add-label"} == {"court"}
+    some = {"operationName": "removeLabel", "label": "COURT", "recordings": ["r0"]}
+    assert (await admin.post(PATH, json=some)).json()["succeeded"] == 1
+    absent = {**some, "recordings": names_of(2)}  # of r0 it is gone already
+    assert (await admin.post(PATH, json=absent)).json()["succeeded"] == 2
+    await admin.delete(f"{DEFINITIONS}/court", params={"force": "*"})
+    for name in ("addLabel", "removeLabel"):
+        unknown = {"operationName": name, "label": "unknown", "recordings": ["r0"]}
+        assert_error(await admin.post(PATH, json=unknown), 404, 6, "Requested label definition [unknown]")
+    without_definition = {"operationName": "removeLabel", "label": "court", "criteria": {"label": "court"}}
+    await searchable(service)
+    assert (await until_over(admin, await start(admin, without_definition)))["succeeded"] == 1
+    for recording_id in names_of(3):
+        assert (await admin.get(f"{RECORDINGS}/{recording_id}/labels")).json()["labels"] == []
+
+
+async def test_ops_deletes_what_is_not_protected(service: Service, audit_log: Path) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(4))
+    await admin.post(f"{RECORDINGS}/r2", json=APPLY)
+    body: dict[str, Any] = {"operationName": "delete", "recordings": ["r0", "r2", "none"]}
+    answer = (await ops.post(OPS_OPERATIONS, json=body)).json()
+    assert answer["succeeded"] == 1
+    assert {failed["id"]: failed["statusCode"] for failed in answer["failed"]} == {"r2": 3, "none": 6}
+    body = {"operationName": "delete", "subresources": "*", "criteria": ALL}
+    await searchable(service)
+    operation_id = await start(ops, body, OPS_OPERATIONS)
+    over = await until_over(ops, operation_id, OPS_OPERATIONS)
+    # Their media object is still needed by the one that is protected.
+    assert (over["matched"], over["succeeded"], over["failed"], over["subresources"]) == (3, 2, 1, "*")
+    assert over["failures"] == [
+        {"id": "r2", "statusCode": 3, "statusMessage": "Requested recording [r2] is protected from deletion."}
+    ]
+    await searchable(service)
+    assert [one["id"] for one in (await admin.get(RECORDINGS, params=ALL)).json()["recordings"]] == ["r2"]
+    outcomes = {
+        (line["recordingId"], line["outcome"], line["withMedia"])
+        for line in lines_but_posts(audit_log)
+        if line["operation"] == "delete" and line["operationId"] == operation_id
+    }
+    assert outcomes == {("r1", "success", True), ("r2", "refused", True), ("r3", "success", True)}
+
+
+async def test_ops_protects_and_labels_in_the_contact_center_of_the_path(service: Service) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, "r0")
+    await post(ops, "r0", path=OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER))
+    await admin.post(DEFINITIONS, json={"name": "court"})
+    assert (await until_over(ops, await start(ops, {**APPLY, "criteria": ALL}, OPS_OPERATIONS), OPS_OPERATIONS))[
+        "succeeded"
+    ] == 1
+    label = {"operationName": "addLabel", "label": "court", "recordings": ["r0"]}
+    assert (await ops.post(OPS_OPERATIONS, json=label)).json()["succeeded"] == 1
+    recording = (await admin.get(f"{RECORDINGS}/r0")).json()["recording"]
+    assert (recording["nonDeletion"]["by"], recording["labels"][0]["by"]) == ("ops", "ops")
+    other = (await service.client("other-admin").get(f"{RECORDINGS}/r0")).json()["recording"]
+    assert "nonDelete" not in other
+
+
+# --- What is refused ---
+
+IDS = {"recordings": ["r0"]}
+INVALID: Sequence[tuple[dict[str, Any], int, str]] = (
+    ({}, 1, "Parameter 'operationName' is missing"),
+    ({**IDS}, 1, "Parameter 'operationName' is missing"),
+    ({"operationName": "destroy", **IDS}, 2, "Parameter 'operationName' is invalid: The specified value is not within"),
+    ({"operationName": ["applyNonDelete"], **IDS}, 2, "Parameter 'operationName' is invalid"),
+    ({"operationName": "delete", **IDS}, 2, "Parameter 'operationName' is invalid: The specified value is not within"),
+    ({**APPLY}, 2, "Parameter 'recordings' is invalid: either recordings or criteria"),
+    ({**APPLY, **IDS, "criteria": ALL}, 2, "Parameter 'recordings' is invalid: either recordings or criteria"),
+    ({**APPLY, "recordings": []}, 2, "Parameter 'recordings' is invalid: it must be a list of 1 to 1000 ids"),
+    ({**APPLY, "recordings": "r0"}, 2, "Parameter 'recordings' is invalid: it must be a list of 1 to 1000 ids"),
+    ({**APPLY, "recordings": None}, 2, "Parameter 'recordings' is invalid: it must be a list of 1 to 1000 ids"),
+    ({**APPLY, "recordings": ["r0", 7]}, 2, "Parameter 'recordings[1]' is invalid: it must be a string"),
+    ({**APPLY, **IDS, "recording": "r0"}, 2, "Parameter 'recording' is invalid: it is not known; known are"),
+    ({**APPLY, **IDS, "subresources": "*"}, 2, "Parameter 'subresources' is invalid: it is not known"),
+    ({**APPLY, **IDS, "reason": "x" * 501}, 2, "Parameter 'reason' is invalid: it must be a string of up to 500"),
+    ({**APPLY, **IDS, "reason": 7}, 2, "Parameter 'reason' is invalid"),
+    ({"operationName": "addLabel", **IDS}, 1, "Parameter 'label' is missing"),
+    ({"operationName": "removeLabel", **IDS}, 1, "Parameter 'label' is missing"),
+    ({"operationName": "addLabel", "label": "a b", **IDS}, 2, "Parameter 'label' is invalid: it must have 1 to 64"),
+    ({"operationName": "addLabel", "label": "a", "comment": 7, **IDS}, 2, "Parameter 'comment' is invalid"),
+    ({**APPLY, "criteria": {}}, 1, "Parameter 'callerPhoneNumber' is missing: a search needs at least one of"),
+    ({**APPLY, "criteria": []}, 2, "Parameter 'criteria' is invalid: it must be a JSON object"),
+    ({**APPLY, "criteria": None}, 2, "Parameter 'criteria' is invalid: it must be a JSON object"),
+    ({**APPLY, "criteria": {"userNames": "x"}}, 2, "Parameter 'userNames' is invalid: it is not known; known are"),
+    ({**APPLY, "criteria": {**ALL, "limit": "5"}}, 2, "Parameter 'limit' is invalid: it is not known; known are"),
+    ({**APPLY, "criteria": {**ALL, "cursor": "x"}}, 2, "Parameter 'cursor' is invalid: it is not known"),
+    ({**APPLY, "criteria": {"userName": ""}}, 2, "Parameter 'userName' is invalid: it is empty"),
+    ({**APPLY, "criteria": {"userName": ["a", "b"]}}, 2, "Parameter 'userName' is invalid: it must be a string, a"),
+    ({**APPLY, "criteria": {"userName": None}}, 2, "Parameter 'userName' is invalid: it must be a string, a number"),
+    ({**APPLY, "criteria": {"startTime": "soon"}}, 2, "Parameter 'startTime' is invalid:"),
+    ({**APPLY, "criteria": {"nonDelete": "yes"}}, 2, "Parameter 'nonDelete' is invalid: it must be true or false"),
+    ({**APPLY, "criteria": {"userName": "AND"}}, 2, "Parameter 'userName' is invalid: AND must stand between"),
+    ({**APPLY, "criteria": {"userName": "*a* *b* *c*"}}, 2, "Parameter 'userName' is invalid: at most 2 words"),
+)
+
+
+async def test_what_cannot_be_meant_is_refused(service: Service) -> None:
+    admin = service.client("admin")
+    for body, code, message in INVALID:
+        assert_error(await admin.post(PATH, json=body), 400, code, message)
+    assert_error(await admin.post(PATH, content="["), 400, 2, "Parameter 'body' is invalid")
+    ops = service.client("ops")
+    body = {"operationName": "delete", **IDS, "subresources": "all"}
+    assert_error(await ops.post(OPS_OPERATIONS, json=body), 400, 2, "Parameter 'subresources' is invalid: it must be *")
+    assert (await admin.get(PATH)).json()["operations"] == []
+
+
+async def test_errors_of_criteria_are_those_of_a_search(service: Service) -> None:
+    admin = service.client("admin")
+    for criteria in ({"startTime": "17"}, {"minDuration": "-1"}, {"phoneNumber": "\u200b"}, {"callUUID": "x" * 5_001}):
+        searched = await admin.get(RECORDINGS, params=criteria)
+        asked = await admin.post(PATH, json={**APPLY, "criteria": criteria})
+        assert (asked.status_code, asked.json()) == (searched.status_code, searched.json())
+
+
+NAMES = ("applyNonDelete", "unapplyNonDelete", "addLabel", "removeLabel")
+ALLOWED = dict(zip(NAMES, ("apply", "unapply", "adds", "deletes"), strict=True))
+
+
+async def test_permissions_are_those_of_the_single_operation(service: Service) -> None:
+    await post(service.client("ops"), "r0")
+    await service.client("admin").post(DEFINITIONS, json={"name": "a"})
+    for role in ("admin", "supervisor", "agent"):
+        for permission in PERMISSIONS:
+            client = service.client(f"{role}-{permission}")
+            for name in NAMES:
+                response = await client.post(PATH, json={"operationName": name, "label": "a", **IDS})
+                if role == "admin" or ALLOWED[name] == permission:
+                    assert response.status_code == 200, response.text
+                else:
+                    assert_error(response, 403, 3, "Insufficient recording permissions.")
+    for user in ("ops", "recorder"):
+        assert_error(await service.client(user).post(PATH, json={**APPLY, **IDS}), 403, 5)
+        assert_error(await service.client(user).get(PATH), 403, 5)
+    for user in ("admin", "recorder", "limited"):
+        assert_error(await service.client(user).post(OPS_OPERATIONS, json={**APPLY, **IDS}), 403, 5)
+        assert_error(await service.client(user).get(OPS_OPERATIONS), 403, 5)
+
+
+async def test_criteria_need_the_right_to_search(service: Service) -> None:
+    await post(service.client("ops"), "r0")
+    body = {**APPLY, "criteria": ALL}
+    assert_error(await service.client("supervisor-apply").post(PATH, json=body), 403, 5)
+    assert (await service.client("limited").post(PATH, json=body)).status_code == 202
+
+
+async def test_a_limited_user_works_on_what_she_sees(service: Service) -> None:
+    ops, limited = service.client("ops"), service.client("limited")
+    await post(ops, "seen", mediaFiles=[a_media_file(accessgroups=["US/CA"])])
+    await post(ops, "hidden", mediaFiles=[a_media_file(accessgroups=["EU"])])
+    answer = (await limited.post(PATH, json={**APPLY, "recordings": ["seen", "hidden", "none"]})).json()
+    assert answer["succeeded"] == 1
+    assert sorted((each["id"], each["statusCode"], each["statusMessage"]) for each in answer["failed"]) == [
+        ("hidden", 6, "Requested recording [hidden] cannot be found."),
+        ("none", 6, "Requested recording [none] cannot be found."),
+    ]
+    over = await until_over(limited, await start(limited, {**UNAPPLY, "criteria": ALL}))
+    assert (over["matched"], over["succeeded"], over["failures"]) == (1, 1, [])
+
+
+async def test_an_operation_exists_for_its_user_and_for_who_sees_everything(service: Service) -> None:
+    ops, admin, limited = (service.client(user) for user in ("ops", "admin", "limited"))
+    await post(ops, "seen", mediaFiles=[a_media_file(accessgroups=["US"])])
+    of_limited = await start(limited, {**APPLY, "criteria": ALL})
+    of_admin = await start(admin, {**APPLY, "criteria": ALL})
+    of_ops = await start(ops, {**APPLY, "criteria": ALL}, OPS_OPERATIONS)
+    for operation_id in (of_limited, of_admin, of_ops):
+        await until_over(ops, operation_id, OPS_OPERATIONS)
+    mine, everyone = [of_limited], [of_ops, of_admin, of_limited]
+    seen: dict[str, list[str]] = {
+        "limited": mine,
+        "also-limited": [],
+        "limited-admin": [],
+        "supervisor": [],
+        "other-admin": [],
+    }
+    seen["admin"] = everyone
+    for user, ids in seen.items():
+        client = service.client(user)
+        listed = (await client.get(PATH)).json()
+        assert [each["id"] for each in listed["operations"]] == ids, user
+        for operation_id in everyone:
+            path = f"{PATH}/{operation_id}"
+            for response in (await client.get(path), await client.delete(path)):
+                if operation_id in ids:
+                    assert response.status_code == 200
+                else:
+                    assert_error(response, 404, 6, f"Requested operation [{operation_id}] cannot be found.")
+    assert [each["id"] for each in (await ops.get(OPS_OPERATIONS)).json()["operations"]] == everyone
+    elsewhere = OPS_OPERATIONS.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
+    assert (await ops.get(elsewhere)).json()["operations"] == []
+    for unknown in (f"{elsewhere}/{of_admin}", f"{OPS_OPERATIONS}/none", f"{OPS_OPERATIONS}/{of_admin}.0"):
+        assert_error(await ops.get(unknown), 404, 6)
+        assert_error(await ops.delete(unknown), 404, 6)
+
+
+async def test_operations_are_listed_in_pages(service: Service) -> None:
+    admin = service.client("admin")
+    ids = [(await admin.post(PATH, json={**APPLY, "recordings": ["none"]})).json()["id"] for _ in range(5)]
+    page = (await admin.get(PATH, params={"limit": 2, "total": "*"})).json()
+    assert (page["total"], page["totalIsExact"]) == (5, True)
+    listed = []
+    while True:
+        listed += [each["id"] for each in page["operations"]]
+        if "nextUri" not in page:
+            break
+        page = (await admin.get(page["nextUri"])).json()
+    assert listed == ids[::-1]
+    assert_error(await admin.get(PATH, params={"state": "done"}), 400, 2, "Parameter 'state' is invalid")
+
+
+async def test_operations_are_listed_for_thirty_days_and_then_removed(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
+) -> None:
+    admin = service.client("admin")
+    kept, old = [(await admin.post(PATH, json={**APPLY, "recordings": ["none"]})).json()["id"] for _ in range(2)]
+    index = alias(settings, "operations")
+    source = (await elasticsearch.get(index=index, id=old))["_source"]
+    source["createdAt"] -= 30 * 86_400_000
+    await elasticsearch.index(index=index, id=old, document=source)
+    part = {"operation": "abandoned", "createdAt": source["createdAt"], "ids": [], "versions": []}
+    await elasticsearch.index(index=index, id="abandoned.0", document=part)
+    assert [each["id"] for each in (await admin.get(PATH)).json()["operations"]] == [kept]
+    assert_error(await admin.get(f"{PATH}/{old}"), 404, 6)
+    await service.services.operations.forget()
+    await elasticsearch.indices.refresh(index=index)
+    hits = (await elasticsearch.search(index=index, size=10))["hits"]["hits"]
+    assert [hit["_id"] for hit in hits] == [kept]
