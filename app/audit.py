@@ -111,6 +111,7 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     bytes_sent: int | UnsetType = UNSET
     completed: bool | UnsetType = UNSET
     listen: str | UnsetType = UNSET  # the same for all requests of one listening in the page
+    download: bool | UnsetType = UNSET  # true if it was asked for as a file to keep
     id: str | UnsetType = UNSET
 
 

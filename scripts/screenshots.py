@@ -77,6 +77,54 @@ async def first_result(page: Page) -> None:
     await page.wait_for_load_state("networkidle")
 
 
+async def whole_recording(page: Page) -> None:
+    """All of it, so that one picture has what is below the first screen."""
+    await first_result(page)
+    await page.locator("#labelling select").select_option(index=1)
+    await page.get_by_label("Comment", exact=True).fill("asked twice for the supervisor")
+    await page.get_by_role("button", name="Label", exact=True).click()
+    await page.get_by_text("Labelled").first.wait_for()
+    await page.evaluate("document.querySelector('#labels').scrollIntoView()")
+
+
+async def history(page: Page) -> None:
+    await first_result(page)
+    await page.locator("#history-list li").first.wait_for()
+    await page.evaluate("document.querySelector('#history').scrollIntoView()")
+
+
+async def history_fails(page: Page) -> None:
+    await page.route("**/ui/api/audit**", lambda route: route.abort())
+    await first_result(page)
+    await page.evaluate("document.querySelector('#history').scrollIntoView()")
+
+
+async def more_controls(page: Page) -> None:
+    await first_result(page)
+    more = page.get_by_role("button", name="More controls")
+    if await more.is_visible():
+        await more.click()
+
+
+async def storage_is_away(page: Page) -> None:
+    answer = {"statusCode": 4, "statusMessage": "The media storage failed."}
+    await page.route("**/play/**", lambda route: route.fulfill(status=502, json=answer))
+    await page.route(
+        "**/peaks/**",
+        lambda route: route.fulfill(
+            json={"statusCode": 0, "peaks": None, "reason": "storage", "message": "The media storage failed."}
+        ),
+    )
+    await first_result(page)
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await page.locator("#player-problem").wait_for()
+
+
+async def edit_comment(page: Page) -> None:
+    await first_result(page)
+    await page.locator("[data-comment]").first.click()
+
+
 async def keys(page: Page) -> None:
     await page.keyboard.press("?")
 
@@ -86,6 +134,12 @@ STATES = (
     State("sign-in-wrong", "/ui/sign-in", wrong_password, signed_in=False),
     State("results", EVER),
     State("recording", EVER, first_result),
+    State("recording-controls", EVER, more_controls),
+    State("recording-labels", EVER, whole_recording),
+    State("recording-comment", EVER, edit_comment),
+    State("recording-history", EVER, history),
+    State("recording-history-fails", EVER, history_fails),
+    State("recording-storage-away", EVER, storage_is_away),
     State("marked", f"{EVER}&userName=*a*&callerPhoneNumber=*4*&userData=*e*"),
     State("more-criteria", EVER, more_criteria),
     State("columns", EVER, columns),

@@ -51,6 +51,7 @@ async def play(request: Request) -> Response:
     recording = scope.visible((await repository(request).get(scope, path_segment(request, "id"))).recording)
     media = media_file_named(recording, name)
     audit_entry(request).media_id = media.get("mediaId", UNSET)
+    audit_entry(request).download = download or UNSET
     # A browser asks for several ranges in one listening.
     if _LISTEN.fullmatch(parameters.get("listen", "")):
         audit_entry(request).listen = parameters["listen"]

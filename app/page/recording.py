@@ -110,12 +110,14 @@ async def show(request: Request) -> Response:
         path=path,
         clock=clock,
         duration=clock_text(clock.seconds),
+        clock_text=clock_text,
         lanes=list(_lanes(found["eventHistory"], clock)),
         media=media,
         events=_events(found["eventHistory"], media, clock),
-        may={name: why_not(user, name) for name in ("apply", "unapply", "label", "unlabel")},
+        may={name: why_not(user, name) for name in ("apply", "unapply", "label", "unlabel", "audit")},
         # Read by the page's script.
         data={
+            "id": found["id"],
             "path": path,
             "start": clock.start,
             "seconds": clock.seconds,

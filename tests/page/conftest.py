@@ -14,7 +14,7 @@ expect.set_options(timeout=30_000)
 NewContext = Callable[..., Awaitable[BrowserContext]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:

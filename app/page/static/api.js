@@ -14,6 +14,48 @@ export class ApiError extends Error {
     this.status = status;
     this.code = code;
   }
+
+  /** Whether it may be otherwise in a while. */
+  get passes() {
+    return [0, 429, 502, 503, 504].includes(this.status);
+  }
+
+  /** What is told while the page tries again by itself. */
+  get inTheMeantime() {
+    return `${this.message.replace(" - please try again.", ".")} Trying again …`;
+  }
+}
+
+/** @param {number} ms */
+export function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Waiting times in ms, each longer than the one before. */
+export function* waits(first = 1000, longest = 30_000) {
+  for (let wait = first; ; wait = Math.min(wait * 1.5, longest)) yield wait;
+}
+
+/**
+ * Calls the API until it answers, as often as what is wrong may pass.
+ *
+ * @param {string} path
+ * @param {(problem: string) => void} tell gets why there is no answer yet, and "" in the end
+ * @returns {Promise<any>} the envelope
+ * @throws {ApiError} of what does not pass
+ */
+export async function callUntilAnswered(path, tell) {
+  for (const wait of waits()) {
+    try {
+      const answer = await call(path);
+      tell("");
+      return answer;
+    } catch (error) {
+      if (!(error instanceof ApiError) || !error.passes) throw error;
+      tell(error.inTheMeantime);
+    }
+    await pause(wait);
+  }
 }
 
 /**

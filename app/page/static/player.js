@@ -5,11 +5,11 @@ const STEP_MS = 50;
 const APART = 0.3;
 
 /**
- * @typedef {{element: HTMLMediaElement, start: number, duration: number, failed: boolean}} Track
- *   `start` and `duration` in seconds of the recording
+ * @typedef {{element: HTMLMediaElement, start: number, duration: number, state: "good" | "waiting" | "failed"}} Track
+ *   `start` and `duration` in seconds of the recording. One that waits is tried again, and the clock stands until then.
  */
 
-/** Plays tracks in step. `change` events tell of everything that is shown. */
+/** Plays tracks in step. `change` events tell of everything that is shown, `failed` of a track that is waiting now. */
 export class Player extends EventTarget {
   /** @param {number} seconds the length of the recording */
   constructor(seconds) {
@@ -36,10 +36,10 @@ export class Player extends EventTarget {
    * @param {number} duration
    */
   add(element, start, duration) {
-    const track = { element, start, duration, failed: false };
+    /** @type {Track} */ const track = { element, start, duration, state: "good" };
     element.preservesPitch = true;
     element.addEventListener("error", () => {
-      track.failed = true;
+      track.state = "waiting";
       this.dispatchEvent(new CustomEvent("failed", { detail: track }));
     });
     // Recorders round; what was recorded counts.
@@ -118,9 +118,34 @@ export class Player extends EventTarget {
     }
   }
 
+  /** @param {Track} track that waits: it is fetched anew */
+  retry(track) {
+    track.state = "good";
+    track.element.load();
+    this.apply(); // a new source begins with the usual speed
+  }
+
+  /** @param {Track} track that cannot be played */
+  giveUp(track) {
+    track.state = "failed";
+    this.changed();
+  }
+
   /** @param {Track} track */
   isIn(track) {
-    return !track.failed && this.position >= track.start && this.position < track.start + track.duration;
+    return track.state === "good" && this.covers(track);
+  }
+
+  /** @param {Track} track */
+  covers(track) {
+    return this.position >= track.start && this.position < track.start + track.duration;
+  }
+
+  /** Whether a sound is away for a while, which nobody wants to miss. */
+  get stands() {
+    return this.tracks.some(
+      (track) => track.state === "waiting" && track.element instanceof HTMLAudioElement && this.covers(track),
+    );
   }
 
   /**
@@ -136,6 +161,11 @@ export class Player extends EventTarget {
     const now = performance.now();
     const passed = ((now - this.last) / 1000) * this.speed;
     this.last = now;
+    if (this.stands) {
+      for (const { element } of this.tracks) element.pause();
+      this.changed();
+      return;
+    }
     const audible = this.tracks.find((track) => this.isIn(track) && track.element instanceof HTMLAudioElement);
     const master = audible ?? this.tracks.find((track) => this.isIn(track));
     if (!master) this.position += passed;

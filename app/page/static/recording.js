@@ -1,15 +1,16 @@
 // The page of one recording: its player, its waveforms, and what can be done with it.
 
-import { ApiError, call } from "./api.js";
+import { ApiError, call, callUntilAnswered, pause, waits } from "./api.js";
+import { watchHistory } from "./history.js";
 import { onKey } from "./keys.js";
 import { Player } from "./player.js";
 import { prefer, preference } from "./preferences.js";
-import { keepAlive } from "./session.js";
+import { keepAlive, signInAgain } from "./session.js";
 import { showTimes } from "./times.js";
 import { Wave } from "./wave.js";
 
 /** @typedef {{name: string, kind: string, type: string, start: number, duration: number, path: string, masks: [number, number][], encrypted: boolean}} Media */
-/** @type {{path: string, start: number, seconds: number, callUUIDs: string[], media: Media[]}} */
+/** @type {{path: string, id: string, start: number, seconds: number, callUUIDs: string[], media: Media[]}} */
 const data = JSON.parse(byId("recording-data").textContent ?? "");
 const status = byId("status");
 const player = new Player(data.seconds);
@@ -19,6 +20,8 @@ const listen = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => 
 /** The part of the recording that is shown. */
 const shown = { start: 0, end: data.seconds };
 /** @type {Map<Wave, [number, number][]>} */ const silences = new Map();
+/** @type {{name: string, displayName: string}[]} */ let definitions = [];
+let takesAlong = "";
 
 addMedia();
 watchPlayer();
@@ -26,9 +29,11 @@ watchTimeline();
 watchCopying();
 watchNeighbours();
 watchProtection();
-void watchLabels();
+watchLabels();
+void loadDefinitions();
 void addScreens();
 watchDownloads();
+watchHistory(data.id);
 goToFragment();
 addEventListener("hashchange", goToFragment);
 
@@ -95,32 +100,58 @@ function addMedia() {
     tellProblem("There is nothing that can be played here. The media files say why.");
   }
   for (const media of data.media.filter((each) => each.kind === "video")) addVideo(media, "Screen");
-  player.addEventListener("failed", (event) => {
-    const { element } = /** @type {CustomEvent} */ (event).detail;
-    void explain(element);
-  });
+  player.addEventListener("failed", (event) => void recover(/** @type {CustomEvent} */ (event).detail));
 }
 
 /**
- * Asks the service why an element has failed: a browser does not tell.
+ * Asks the service why a track has failed, for a browser does not tell, and plays it again when that has passed.
  *
- * @param {HTMLMediaElement} element
+ * @param {import("./player.js").Track} track
  */
-async function explain(element) {
-  let why = "It cannot be played here: this browser does not know its codec. Download it to listen.";
-  const response = await fetch(element.src, { headers: { Range: "bytes=0-0" } }).catch(() => null);
-  if (!response) why = "The service cannot be reached at the moment.";
-  else if (response.ok) void response.body?.cancel();
-  else why = (await response.json().catch(() => null))?.statusMessage ?? why;
-  tellWhy(element.dataset.name ?? "", why);
-  tellProblem(why);
+async function recover(track) {
+  const { element } = track;
+  const name = element.dataset.name ?? "";
+  const tell = (/** @type {string} */ why) => {
+    tellWhy(name, why);
+    tellProblem(why);
+  };
+  for (const wait of waits()) {
+    const response = await fetch(element.src, { headers: { Range: "bytes=0-0" } }).catch(() => null);
+    if (response?.ok) {
+      void response.body?.cancel();
+      // What fails twice although its bytes are there will fail again.
+      const isHopeless = element.dataset.retried === "yes";
+      tell(isHopeless ? "It cannot be played here: this browser does not know its codec. Download it to listen." : "");
+      element.dataset.retried = "yes";
+      element.addEventListener("playing", () => delete element.dataset.retried, { once: true });
+      if (isHopeless) player.giveUp(track);
+      else player.retry(track);
+      return;
+    }
+    if (response?.status === 401) {
+      keepPlace();
+      signInAgain();
+      return;
+    }
+    const envelope = await response?.json().catch(() => null);
+    const error = response
+      ? new ApiError(response.status, envelope?.statusCode ?? 4, envelope?.statusMessage ?? "It cannot be played.")
+      : new ApiError(0, 0, "The service cannot be reached at the moment.");
+    if (!error.passes) {
+      tell(error.message);
+      player.giveUp(track);
+      return;
+    }
+    tell(error.inTheMeantime);
+    await pause(wait);
+  }
 }
 
-/** @param {string} text */
+/** @param {string} text nothing if all is well */
 function tellProblem(text) {
   const problem = byId("player-problem");
   problem.textContent = text;
-  problem.hidden = false;
+  problem.hidden = !text;
 }
 
 /**
@@ -128,26 +159,47 @@ function tellProblem(text) {
  * @param {Media} media
  * @param {HTMLElement} state
  */
-async function load(wave, media, state, tries = 0) {
+async function load(wave, media, state) {
   const path = media.path.replace("/play/", "/peaks/");
+  const tell = (/** @type {string} */ why) => {
+    state.textContent = why && `No waveform: ${why}`;
+  };
   try {
-    const answer = await call(path);
-    if (answer.peaks) {
-      wave.show(answer.peaks);
-      silences.set(wave, wave.silences());
-      player.skipped = [...data.media.flatMap((each) => each.masks), ...common([...silences.values()])];
-      state.textContent = "";
-    } else if (answer.reason === "busy" && tries < 5) {
-      state.textContent = "waveform follows";
-      setTimeout(() => void load(wave, media, state, tries + 1), 3000);
-    } else {
-      state.textContent = `no waveform: ${answer.message}`;
+    for (const wait of waits(2000)) {
+      const answer = await callUntilAnswered(path, tell);
+      if (answer.peaks) {
+        showWave(wave, media, answer.peaks);
+        return;
+      }
       wave.draw();
+      const passes = answer.reason === "busy" || answer.reason === "storage";
+      if (answer.reason === "busy") state.textContent = "The waveform follows.";
+      else tell(passes ? `${answer.message} Trying again …` : answer.message);
       if (answer.reason === "missing" || answer.reason === "storage") tellWhy(media.name, answer.message);
+      if (!passes) return;
+      await pause(wait);
     }
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    state.textContent = `no waveform: ${error.message}`;
+    tell(error.message);
+  }
+}
+
+/**
+ * @param {Wave} wave
+ * @param {Media} media
+ * @param {import("./wave.js").Peaks} peaks
+ */
+function showWave(wave, media, peaks) {
+  wave.show(peaks);
+  silences.set(wave, wave.silences());
+  player.skipped = [...data.media.flatMap((each) => each.masks), ...common([...silences.values()])];
+  const row = /** @type {HTMLElement} */ (document.querySelector(`.track[data-media="${CSS.escape(media.name)}"]`));
+  for (const channel of row.querySelectorAll(".channel")) {
+    /** @type {HTMLElement} */ (channel).hidden = peaks.channels.length < 2;
+  }
+  if (player.tracks.every((track) => track.element.dataset.name !== media.name || track.state !== "failed")) {
+    tellWhy(media.name, "");
   }
 }
 
@@ -183,7 +235,7 @@ function addVideo(media, title) {
   video.src = source(media.path);
   video.dataset.name = media.name;
   video.setAttribute("aria-label", title);
-  caption.textContent = title;
+  caption.textContent = `${title}, without sound, in step with the call`;
   figure.append(video, caption);
   screens.append(figure);
   player.add(video, media.start, media.duration);
@@ -192,14 +244,16 @@ function addVideo(media, title) {
 /** Screen recordings are those that share a call with this recording. */
 async function addScreens() {
   /** @type {Map<string, any>} */ const found = new Map();
+  const tell = (/** @type {string} */ problem) => tellWhatGoesAlong(problem && `Screen recordings: ${problem}`);
   try {
     for (const callUUID of data.callUUIDs.slice(0, 10)) {
       const query = new URLSearchParams({ callUUID, limit: "20" });
-      for (const each of (await call(`/screen-recordings?${query}`)).screenRecordings) found.set(each.id, each);
+      const { screenRecordings } = await callUntilAnswered(`/screen-recordings?${query}`, tell);
+      for (const each of screenRecordings) found.set(each.id, each);
     }
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    byId("takes-along").textContent = `Screen recordings: ${error.message}`;
+    tell(error.message);
     return;
   }
   let number = 0;
@@ -212,8 +266,13 @@ async function addScreens() {
     }
   }
   const count = found.size === 1 ? "1 screen recording" : `${found.size} screen recordings`;
-  const locked = [...found.values()].filter((each) => each.nonDelete).length;
-  if (found.size) byId("takes-along").textContent = `Takes along ${count}${locked ? `, of which ${locked} protected now` : ""}.`;
+  if (found.size) tellWhatGoesAlong(`Protection takes along ${count}.`);
+}
+
+/** @param {string} text */
+function tellWhatGoesAlong(text) {
+  takesAlong = text;
+  byId("takes-along").textContent = text;
 }
 
 function watchPlayer() {
@@ -352,6 +411,15 @@ function watchPlayer() {
   for (const button of document.querySelectorAll("button.seek")) {
     button.addEventListener("click", () => player.seek(Number(/** @type {HTMLElement} */ (button).dataset.second)));
   }
+  const extras = byId("extras");
+  byId("more-controls").addEventListener("click", (event) => {
+    const isOpen = extras.classList.toggle("open");
+    /** @type {HTMLElement} */ (event.currentTarget).setAttribute("aria-expanded", String(isOpen));
+  });
+  // Nothing may end under the player, however many lines it has.
+  new ResizeObserver(([{ target }]) => {
+    document.documentElement.style.setProperty("--player", `${target.getBoundingClientRect().height}px`);
+  }).observe(byId("player"));
   volume.value = preference("volume", "100");
   setVolume();
   setSpeed(Number(preference("speed", "1")));
@@ -483,42 +551,57 @@ function watchNeighbours() {
   link("next", results.paths[at + 1] ?? results.next);
 }
 
-const WORDS = /** @type {Record<string, {operationName?: string, title: string, text: string}>} */ ({
+const REASON = "Reason (optional, kept with the lock and in the audit log)";
+
+/**
+ * What is asked before something is done. `asks` is what the text is for, if one is asked for, and `most` its length.
+ *
+ * @typedef {{title: string, text: string, go?: string, operationName?: string, asks?: string, most?: number}} Words
+ * @type {Record<string, Words>}
+ */
+const WORDS = {
   apply: {
     operationName: "applyNonDelete",
     title: "Protect",
     text: "Nobody can delete a protected recording. Its screen recordings are protected with it.",
+    asks: REASON,
+    most: 500,
   },
   unapply: {
     operationName: "unapplyNonDelete",
     title: "Unprotect",
     text: "A recording that is not protected can be deleted, by a purge too.",
+    asks: "Reason (optional, kept in the audit log)",
+    most: 500,
   },
+  comment: { title: "Comment", text: "", go: "Save", asks: "Comment (empty: none)", most: 1000 },
   download: { title: "Download", text: "The file leaves Recall. The audit log keeps who downloaded it, and when." },
-});
+};
 
 /**
- * @param {string} action
- * @param {(reason: string) => Promise<void>} act
+ * @param {Words} words
+ * @param {(text: string) => Promise<void>} act
+ * @param {string} [value] the text until now
  */
-function ask(action, act) {
-  const words = WORDS[action];
+function ask(words, act, value = "") {
   const dialog = /** @type {HTMLDialogElement} */ (byId("act"));
   const go = /** @type {HTMLButtonElement} */ (byId("act-go"));
-  const reason = /** @type {HTMLTextAreaElement} */ (byId("act-reason"));
+  const text = /** @type {HTMLTextAreaElement} */ (byId("act-reason"));
   byId("act-title").textContent = words.title;
   byId("act-text").textContent = words.text;
-  byId("act-reason-field").hidden = !words.operationName;
+  byId("act-reason-field").hidden = !words.asks;
+  byId("act-asks").textContent = words.asks ?? "";
   byId("act-problem").hidden = true;
-  go.textContent = words.title;
+  go.textContent = words.go ?? words.title;
   go.disabled = false;
-  reason.value = "";
+  text.maxLength = words.most ?? 0;
+  text.value = value;
   byId("act-cancel").onclick = () => dialog.close();
   /** @type {HTMLFormElement} */ (byId("act-form")).onsubmit = async (event) => {
     event.preventDefault();
     go.disabled = true;
     try {
-      await act(reason.value.trim());
+      await act(text.value.trim());
       dialog.close();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -530,24 +613,50 @@ function ask(action, act) {
   dialog.showModal();
 }
 
-function watchProtection() {
-  for (const button of document.querySelectorAll("[data-action]")) {
-    const action = /** @type {HTMLElement} */ (button).dataset.action ?? "";
-    button.addEventListener("click", () =>
-      ask(action, async (reason) => {
-        const body = { operationName: WORDS[action].operationName, ...(reason && { reason }) };
-        await call(data.path, { method: "POST", body });
-        reload();
-      }),
-    );
-  }
-}
-
-/** Shows the recording anew, where it was. */
-function reload() {
+/** Keeps the place in the address. */
+function keepPlace() {
   const position = Math.floor(player.position);
   history.replaceState(null, "", position ? `#t=${position}` : location.pathname);
-  location.reload();
+}
+
+/**
+ * Shows what has changed, as the service has it now. Who listens goes on listening.
+ *
+ * @param {string} told what has happened
+ * @param {string} focused a selector of what has the focus then
+ */
+async function refresh(told, focused) {
+  const response = await fetch(location.pathname).catch(() => null);
+  if (!response?.ok || response.redirected) {
+    keepPlace();
+    location.reload();
+    return;
+  }
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const id of ["lock", "labelling", "raw"]) {
+    const part = fresh.getElementById(id);
+    if (part) byId(id).replaceWith(document.adoptNode(part));
+  }
+  byId("takes-along").textContent = takesAlong;
+  offerDefinitions();
+  showTimes();
+  status.textContent = told;
+  toast(told);
+  dispatchEvent(new Event("recall:changed"));
+  // A dialog that closes gives the focus back to a button that is not there any more.
+  setTimeout(() => /** @type {HTMLElement | null} */ (document.querySelector(focused))?.focus());
+}
+
+function watchProtection() {
+  byId("recording").addEventListener("click", (event) => {
+    const button = /** @type {HTMLElement} */ (event.target).closest("button[data-action]");
+    if (!button) return;
+    const words = WORDS[/** @type {HTMLElement} */ (button).dataset.action ?? ""];
+    ask(words, async (reason) => {
+      await call(data.path, { method: "POST", body: { operationName: words.operationName, ...(reason && { reason }) } });
+      await refresh(words.operationName === "applyNonDelete" ? "Protected" : "No longer protected", "#lock button");
+    });
+  });
 }
 
 function watchDownloads() {
@@ -555,41 +664,66 @@ function watchDownloads() {
     const link = /** @type {HTMLAnchorElement} */ (each);
     link.addEventListener("click", (event) => {
       event.preventDefault();
-      ask("download", async () => {
+      ask(WORDS.download, async () => {
         location.assign(link.href);
       });
     });
   }
 }
 
-async function watchLabels() {
+/** @param {unknown} error */
+function tellLabelProblem(error) {
+  if (!(error instanceof ApiError)) throw error;
   const problem = byId("label-problem");
-  const tell = (/** @type {unknown} */ error) => {
-    if (!(error instanceof ApiError)) throw error;
-    problem.textContent = error.message;
-    problem.hidden = false;
-  };
-  for (const each of document.querySelectorAll("[data-remove]")) {
-    const name = /** @type {HTMLElement} */ (each).dataset.remove ?? "";
-    each.addEventListener("click", () =>
-      call(`${data.path}/labels/${encodeURIComponent(name)}`, { method: "DELETE" }).then(reload, tell),
+  problem.textContent = error.message;
+  problem.hidden = false;
+}
+
+function watchLabels() {
+  const labels = `${data.path}/labels`;
+  const recording = byId("recording");
+  recording.addEventListener("click", (event) => {
+    const { dataset } = /** @type {HTMLElement} */ (
+      /** @type {HTMLElement} */ (event.target).closest("button") ?? event.target
     );
-  }
-  const select = /** @type {HTMLSelectElement} */ (byId("label-name"));
-  const comment = /** @type {HTMLInputElement} */ (byId("label-comment"));
-  byId("label-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const text = comment.value.trim();
-    const body = { name: select.value, ...(text && { comment: text }) };
-    call(`${data.path}/labels`, { method: "POST", body }).then(reload, tell);
-  });
-  try {
-    for (const { name, displayName } of (await call("/recording-label-definitions")).labelDefinitions) {
-      select.append(new Option(displayName, name));
+    const path = `${labels}/${encodeURIComponent(dataset.remove ?? dataset.comment ?? "")}`;
+    if (dataset.remove !== undefined) {
+      call(path, { method: "DELETE" }).then(() => refresh("Label removed", "#label-name"), tellLabelProblem);
+    } else if (dataset.comment !== undefined) {
+      const again = `[data-comment="${CSS.escape(dataset.comment)}"]`;
+      const change = async (/** @type {string} */ comment) => {
+        await call(path, { method: "PUT", body: { comment } });
+        await refresh("Comment saved", again);
+      };
+      ask({ ...WORDS.comment, title: `Comment on “${dataset.label}”` }, change, dataset.text);
     }
+  });
+  recording.addEventListener("submit", (event) => {
+    if (/** @type {HTMLElement} */ (event.target).id !== "label-form") return;
+    event.preventDefault();
+    const name = /** @type {HTMLSelectElement} */ (byId("label-name")).value;
+    const comment = /** @type {HTMLInputElement} */ (byId("label-comment")).value.trim();
+    const body = { name, ...(comment && { comment }) };
+    call(labels, { method: "POST", body }).then(() => refresh("Labelled", "#label-name"), tellLabelProblem);
+  });
+}
+
+async function loadDefinitions() {
+  const tell = (/** @type {string} */ problem) => {
+    byId("label-problem").textContent = problem;
+    byId("label-problem").hidden = !problem;
+  };
+  try {
+    definitions = (await callUntilAnswered("/recording-label-definitions", tell)).labelDefinitions;
+    offerDefinitions();
   } catch (error) {
-    tell(error);
+    tellLabelProblem(error);
   }
+}
+
+function offerDefinitions() {
+  const select = /** @type {HTMLSelectElement} */ (byId("label-name"));
+  for (const { name, displayName } of definitions) select.append(new Option(displayName, name));
 }
 
 showTimes();

@@ -1,0 +1,132 @@
+"""What tests do in a browser: sign in, wait, listen, and look for what nobody should find."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, ViewportSize
+
+from tests.page.conftest import NewContext
+from tests.page.support import signed_in
+from tests.support.service import Service
+from tests.support.waiting import eventually
+
+NARROW = ViewportSize(width=320, height=640)
+WIDE = ViewportSize(width=1280, height=720)
+# 200 % of a screen 1,280 wide.
+ZOOMED = ViewportSize(width=640, height=400)
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+# What depends on colours alone.
+CONTRAST = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+
+SECONDS = "Number(document.getElementById('position').getAttribute('aria-valuenow'))"
+
+# Whatever goes to the loudspeakers is led through two analysers, as `heard(channel)`: the loudest frequency in Hz, 0 of
+# silence. `listen()` leads the first element through Web Audio, where the page itself does so only for another balance.
+# `hears(channel)` tells whether it is the tone of the second (tests.page.calls); a loaded machine lags a little.
+LISTEN = """
+const connect = AudioNode.prototype.connect;
+const analysers = [];
+AudioNode.prototype.connect = function (to, ...rest) {
+  if (to instanceof AudioDestinationNode) {
+    const splitter = new ChannelSplitterNode(to.context, { numberOfOutputs: 2 });
+    connect.call(this, splitter);
+    for (const channel of [0, 1]) {
+      analysers[channel] = new AnalyserNode(to.context, { fftSize: 4096, smoothingTimeConstant: 0 });
+      connect.call(splitter, analysers[channel], channel);
+    }
+  }
+  return connect.call(this, to, ...rest);
+};
+window.listen = () => {
+  const context = new AudioContext();
+  context.createMediaElementSource(document.querySelector("audio")).connect(context.destination);
+};
+window.heard = (channel = 0) => {
+  const analyser = analysers[channel];
+  const bins = new Float32Array(analyser.frequencyBinCount);
+  analyser.getFloatFrequencyData(bins);
+  const best = bins.indexOf(Math.max(...bins));
+  return bins[best] < -60 ? 0 : (best * analyser.context.sampleRate) / analyser.fftSize;
+};
+window.hears = (channel = 0) => {
+  const now = document.querySelector("audio").currentTime;
+  return [-0.3, 0].some((shift) => {
+    const tone = (500 + 100 * (Math.floor(now + shift) % 10)) * (channel + 1);
+    return Math.abs(window.heard(channel) - tone) < 30;
+  });
+};
+"""
+
+_sessions: WeakKeyDictionary[Service, dict[str, Any]] = WeakKeyDictionary()
+
+
+async def sign_in(page: Page, name: str = "admin") -> None:
+    await page.get_by_label("User name").fill(name)
+    await page.get_by_label("Password").fill(f"{name}-password")
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url("**/ui/recordings**")
+
+
+async def opened(service: Service, new_context: NewContext, path: str, user: str = "admin", **options: Any) -> Page:
+    """A page of somebody who is signed in; several share a session, so none may sign out."""
+    context = await new_context(service.url, **options)
+    sessions = _sessions.setdefault(service, {})
+    if user not in sessions:
+        client = await signed_in(service, user)
+        sessions[user] = [{"name": c.name, "value": c.value or "", "url": service.url} for c in client.cookies.jar]
+    await context.add_cookies(sessions[user])
+    await context.add_init_script(LISTEN)
+    page = await context.new_page()
+    await page.goto(path)
+    return page
+
+
+async def until(page: Page, expression: str) -> None:
+    """Playwright's own way needs `eval`, which the page's policy forbids."""
+
+    async def holds() -> bool:
+        return bool(await page.evaluate(expression))
+
+    await eventually(holds, seconds=30)
+
+
+async def position(page: Page) -> float:
+    """Where the player is, in seconds."""
+    return float(await page.evaluate(SECONDS))
+
+
+async def focus_by_tab(page: Page, selector: str, most: int = 200) -> None:
+    for _ in range(most):
+        if await page.evaluate("selector => Boolean(document.activeElement?.matches(selector))", selector):
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"{selector} cannot be reached by Tab")
+
+
+async def assert_accessible(page: Page, rules: dict[str, Any] | None = None) -> None:
+    results = await Axe().run(page, options=rules or RULES)
+    assert results.violations_count == 0, results.generate_report()
+
+
+async def assert_fits(page: Page) -> None:
+    overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+
+
+async def assert_good_in_every_look(page: Page) -> None:
+    """Of the page as it is: light and dark, wide, narrow and zoomed."""
+    await page.set_viewport_size(WIDE)
+    await page.emulate_media(color_scheme="light")
+    await assert_accessible(page)
+    await page.emulate_media(color_scheme="dark")
+    await assert_accessible(page, CONTRAST)
+    await assert_fits(page)
+    await page.set_viewport_size(ZOOMED)
+    await assert_fits(page)
+    await page.set_viewport_size(NARROW)
+    await assert_fits(page)
+    await assert_accessible(page)
+    await page.emulate_media(color_scheme="light")
+    await assert_accessible(page, CONTRAST)
