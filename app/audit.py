@@ -28,6 +28,7 @@ from app.settings import ConfigurationError
 # one that was refused before its path was looked at, "ops-post" a POST that was not stored.
 Operation = Literal[
     "play",
+    "export",
     "delete",
     "delete-media",
     "purge",
@@ -105,11 +106,12 @@ class Entry(msgspec.Struct, kw_only=True, rename="camel"):
     changed: list[str] | UnsetType = UNSET
     digest_before: str | UnsetType = UNSET
     digest_after: str | UnsetType = UNSET
-    # Only plays have these, and deletions of media objects `media`.
+    # Only plays have these; exports `bytes_sent` and `completed`, too, and deletions of media objects `media`.
     media: str | UnsetType = UNSET  # the last segment of the path of a play, or its UUID
     media_id: str | UnsetType = UNSET
     bytes_sent: int | UnsetType = UNSET
     completed: bool | UnsetType = UNSET
+    digest: str | UnsetType = UNSET  # of an export: the SHA-256 of the manifest
     listen: str | UnsetType = UNSET  # the same for all requests of one listening in the page
     download: bool | UnsetType = UNSET  # true if it was asked for as a file to keep
     id: str | UnsetType = UNSET

@@ -13,6 +13,7 @@ from app.lifecycle.audit_indexing import AuditIndexing
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
 from app.lifecycle.operations import Operations
+from app.lifecycle.package import Packages
 from app.lifecycle.protection import Protection
 from app.lifecycle.sessions import Sessions
 from app.media.storages import MediaStorages, open_storages
@@ -54,6 +55,7 @@ class Services:
     labelling: Labelling
     deletion: Deletion
     operations: Operations
+    packages: Packages
     storages: MediaStorages
     waveforms: Waveforms
     metrics: CollectorRegistry
@@ -114,6 +116,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
                 settings,
                 metrics,
             ),
+            packages=Packages(repositories, storages, settings.storage, audit_index if indexing else None),
             storages=storages,
             waveforms=Waveforms(storages, streams, metrics),
             metrics=metrics,

@@ -41,12 +41,12 @@ _BYTES_IN_MEMORY = 4 * 1024 * 1024
 
 async def search(request: Request) -> Response:
     """`GET /ops/contact-centers/{cc}/recordings?…`"""
-    return await search_page(request, _ops_addresses(request))
+    return await search_page(request, ops_addresses(request))
 
 
 async def read(request: Request) -> Response:
     """`GET /ops/contact-centers/{cc}/recordings/{id}`"""
-    return await read_one(request, NAMES[resource_of(request)].one, _ops_addresses(request))
+    return await read_one(request, NAMES[resource_of(request)].one, ops_addresses(request))
 
 
 async def read_internal(request: Request) -> Response:
@@ -96,7 +96,7 @@ async def versions(request: Request) -> Response:
     recordings = repository(request)
     stored = await recordings.get(scope_of(request), path_segment(request, "id"))
     found = await recordings.versions(stored)
-    texts = _version_texts(recordings.version_store.with_content(found), _ops_addresses(request))
+    texts = _version_texts(recordings.version_store.with_content(found), ops_addresses(request))
     if sum(former.bytes for former in found) <= _BYTES_IN_MEMORY:
         return envelope({"versions": [msgspec.Raw(text) async for text in texts]})
     return StreamingResponse(_streamed(texts), headers={"Cache-Control": "no-store"}, media_type="application/json")
@@ -135,7 +135,8 @@ def _with_media(request: Request) -> bool:
     return parameters == [("subresources", "*")]
 
 
-def _ops_addresses(request: Request) -> MediaAddresses:
+def ops_addresses(request: Request) -> MediaAddresses:
+    """Returns how ops reach the media files of the contact center that the path names."""
     prefix = f"/ops/contact-centers/{encode_segment(contact_center_of(request))}"
     return MediaAddresses(api_url(request), prefix, descriptors=True)
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from app.api.audit import audit_entry
 from app.api.requests import owner_of, path_segment, query_parameters, repository, scope_of, services
 from app.errors import MediaNotFound, MediaStorageRefused, OtherMediaObject
-from app.media.answers import open_media
+from app.media.answers import is_html, open_media
 from app.media.location import Location, LocationNotAllowed, resolve_location
 from app.media.response import MediaResponse, unless_client_leaves
 from app.recordings.model import media_file_named
@@ -34,12 +34,10 @@ _TOKEN = r"[!#$%&'*+.^_`|~\w-]+"  # noqa: S105  # of HTTP's grammar
 _PLAYABLE = re.compile(
     rf"(?:audio|video)/{_TOKEN}(?:[ \t]*;[ \t]*{_TOKEN}=(?:{_TOKEN}|\"[ !#-\[\]-~]*\"))*", re.IGNORECASE | re.ASCII
 )
-_HTML = re.compile(r"(?:text/html|application/xhtml\+xml)\s*(?:;.*)?", re.IGNORECASE)
-_HTML_EXTENSION = re.compile(r"\.(?:x?html?|shtml)", re.IGNORECASE)
 
 _EXTENSION = re.compile(r"\.[0-9A-Za-z]{1,10}")
 _LISTEN = re.compile(r"[0-9A-Za-z-]{1,64}")
-_LONGEST_FILE_NAME = 200  # bytes in UTF-8
+LONGEST_FILE_NAME = 200  # bytes in UTF-8
 
 
 async def play(request: Request) -> Response:
@@ -72,7 +70,7 @@ async def _open(
     request: Request, media: Mapping[str, Any], name: str, location: Location, place: Place, *, download: bool
 ) -> MediaResponse:
     """Returns a response that gives back the place at its end."""
-    may_be_html = _is_html(media.get("type"), name)
+    may_be_html = is_html(media.get("type"), name)
     opening = open_media(
         services(request).storages, request.method, location, request.headers, name, may_be_html=may_be_html
     )
@@ -90,7 +88,7 @@ async def _open(
             if content_type is None:
                 headers["Content-Disposition"] = "attachment"
             if download:
-                headers["Content-Disposition"] = _attachment(_file_name(media, name))
+                headers["Content-Disposition"] = attachment(_file_name(media, name))
         settings = services(request).settings
         return MediaResponse(
             stream,
@@ -111,18 +109,13 @@ def _playable(media_type: str | None) -> str | None:
     return media_type if _PLAYABLE.fullmatch(media_type) else None
 
 
-def _is_html(media_type: str | None, name: str) -> bool:
-    """Whether the media file itself is an HTML page, by its type or else its extension."""
-    return bool(_HTML.fullmatch(media_type.strip()) if media_type else _HTML_EXTENSION.fullmatch(_suffix(name)))
-
-
 def _file_name(media: Mapping[str, Any], name: str) -> str:
     """The mediaId as a file name, with the extension of `name` if it has none; without a mediaId it is `name`."""
     media_id = media.get("mediaId")
     if not media_id:
         return name
     # A character that is cut through is left out.
-    shortened = media_id.encode(errors="replace")[:_LONGEST_FILE_NAME].decode(errors="ignore")
+    shortened = media_id.encode(errors="replace")[:LONGEST_FILE_NAME].decode(errors="ignore")
     return str(shortened) if _suffix(shortened) else f"{shortened}{_suffix(name)}"
 
 
@@ -131,7 +124,7 @@ def _suffix(name: str) -> str:
     return suffix if _EXTENSION.fullmatch(suffix) else ""
 
 
-def _attachment(file_name: str) -> str:
+def attachment(file_name: str) -> str:
     """RFC 6266; old clients read the first name, in which what is special to them is replaced."""
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\/%' else "_" for c in file_name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='')}"

@@ -111,7 +111,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
         async with services(request).searches.place(owner, places_of(criteria)):
             page = await repository(request).search(scope, criteria, wanted, reserve)
             total = await _total(request, criteria) if wanted.total else {}
-        shown = await _shown(request, [hit.source for hit in page.hits], addresses)
+        shown = await shown_to(request, [hit.source for hit in page.hits], addresses)
         content: dict[str, object] = {NAMES[resource_of(request)].many: msgspec.Raw(b"[%b]" % b",".join(shown))}
         query = request.scope["query_string"].decode("latin-1")
         url = f"{base_url(request)}{request.scope['path']}?{query}"
@@ -132,11 +132,11 @@ async def _total(request: Request, criteria: Criteria) -> dict[str, object]:
 async def read_one(request: Request, name: str, addresses: MediaAddresses) -> Response:
     """One recording under a name; raises RecordingNotFound."""
     source = await repository(request).find(scope_of(request), path_segment(request, "id"))
-    (shown,) = await _shown(request, [source], addresses)
+    (shown,) = await shown_to(request, [source], addresses)
     return envelope({name: msgspec.Raw(shown)})
 
 
-async def _shown(request: Request, sources: Sequence[Source], addresses: MediaAddresses) -> list[bytes]:
+async def shown_to(request: Request, sources: Sequence[Source], addresses: MediaAddresses) -> list[bytes]:
     """Returns the JSON that the client sees of stored recordings of one contact center."""
     labelled = next((source for source in sources if source.has_labels), None)
     # Read again for each answer, because any process may change a display name. Without labels it costs nothing.

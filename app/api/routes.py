@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from starlette.routing import Route
 
-from app.api import about, audit_search, docs, health, labels, operations, ops, playback, posting, recordings
+from app.api import about, audit_search, docs, health, labels, operations, ops, package, playback, posting, recordings
 from app.api.dispatch import Dispatcher
 from app.api.endpoint import Choice, Endpoint, Method
 from app.api.requests import API
@@ -25,6 +25,7 @@ _UNAPPLY = Choice("unapply", audit="unapply")
 _SEARCH = Method(handler=recordings.search, operation="search", audit=None)
 _READ = Method(handler=recordings.read, operation="read", audit=None)
 _PLAY = Method(handler=playback.play, operation="play", audit="play")
+_EXPORT = Method(handler=package.export, operation="export", audit="export")
 _PROTECT = Method(
     handler=recordings.protect,
     operation={"applyNonDelete": _APPLY, "unapplyNonDelete": _UNAPPLY, "unapplyNonDeletion": _UNAPPLY},
@@ -140,6 +141,22 @@ ENDPOINTS: Sequence[Endpoint] = (
     *_for_readers("screen-recordings"),
     *_for_ops("recordings"),
     *_for_ops("screen-recordings"),
+    Endpoint(
+        name="recording-package",
+        path=f"{API}/recordings/{{id}}/package",
+        authentication="basic",
+        resource="recordings",
+        get=_EXPORT,
+        headers=playback.HEADERS,
+    ),
+    Endpoint(
+        name="ops-recording-package",
+        path=f"{_OPS}/recordings/{{id}}/package",
+        authentication="basic",
+        resource="recordings",
+        get=replace(_EXPORT, operation="ops-export"),
+        headers=playback.HEADERS,
+    ),
     Endpoint(
         name="recording-labels",
         path=f"{API}/recordings/{{id}}/labels",

@@ -38,6 +38,9 @@ _FINAL = {
 
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
+_HTML = re.compile(r"(?:text/html|application/xhtml\+xml)\s*(?:;.*)?", re.IGNORECASE)
+_HTML_NAME = re.compile(r".*\.(?:x?html?|shtml)", re.IGNORECASE | re.DOTALL)
+
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 # What a storage tells of a file and a player wants to know, as it is.
@@ -88,6 +91,11 @@ class _Contradiction(Exception):
 
 class _Unsatisfiable(_Contradiction):
     """The storage answers that the file has no part of the range (416). Some do so without reason."""
+
+
+def is_html(media_type: str | None, name: str) -> bool:
+    """Returns whether a media file itself is an HTML page, by its type or else the extension of its name."""
+    return bool(_HTML.fullmatch(media_type.strip()) if media_type else _HTML_NAME.fullmatch(name))
 
 
 async def open_media(

@@ -12,12 +12,13 @@ from elasticsearch import AsyncElasticsearch
 
 from app import codec
 from app.errors import ElasticsearchUnavailable
+from app.recordings.identity import Resource
 from app.search.clauses import Query, all_of
 from app.search.paging import MAX_TOTAL, Page, PageRequest
 from app.settings import Settings
 from app.store.client import raw_request, store_errors
 from app.store.hits import HitDecoder
-from app.store.indices import alias
+from app.store.indices import alias, refresh
 from app.store.walk import walk
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ class FoundLine(NamedTuple):
 class _Hit(msgspec.Struct, rename={"source": "_source"}):
     sort: tuple[str, str]  # the time in milliseconds since 1970, and the id
     source: msgspec.Raw
+
+
+class _Subject(msgspec.Struct):
+    resource: str | None = None
 
 
 class _Hits(msgspec.Struct):
@@ -111,6 +116,24 @@ class AuditIndex:
         body = {"query": _query(contact_center, conditions), "size": 0, "track_total_hits": MAX_TOTAL}
         total = codec.decode(await self._search(body))["hits"]["total"]
         return min(total["value"], MAX_TOTAL), total["relation"] == "eq"
+
+    async def about(self, contact_center: str, resource: Resource, recording_id: str) -> AsyncIterator[list[bytes]]:
+        """Yields all lines about a recording, as they are, the oldest first, some at a time."""
+        async with store_errors(self._seconds):
+            await refresh(self._client, self._index)
+        body: dict[str, Any] = {
+            "query": _query(contact_center, [{"term": {"recordingId": recording_id}}]),
+            "sort": [{"time": {"order": "asc", "format": "epoch_millis"}}, {"id": "asc"}],
+            "size": _BATCH,
+            "track_total_hits": False,
+        }
+        while True:
+            hits = msgspec.json.decode(await self._search(body), type=_Found).hits.hits
+            texts = [bytes(hit.source) for hit in hits]
+            yield [text for text in texts if msgspec.json.decode(text, type=_Subject).resource == resource]
+            if len(hits) < _BATCH:
+                return
+            body["search_after"] = list(hits[-1].sort)
 
     async def delete_before(self, instant: int) -> int:
         """Deletes the lines of before an instant; returns how many."""

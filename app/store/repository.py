@@ -634,6 +634,22 @@ class RecordingRepository:
             found += map(_stored, hits)
         return found
 
+    async def within_calls(self, scope: Scope, calls: Collection[str]) -> AsyncIterator[StoredRecording]:
+        """Yields the recordings that the scope admits and that share a media `callUUID`, some in memory at a time.
+
+        They are as of the last acknowledged write, newest first. `app.search.fields.call_uuids` returns the calls.
+        """
+        await self._refresh()
+        body: dict[str, Any] = {
+            "query": {"bool": {"filter": [query(scope, ()), {"terms": {"callUUIDs": [*calls]}}]}},
+            "sort": [*ORDER, {"region": "asc"}],
+            "seq_no_primary_term": True,
+            "size": _BATCH,
+        }
+        async for hits in self._all(body):
+            for hit in hits:
+                yield _stored(hit)
+
     async def contact_centers(self, region: str) -> set[str]:
         """Returns the contact centers that have recordings in a region."""
         found: set[str] = set()

@@ -186,7 +186,7 @@ async def test_what_does_not_exist(audited: Audited) -> None:
         elif row.method.audit is None:
             assert audited.lines() == [], (row.name, row.path)
     assert seen == {
-        *("play", "delete", "protection", "add-label", "update-label", "delete-label"),
+        *("play", "export", "delete", "protection", "add-label", "update-label", "delete-label"),
         *("update-label-definition", "delete-label-definition", "cancel-operation"),
     }
 

@@ -279,6 +279,26 @@ def _playing(what: str) -> Described:
     )
 
 
+_EXPORTING = Described(
+    summary="Export an evidence package of a recording",
+    description=(
+        "Streams a zip with `recording.json`, every media file, the associated screen recordings, the recording's "
+        "audit lines, and `manifest.json` with the size and the SHA-256 of each. If something fails on the way, the "
+        "connection ends before the zip does. `recall verify` checks one. An administrator with limits gets what she "
+        "sees."
+    ),
+    answers={
+        200: Answer(
+            description="The zip.",
+            content=None,
+            media_types=("application/zip",),
+            headers={"Content-Disposition": "With a name made of the recording's id."},
+        )
+    },
+    errors=(*_FOUND, *_SHARE, *_STORAGE, *_STORE),
+)
+
+
 def _versions(what: str, schema: str) -> Described:
     version = objects(
         {"at": DATE, "by": {"type": "string"}, "recording": ref(schema)},
@@ -556,6 +576,8 @@ OPERATIONS: Mapping[tuple[str, str], Described] = {
         answers={200: succeeded("All that have users or recordings.", {"uris": array({"type": "string"})})},
         errors=_STORE,
     ),
+    ("recording-package", "GET"): _EXPORTING,
+    ("ops-recording-package", "GET"): _EXPORTING,
     ("audit", "GET"): _AUDIT,
     ("ops-audit", "GET"): _AUDIT,
     ("me", "GET"): Described(summary="Tell who asks", answers={200: succeeded("The user.", {"user": ref("User")})}),
