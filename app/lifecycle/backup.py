@@ -389,10 +389,10 @@ def _is_content(entry: FileEntry, content: bytes) -> bool:
 def _told(stream: MediaStream) -> dict[str, str]:
     """Returns what a storage tells of an object, as attributes of FileEntry."""
     return {
-        "etag": (header_of(stream, "ETag") or "").removeprefix("W/"),
-        "last_modified": header_of(stream, "Last-Modified") or "",
-        "content_type": header_of(stream, "Content-Type") or "",
-        "content_encoding": header_of(stream, "Content-Encoding") or "",
+        "etag": (header_of(stream.headers, "ETag") or "").removeprefix("W/"),
+        "last_modified": header_of(stream.headers, "Last-Modified") or "",
+        "content_type": header_of(stream.headers, "Content-Type") or "",
+        "content_encoding": header_of(stream.headers, "Content-Encoding") or "",
     }
 
 

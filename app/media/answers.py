@@ -24,7 +24,7 @@ from app.media.conditions import (
 from app.media.location import Location
 from app.media.resuming import resuming
 from app.media.storages import MediaStorages
-from app.media.stream import MediaStream, codings_of, header_of
+from app.media.stream import MediaStream, codings_of, header_of, values_of
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,14 @@ class AcceptedStream:
     """
 
     def __init__(self, stream: MediaStream, status: int, length: int | None, about_the_body: Mapping[str, str]) -> None:
-        about_the_file = {name: stream.headers[name] for name in _OF_THE_FILE if name in stream.headers}
+        told = {name: set(values_of(stream.headers, name)) for name in _OF_THE_FILE}
+        # Of several validators none is one.
+        about_the_file = {name: value for name, values in told.items() if len(values) == 1 for value in values}
         known_length = {} if length is None else {"Content-Length": str(length)}
         self.status = status
         self.length = length
         self.headers: Mapping[str, str] = Headers({**about_the_file, **known_length, **about_the_body})
+        self.ends_with_connection = length is None and header_of(stream.headers, "Transfer-Encoding") is None
         self._stream = stream
         self._left = length
 
@@ -138,7 +141,13 @@ async def open_media(
     except BaseException:
         stream.close()
         raise
-    return resuming(stream, lambda more: storages.open("GET", location, more)) if method == "GET" else stream
+    if method != "GET":
+        return stream
+    return resuming(
+        stream,
+        lambda more: storages.open("GET", location, more),
+        ends_with_connection=stream.ends_with_connection,
+    )
 
 
 class _Opening:
@@ -239,13 +248,13 @@ class _Opening:
         may_be_transformed: bool = False,
     ) -> AcceptedStream:
         """The stream, if its status and headers are an answer to what was asked. Raises _Contradiction."""
-        content_type = (header_of(stream, "Content-Type") or "").partition(";")[0].strip().lower()
-        if content_type in _HTML_TYPES and not self._may_be_html:
+        types = {one.partition(";")[0].strip().lower() for one in values_of(stream.headers, "Content-Type")}
+        if types & _HTML_TYPES and not self._may_be_html:
             raise _Contradiction("it answers with an HTML page where a sound is expected; is a login needed?")
-        if content_type == "multipart/byteranges":
+        if "multipart/byteranges" in types:
             raise _Contradiction("it answers with several ranges")
         about_the_body = _about_the_body(stream)
-        content_range = header_of(stream, "Content-Range")
+        content_range = header_of(stream.headers, "Content-Range")
         if asked is not None and (stream.status == 206 or _is_part_with_200(stream, asked)):
             positions, total = _positions(content_range, asked)
             if stream.length is not None and stream.length != len(positions):
@@ -269,7 +278,7 @@ class _Opening:
 
 def _is_part_with_200(stream: MediaStream, asked: ByteRange) -> bool:
     """Whether a 200 has exactly the range, and its length proves that it has no more: rclone's S3 answers so."""
-    told = parse_content_range(header_of(stream, "Content-Range") or "")
+    told = parse_content_range(header_of(stream.headers, "Content-Range") or "")
     return stream.status == 200 and told is not None and told.answers(asked) and stream.length == len(told.positions)
 
 
@@ -297,5 +306,5 @@ def _about_the_body(stream: MediaStream) -> dict[str, str]:
 
 def _content_length(stream: MediaStream) -> int | None:
     """The length that the answer to HEAD tells, whose own body has none."""
-    value = header_of(stream, "Content-Length")
+    value = header_of(stream.headers, "Content-Length")
     return int(value) if value is not None and _LENGTH.fullmatch(value) else None

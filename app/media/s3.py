@@ -29,7 +29,7 @@ _PRESIGNED_SECONDS = 15 * 60
 _VERSIONS = 100
 
 # The statuses of answers whose XML is read.
-_WITH_BODY = frozenset({200, *range(400, 600)})
+_WITH_BODY = frozenset({200, *range(300, 600)})
 
 # The pause before a request is repeated that S3 refused with 503 SlowDown.
 _SLOW_DOWN_SECONDS = 1.0

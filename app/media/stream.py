@@ -39,15 +39,20 @@ class MediaStream(Protocol):
         ...
 
 
-def header_of(stream: MediaStream, name: str) -> str | None:
+def values_of(headers: Mapping[str, str], name: str) -> list[str]:
+    """Returns each value of a header that may be repeated, where a plain look-up has only the first one."""
+    return [value for key, value in headers.items() if key.lower() == name.lower()]
+
+
+def header_of(headers: Mapping[str, str], name: str) -> str | None:
     """Returns the value of a header, as one list if the header is repeated."""
-    values = [value for key, value in stream.headers.items() if key.lower() == name.lower()]
+    values = values_of(headers, name)
     return ", ".join(values) if values else None
 
 
 def codings_of(stream: MediaStream) -> list[str]:
     """Returns the codings of the object (its Content-Encoding). Raises ValueError if the header is malformed."""
-    value = header_of(stream, "Content-Encoding") or ""
+    value = header_of(stream.headers, "Content-Encoding") or ""
     codings = [coding for coding in re.split("[ \t]*,[ \t]*", value.strip()) if coding.lower() not in _NO_CODINGS]
     if not all(map(_TOKEN.fullmatch, codings)):
         raise ValueError("its Content-Encoding is malformed")

@@ -13,11 +13,14 @@ from app.media.proof import (
     GONE,
     ProvenFile,
     Unproven,
+    decoded_twice,
     file_of_get,
     file_of_propfind,
     names_another,
     shows_folder,
+    shows_no_file,
     statuses_of_multistatus,
+    told,
 )
 from app.media.stream import MediaStream, Removal
 from app.media_urls import parse_url
@@ -47,7 +50,8 @@ class WebDavStorage:
         stream = await self._http.open(method, _address(location.url), {**headers, **self._headers})
         if stream.status == 401:
             _log_unauthorized(self._name, stream)
-        if names_another(stream.headers, location):
+        # A refusal may be a page of its own name.
+        if stream.status < 300 and names_another(stream.headers, location):
             stream.close()
             raise OtherMediaObject("it answers with an object of another name (Apache: turn MultiViews off)")
         if stream.status in {200, 206} and ("ETag" in stream.headers or "Last-Modified" in stream.headers):
@@ -97,7 +101,9 @@ class WebDavStorage:
         answer = await self._get(location.url)
         if answer.status in GONE:
             return None
-        return file_of_get(answer, await self._get(f"{location.url}/"), location)
+        other = decoded_twice(location)
+        twice_decoded = await self._get(other) if other is not None else None
+        return file_of_get(answer, await self._get(f"{location.url}/"), location, twice_decoded)
 
     async def _delete(self, location: WebDavLocation, file: ProvenFile) -> Answer:
         # In case the name stands for a folder by now: most servers refuse to delete one with a depth of 0.
@@ -108,9 +114,9 @@ class WebDavStorage:
         """Raises Unproven unless the storage has said that it has deleted the file, and does not have it any more."""
         is_said = answer.status in {200, 204} or (answer.status == 207 and _succeeds(answer.body))
         if not is_said and answer.status not in {202, 207, *GONE}:
-            raise Unproven(f"it answers DELETE with {answer.status}")
+            raise Unproven(f"it answers DELETE with {told(answer.status)}")
         left = await self._get(location.url)
-        if left.status in {200, 206, 416} and not names_another(left.headers, location):
+        if left.status in {200, 206, 416} and not await self._has_another(location, left):
             raise Unproven(f"it answers DELETE with {answer.status}, but still has the object")
         # A storage may refuse to tell (403, 405), and is then taken at its word.
         has_failed = left.status >= 500 and left.status != 501
@@ -120,6 +126,10 @@ class WebDavStorage:
             return "deleted"
         missing = await self._believe_missing()
         return missing if answer.status in GONE else "deleted"
+
+    async def _has_another(self, location: WebDavLocation, left: Answer) -> bool:
+        """Returns whether the storage has shown that another object answers to the name. Raises Unproven."""
+        return names_another(left.headers, location) and shows_no_file(await self._propfind(location.url), location)
 
     async def _believe_missing(self) -> Removal:
         """Raises Unproven while the storage's `presence_url` is missing too."""

@@ -20,7 +20,10 @@ FRAMINGS: tuple[Framing, ...] = ("length", "one more", "chunked", "until the end
 
 @dataclass(frozen=True)
 class Answer:
-    """What a storage answers. `framing` "one more" is a Content-Length of a byte more than the body has."""
+    """What a storage answers. `framing` "one more" is a Content-Length of a byte more than the body has.
+
+    Where the end of the connection is that of the body, the storage speaks HTTP/1.0.
+    """
 
     status: int
     content_range: str | None
@@ -31,7 +34,7 @@ class Answer:
 
     def wire(self, method: str) -> bytes:
         """The bytes on the connection. HEAD gets those of the head."""
-        lines = [f"HTTP/1.1 {self.status} -"]
+        lines = [f"HTTP/{'1.0' if self.framing == 'until the end' else '1.1'} {self.status} -"]
         if self.content_range is not None:
             lines.append(f"Content-Range: {self.content_range}")
         if self.framing == "chunked":

@@ -43,7 +43,10 @@ class Request:
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a `LocalServer`. When the client leaves, what is being answered is cancelled."""
+    """One connection of a `LocalServer`. When the client leaves, what is being answered is cancelled.
+
+    An old one (`is_old`) speaks HTTP/1.0: a body has no length, and the end of the connection is its end.
+    """
 
     transport: asyncio.Transport
 
@@ -53,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._bodyless = False
+        self.is_old = False
         self.answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -113,14 +117,18 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
+        version = "1.0" if self.is_old else "1.1"
+        first = f"HTTP/{version} {status} {HTTPStatus(status).phrase}"
+        lines = [first, *(f"{name}: {headers[name]}" for name in headers)]
         self.transport.write("\r\n".join(lines).encode("latin-1") + _HEADERS_END)
         await self._writable.wait()
 
     async def respond(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
-        length = {} if status in {204, 304} else {"Content-Length": str(len(body))}
+        length = {} if status in {204, 304} or self.is_old else {"Content-Length": str(len(body))}
         await self.start(status, {**length, **(headers or {})})
         await self.send(body)
+        if self.is_old:
+            self.transport.close()
 
     async def wait_until_client_leaves(self) -> None:
         await asyncio.Event().wait()  # `connection_lost` cancels this
@@ -317,11 +325,15 @@ class FaultServer(LocalServer):
         self.redirect_to = redirect_to
 
     def url_of(self, fault: str, path: str = "call.wav") -> str:
-        """`fault` is one of FAULTS, or `status-` and any other status."""
+        """`fault` is one of FAULTS, or `status-` and any other status, or `redirect-`, a status, `-` and where to."""
         return f"{self.url}/{fault}/{path}"
 
     async def answer(self, request: Request, connection: Connection) -> None:
         fault = re.split("[/?]", request.target)[2]
+        if fault.startswith("redirect-"):
+            _, status, to = fault.split("-")
+            await self._redirect_to(int(status), to, request, connection)
+            return
         if fault.startswith("status-"):
             await connection.respond(int(fault.removeprefix("status-")), body=self.SECRET.encode())
             return
@@ -355,6 +367,16 @@ class FaultServer(LocalServer):
 
     async def _redirect(self, request: Request, connection: Connection) -> None:
         await connection.respond(302, {"Location": self.redirect_to})
+
+    async def _redirect_to(self, status: int, to: str, request: Request, connection: Connection) -> None:
+        locations = {
+            "trap": self.redirect_to,
+            "self": request.target,
+            "other": f"{self.url}/other/call.wav",
+            "relative": "other.wav",
+            "folder": f"{request.target}/",
+        }
+        await connection.respond(status, {"Location": locations[to]} if to in locations else {})
 
     async def _endless(self, request: Request, connection: Connection) -> None:
         await connection.start(200, {"Content-Type": "audio/wav", "Transfer-Encoding": "chunked"})

@@ -12,6 +12,33 @@ from tests.support.faults import Connection, LocalServer, Request
 _CLEAN = '<?xml version="1.0"?><multistatus xmlns="DAV:">{}</multistatus>'
 _FAR = "http://internal.example:8080"
 
+# What answers a status that redirects, and where to: to another file, to the same on another host, to itself, to a
+# folder, nowhere.
+REDIRECTS = [f"{status} {to}" for status in (301, 302, 303, 307, 308) for to in ("other", "host", "self", "/", "")]
+
+# Content-Locations of the file itself, and such that do not prove it.
+OWN_LOCATIONS = ("absolute", "relative", "host", "encoded", "raw", "twice")
+OTHER_LOCATIONS = ("other", "other case", "query", "own then other", "other then own", "double encoded", "not UTF-8")
+
+# Answers to PROPFIND that name exactly the file, and such that do not, or cannot be read.
+OWN_HREFS = (
+    "host",
+    "encoded",
+    "prefixes",
+    "utf-16",
+    "utf-16 without BOM",
+    "cp1252",
+    "BOM",
+    "relative",
+    "padded",
+    "comment",
+)
+OTHER_HREFS = (
+    "gzip", "empty", "truncated", "doctype", "html", "several", "another first", "own first", "no type",
+    "type is forbidden", "other name", "status in response", "double encoded", "encoded slashes", "line break",
+    "element", "two hrefs", "query", "fragment", "other scheme", "other namespace", "utf-32", "deflate",
+)  # fmt: skip
+
 
 @dataclass
 class WebDavScene:
@@ -31,19 +58,64 @@ class WebDavScene:
     swap: bool = False  # the target disappears once it has been shown
     busy: int = 0
     mounted: bool = True
-    requests: list[str] = field(default_factory=list)
+    presence: int = 200
+    location: str = ""  # the kind of its Content-Location
+    is_old: bool = False  # speaks HTTP/1.0
+    decodes_twice: bool = False
+    requests: list[str] = field(default_factory=list)  # the paths
 
     def is_folder(self, path: str) -> bool:
         return any(name.startswith(f"{path.rstrip('/')}/") for name in self.files)
 
     def named(self, path: str) -> str | None:
         """The file that the server takes this name for."""
+        if self.decodes_twice:
+            path = unquote(path)
         if path in self.files:
             return path
         if self.ignores_slash and path.rstrip("/") in self.files:
             return path.rstrip("/")
         others = sorted(name for name in self.files if name.startswith(f"{path}."))
         return others[0] if self.negotiates and others and not self.is_folder(path) else None
+
+    def redirect(self, how: str, target: str) -> dict[str, str]:
+        """The headers of one of REDIRECTS."""
+        other = f"/recordings/{self.name}/x/other.wav"
+        to = {"other": other, "host": f"{_FAR}{target}", "self": target, "/": f"{target}/"}.get(how.partition(" ")[2])
+        return {"Location": to} if to else {}
+
+    def content_location(self, own: str) -> dict[str, str]:
+        """The header of an answer that is about the file itself."""
+        other = f"/recordings/{self.name}/x/other.wav"
+        values = {
+            "absolute": f"http://127.0.0.1{own}",
+            "relative": own.rpartition("/")[2],
+            "host": f"{_FAR}{own}",
+            "encoded": _all_encoded(own),
+            "raw": unquote(own).encode().decode("latin-1"),
+            "twice": f"{own}\r\nContent-Location: {own}",
+            "other": other,
+            "other case": own.replace("/x/", "/X/") if "/x/" in own else other,
+            "query": f"{own}?version=1",
+            "own then other": f"{own}\r\nContent-Location: {other}",
+            "other then own": f"{other}\r\nContent-Location: {own}",
+            "double encoded": quote(_all_encoded(own)),
+            "not UTF-8": f"{own[:-4]}%FC.wav",
+        }
+        return {"Content-Location": values[self.location]} if self.location else {}
+
+    def headers(self, named: str, path: str) -> dict[str, str]:
+        """The headers of a file that is found under this path."""
+        headers = {"Content-Type": "audio/wav"}
+        if self.get != "bare":
+            headers["Last-Modified"] = "Fri, 17 May 2013 11:45:32 GMT"
+            if self.has_etags:
+                headers["ETag"] = self.etag(named)
+        if self.decodes_twice or named == path.rstrip("/"):
+            return headers | self.content_location(f"/recordings/{self.name}/{quote(named)}")
+        if self.location == "twice":
+            return headers | {"Vary": "Origin\r\nVary: negotiate"}
+        return headers | {"Content-Location": quote(named.rpartition("/")[2]), "TCN": "choice", "Vary": "negotiate"}
 
     def etag(self, name: str) -> str:
         return f'"{abs(hash((self.name, name))):x}"'
@@ -59,9 +131,10 @@ class QuirkyWebDav(LocalServer):
     async def answer(self, request: Request, connection: Connection) -> None:
         _, _, scene_name, encoded = request.target.split("/", 3)
         scene, path = self.scenes[scene_name], unquote(encoded)
-        scene.requests.append(request.method)
+        scene.requests.append(path)
+        connection.is_old = scene.is_old
         if path == ".mounted":
-            await connection.respond(200 if scene.mounted else 404, body=b"x")
+            await connection.respond(scene.presence if scene.mounted else 404, body=b"x")
             return
         if not scene.mounted:
             await connection.respond(404)
@@ -71,8 +144,8 @@ class QuirkyWebDav(LocalServer):
     async def _propfind(self, request: Request, connection: Connection, scene: WebDavScene, path: str) -> None:
         named = scene.named(path)
         how = scene.propfind
-        if how.isdigit():
-            await connection.respond(int(how), {"Location": "/login"} if how == "302" else {}, b"<html>no</html>")
+        if how[:3].isdigit():
+            await connection.respond(int(how[:3]), scene.redirect(how, request.target), b"<html>no</html>")
             return
         if named is None and not scene.is_folder(path):
             if how == "status in response":
@@ -93,8 +166,8 @@ class QuirkyWebDav(LocalServer):
 
     async def _get(self, request: Request, connection: Connection, scene: WebDavScene, path: str) -> None:
         named, how = scene.named(path), scene.get
-        if how.isdigit():
-            await connection.respond(int(how), {"Location": "/login"} if how == "302" else {}, b"no")
+        if how[:3].isdigit():
+            await connection.respond(int(how[:3]), scene.redirect(how, request.target), b"no")
         elif named is None and scene.is_folder(path):
             await self._get_folder(connection, scene, path)
         elif how == "page":
@@ -102,13 +175,7 @@ class QuirkyWebDav(LocalServer):
         elif named is None:
             await connection.respond(404, {}, b"<html>not found</html>")
         else:
-            headers = {"Content-Type": "audio/wav"}
-            if how != "bare":
-                headers["Last-Modified"] = "Fri, 17 May 2013 11:45:32 GMT"
-                if scene.has_etags:
-                    headers["ETag"] = scene.etag(named)
-            if named != path.rstrip("/"):
-                headers |= {"Content-Location": quote(named.rpartition("/")[2]), "TCN": "choice", "Vary": "negotiate"}
+            headers = scene.headers(named, path)
             content = scene.files[named]
             if not content and "range" in request.headers:
                 await connection.respond(416, {"Content-Range": "bytes */0"})
@@ -141,14 +208,15 @@ class QuirkyWebDav(LocalServer):
         if matching and scene.honours_match and named and matching != scene.etag(named):
             await connection.respond(412)
             return
-        if scene.honours_depth and named is None and scene.is_folder(path) and request.headers.get("depth") == "0":
+        refuses_folder = scene.honours_depth and request.headers.get("depth") == "0"
+        if refuses_folder and named is None and scene.is_folder(path):
             await connection.respond(400)
             return
         if how in {"204 lie", "202 lie", "404 lie", "207 lie"}:
             await _respond_deleted(how.partition(" ")[0], connection)
             return
-        if how.isdigit() and int(how) >= 300:
-            await connection.respond(int(how), {}, b"no")
+        if how in {*REDIRECTS, "400", "403", "500"}:
+            await connection.respond(int(how[:3]), scene.redirect(how, request.target), b"no")
             return
         if how == "reset before":
             connection.reset()
@@ -158,10 +226,8 @@ class QuirkyWebDav(LocalServer):
             del scene.files[name]
         if how == "reset after":
             connection.reset()
-        elif not gone:
-            await connection.respond(404)
         else:
-            await _respond_deleted(how, connection)
+            await _respond_deleted(how if gone or how == "303" else "404", connection)
 
 
 async def _respond_deleted(how: str, connection: Connection) -> None:
@@ -180,6 +246,10 @@ async def _respond_deleted(how: str, connection: Connection) -> None:
         await connection.respond(int(how) if how.isdigit() else 204)
 
 
+def _all_encoded(path: str) -> str:
+    return "".join("/" if byte == ord("/") else f"%{byte:02x}" for byte in unquote(path).encode())
+
+
 def _propfind_answer(how: str, href: str, kind: str, etag: str) -> tuple[dict[str, str], bytes]:
     prop = f"<resourcetype>{kind}</resourcetype>{etag}"
     if how == "no type":
@@ -187,21 +257,40 @@ def _propfind_answer(how: str, href: str, kind: str, etag: str) -> tuple[dict[st
     propstat = f"<propstat><prop>{prop}</prop><status>HTTP/1.1 200 OK</status></propstat>"
     if how == "type is forbidden":
         propstat = propstat.replace("200 OK", "403 Forbidden")
-    if how == "host":
-        href = f"{_FAR}{href}"
-    elif how == "encoded":
-        href = "".join("/" if byte == ord("/") else f"%{byte:02x}" for byte in unquote(href).encode())
-    elif how == "other name":
-        href = f"{href}.bak"
-    response = f"<response><href>{href}</href>{propstat}</response>"
+    other = f"<response><href>{href}.bak</href>{propstat}</response>"
+    folder, _, name = href.rpartition("/")
+    hrefs = {
+        "host": f"{_FAR}{href}",
+        "encoded": _all_encoded(href),
+        "relative": name or ".",
+        "padded": f"\n  {href}\n",
+        "comment": f"{folder}<!-- a comment -->/{name}",
+        "other name": f"{href}.bak",
+        "double encoded": quote(_all_encoded(href)),
+        "encoded slashes": f"{folder}%2F{name}",
+        "line break": f"{folder}/\n{name}",
+        "element": f"{href}<b/>.bak",
+        "two hrefs": f"{href}</href><href>{href}.bak",
+        "query": f"{href}?version=1",
+        "fragment": f"{href}#1",
+        "other scheme": f"urn:{href}",
+    }
+    response = f"<response><href>{hrefs.get(how, href)}</href>{propstat}</response>"
     if how == "several":
         response += response
+    elif how in {"another first", "own first"}:
+        response = other + response if how == "another first" else response + other
     text = _CLEAN.format(response)
     bodies: dict[str, Callable[[], bytes]] = {
         "gzip": lambda: gzip.compress(text.encode(), 1),
-        "utf-16": lambda: text.replace("?>", ' encoding="utf-16"?>', 1).encode("utf-16"),
-        "cp1252": lambda: text.replace("?>", ' encoding="windows-1252"?>', 1).encode("cp1252"),
+        "deflate": text.encode,
+        "utf-16": lambda: _declared(text, "utf-16").encode("utf-16"),
+        "utf-16 without BOM": lambda: _declared(text, "utf-16").encode("utf-16-be"),
+        "utf-32": lambda: _declared(text, "utf-32").encode("utf-32"),
+        "cp1252": lambda: _declared(text, "windows-1252").encode("cp1252"),
+        "BOM": lambda: _declared(text, "utf-8").encode("utf-8-sig"),
         "prefixes": lambda: _prefixed(text),
+        "other namespace": lambda: text.replace("DAV:", "DAV").encode(),
         "truncated": lambda: text.encode()[:-20],
         "empty": lambda: b"",
         "doctype": lambda: text.replace("?>", '?><!DOCTYPE multistatus [<!ENTITY e "">]>', 1).encode(),
@@ -210,7 +299,13 @@ def _propfind_answer(how: str, href: str, kind: str, etag: str) -> tuple[dict[st
     headers = {"Content-Type": "application/xml"}
     if how == "gzip":
         headers["Content-Encoding"] = "gzip"
+    elif how == "deflate":
+        headers["Content-Encoding"] = "identity\r\nContent-Encoding: deflate"
     return headers, bodies[how]() if how in bodies else text.encode()
+
+
+def _declared(text: str, encoding: str) -> str:
+    return text.replace("?>", f' encoding="{encoding}"?>', 1)
 
 
 def _prefixed(text: str) -> bytes:
@@ -232,8 +327,9 @@ def _prefixed(text: str) -> bytes:
 def webdav_scene(name: str, rng: random.Random) -> WebDavScene:
     """A scene at random. It never denies an object that is there, and what it claims to have deleted can be seen."""
     files = {"x/call.wav": b"B", "x/other.wav": b"O", "f/sub/a.wav": b"a", "f/sub/b.wav": b"b", "f.wav": b"f"}
-    target = rng.choice(("x/call", "x/call.wav", "f/sub", "f", "x/none.wav", "x/own", "x/own", "x/own", "ü 1%.wav"))
-    if target in {"x/own", "ü 1%.wav"}:
+    own = ("x/own", "x/own", "x/own", "ü 1%.wav", "x%2Fown")
+    target = rng.choice(("x/call", "x/call.wav", "f/sub", "f", "x/none.wav", "x%2Fother.wav", *own))
+    if target in own:
         files[target] = rng.choice((b"own", b"own", b""))
         if rng.random() < 0.5:
             files[f"{target}.wav"] = b"of another recording"
@@ -242,17 +338,17 @@ def webdav_scene(name: str, rng: random.Random) -> WebDavScene:
         files,
         target,
         propfind=rng.choice(
-            ("good", "good", "good", "404", "405", "403", "501", "500", "302", "200", "host", "encoded", "prefixes",
-             "utf-16", "cp1252", "gzip", "empty", "truncated", "doctype", "html", "several", "no type",
-             "type is forbidden", "other name", "status in response")
+            (*["good"] * 12, "404", "405", "405", "403", "501", "500", "200", *OWN_HREFS, *OTHER_HREFS,
+             *rng.choices(REDIRECTS, k=4))
         ),
         get=rng.choice(
-            ("good", "good", "good", "401", "403", "405", "500", "302", "page", "bare", "no ranges",
-             "folder redirects", "folder is json", "folder is sound")
+            (*["good"] * 8, "401", "403", "405", "500", "page", "bare", "no ranges", "folder redirects",
+             "folder is json", "folder is sound", *rng.choices(REDIRECTS, k=3))
         ),
         delete=rng.choice(
-            ("good", "good", "good", "204 with a body", "200 with 100 kB", "207", "207 failed", "202", "302", "400",
-             "403", "500", "204 lie", "202 lie", "404 lie", "207 lie", "reset before", "reset after")
+            (*["good"] * 5, "204 with a body", "200 with 100 kB", "207", "207 failed", "202", "400",
+             "403", "500", "204 lie", "202 lie", "404 lie", "207 lie", "reset before", "reset after", "303",
+             *rng.choices(REDIRECTS, k=3))
         ),
         honours_match=rng.random() < 0.5,
         honours_depth=rng.random() < 0.5,
@@ -261,8 +357,13 @@ def webdav_scene(name: str, rng: random.Random) -> WebDavScene:
         ignores_slash=rng.random() < 0.3,
         busy=rng.choice((0, 0, 0, 1, 2)),
         mounted=rng.random() < 0.95,
+        presence=rng.choice((*[200] * 8, 302, 401)),
+        location=rng.choice((*[""] * 8, *OWN_LOCATIONS, *OTHER_LOCATIONS)),
+        is_old=rng.random() < 0.2,
     )  # fmt: skip
-    if scene.delete.endswith("lie") and scene.get in {"401", "403", "405", "302", "page"}:
+    if "%2F" in target and target not in files:
+        scene.decodes_twice = rng.random() < 0.7
+    if scene.delete.endswith("lie") and (scene.get[:3].isdigit() or scene.get == "page"):
         scene.get = "good"  # otherwise no client could find out
     # A file that another client deletes meanwhile, so that its name stands for another one.
     scene.swap = scene.target in files and scene.honours_match and scene.has_etags and rng.random() < 0.3

@@ -53,6 +53,11 @@ MEDIA_RANGES = size(100, full=500)
 BIG_WORLD_SEARCHES = size(150, full=1_100)
 SMALL_WORLDS = size(20, full=40)
 
+# Plays from a storage in memory, each with one of all combinations of request and answer, at least; and from one that
+# answers at random, over sockets.
+ANSWERED_PLAYS = size(3_000, full=1_000_000)
+RANDOM_PLAYS = size(3_000, full=10_000)
+
 # Deletions of media objects whose storage answers at random, three or four times each.
 DELETION_SCENES = size(2_000, full=10_000)
 

@@ -5,7 +5,16 @@ from starlette.datastructures import Headers
 
 from app.media.http import Answer
 from app.media.location import WebDavLocation
-from app.media.proof import Names, ProvenFile, Unproven, file_of_get, file_of_propfind, names_another, shows_folder
+from app.media.proof import (
+    Names,
+    ProvenFile,
+    Unproven,
+    decoded_twice,
+    file_of_get,
+    file_of_propfind,
+    names_another,
+    shows_folder,
+)
 from app.settings import WebDavConfig
 
 BASE = "http://a.example:80/recordings"
@@ -32,7 +41,15 @@ OTHER_NAMES = [
     "/recordings/x/My%20call%C3%BC.wav#x",
     "/other/x/My%20call%C3%BC.wav",
     "http://[",
+    "/recordings/x/My%20ca\nll%C3%BC.wav",
+    "/recordings%2Fx/My%20call%C3%BC.wav",
+    "/recordings/x/My%2520call%C3%BC.wav",
+    "urn:/recordings/x/My%20call%C3%BC.wav",
 ]
+
+
+def location_of(path: str) -> WebDavLocation:
+    return WebDavLocation(EXACT.storage, f"{BASE}/{path}")
 
 
 @pytest.mark.parametrize("location", [EXACT, FOLDED])
@@ -152,3 +169,44 @@ def test_get_proves_a_file_only_together_with_the_name_of_a_folder(
     else:
         with pytest.raises(Unproven):
             file_of_get(answer, with_slash, EXACT)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a/b.wav", None),
+        ("a/100%25.wav", None),
+        ("a%252Fb.wav", "a/b.wav"),
+        ("a%2520b%25c3%25bc.wav", "a%20b%C3%BC.wav"),
+        ("a%25252Fb.wav", "a%252Fb.wav"),
+    ],
+)
+def test_the_name_that_a_server_sees_that_decodes_twice(path: str, expected: str | None) -> None:
+    other = decoded_twice(location_of(path))
+    assert other == (None if expected is None else f"{BASE}/{expected}")
+
+
+@pytest.mark.parametrize(
+    "path", ["a%252F..%252Fb.wav", "%252e%252e/b.wav", "a%255Cb.wav", "a%252F%252Fb.wav", "a%252F"]
+)
+def test_a_name_that_leaves_its_folder_when_it_is_decoded_twice_is_not_asked_for(path: str) -> None:
+    with pytest.raises(Unproven):
+        decoded_twice(location_of(path))
+
+
+@pytest.mark.parametrize(
+    ("twice_decoded", "is_file"),
+    [
+        (MISSING, True),
+        (RANGE, False),
+        (Answer(200, Headers({**SOUND, "etag": '"2"'}), b""), True),
+        (Answer(200, Headers({**SOUND, "etag": 'W/"2"'}), b""), False),
+        (Answer(403, Headers({}), b""), False),
+    ],
+)
+def test_get_proves_a_file_only_if_the_name_is_decoded_once(twice_decoded: Answer, *, is_file: bool) -> None:
+    if is_file:
+        assert file_of_get(RANGE, MISSING, EXACT, twice_decoded)
+    else:
+        with pytest.raises(Unproven):
+            file_of_get(RANGE, MISSING, EXACT, twice_decoded)
