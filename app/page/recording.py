@@ -114,7 +114,7 @@ async def show(request: Request) -> Response:
         lanes=list(_lanes(found["eventHistory"], clock)),
         media=media,
         events=_events(found["eventHistory"], media, clock),
-        may={name: why_not(user, name) for name in ("apply", "unapply", "label", "unlabel", "audit")},
+        may={name: why_not(user, name) for name in ("apply", "unapply", "label", "unlabel", "audit", "export")},
         # Read by the page's script.
         data={
             "id": found["id"],

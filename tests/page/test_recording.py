@@ -11,6 +11,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from app.errors import ElasticsearchUnavailable
+from app.recordings.package import check
 from app.settings import StorageConfig, WebDavConfig
 from tests.page.browsing import (
     SECONDS,
@@ -328,6 +329,27 @@ async def test_changes_are_shown_while_the_call_goes_on(service: Service, new_co
     async with page.expect_download() as download:
         await page.get_by_role("dialog", name="Download").get_by_role("button", name="Download").click()
     assert (await (await download.value).path()).stat().st_size == 120 * RATE * 2 + 58
+
+
+async def test_administrator_takes_an_evidence_package_after_a_question(
+    service: Service, new_context: NewContext
+) -> None:
+    page = await opened(service, new_context, path_of("call"))
+    await page.get_by_role("link", name="Evidence package").focus()
+    await page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Evidence package")
+    await expect(dialog).to_contain_text("The audit log keeps who took it")
+    await assert_accessible(page)
+    async with page.expect_download() as download:
+        await dialog.get_by_role("button", name="Download").click()
+    package = await (await download.value).path()
+    with package.open("rb") as file:
+        checked = check(file, package.stat().st_size, lambda size: None)
+    assert checked.problems == []
+    assert (checked.manifest.recording_id, checked.manifest.created_by) == ("call", "admin")
+    other = await opened(service, new_context, path_of("call"), user="supervisor")
+    await expect(other.get_by_role("link", name="Download").first).to_be_visible()
+    await expect(other.get_by_role("link", name="Evidence package")).to_have_count(0)
 
 
 async def test_id_and_links_are_copied(service: Service, new_context: NewContext) -> None:

@@ -576,6 +576,11 @@ const WORDS = {
   },
   comment: { title: "Comment", text: "", go: "Save", asks: "Comment (empty: none)", most: 1000 },
   download: { title: "Download", text: "The file leaves Recall. The audit log keeps who downloaded it, and when." },
+  package: {
+    title: "Evidence package",
+    text: "One zip leaves Recall: the recording, its media files, its screen recordings, and what the audit log says of it. The audit log keeps who took it, and when.",
+    go: "Download",
+  },
 };
 
 /**
@@ -664,7 +669,7 @@ function watchDownloads() {
     const link = /** @type {HTMLAnchorElement} */ (each);
     link.addEventListener("click", (event) => {
       event.preventDefault();
-      ask(WORDS.download, async () => {
+      ask(WORDS[link.dataset.download || "download"], async () => {
         location.assign(link.href);
       });
     });
