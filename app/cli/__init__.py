@@ -21,6 +21,7 @@ _COMMANDS = (
     "reindex",
     "purge",
     "backup",
+    "restore",
     "sweep",
     "verify",
     "sessions",

@@ -16,9 +16,9 @@ from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.cli import options
 from app.cli.failures import configured
-from app.cli.files import open_private
+from app.cli.files import write_report
 from app.cli.framework import Command, exclusive, once
-from app.cli.long_work import patient, stopping
+from app.cli.long_work import patient, show_failures, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
@@ -36,7 +36,6 @@ from app.store.repository import MatchCounts
 
 _WHAT = "What to back up"
 _INTERRUPTED = "interrupted; another run goes on with what is left"
-_SHOWN = 20
 
 
 class Report(msgspec.Struct, rename="camel"):
@@ -55,11 +54,7 @@ class Report(msgspec.Struct, rename="camel"):
         """Writes the file as JSON, or ends the process with an error."""
         attributes = msgspec.to_builtins(self)
         attributes |= attributes.pop("counts")
-        try:
-            with open_private(path) as file:
-                file.write(msgspec.json.format(msgspec.json.encode(attributes), indent=2) + b"\n")
-        except OSError as error:
-            sys.exit(f"the report cannot be written: {error}")
+        write_report(path, attributes)
 
 
 @click.command("backup", cls=Command, epilog=ABOUT_SETTINGS, short_help="Copy recordings and their media.")
@@ -175,14 +170,7 @@ class _Run:
         except KeyboardInterrupt:
             self._report.error = _INTERRUPTED
         self._report.ended = format_instant(now_milliseconds())
-        for failure in self._report.failures[:_SHOWN]:
-            click.echo(
-                f"not copied: {failure.file or 'recording'} of {failure.recording_id} "
-                f"({failure.contact_center}): {failure.reason}",
-                err=True,
-            )
-        if len(self._report.failures) > _SHOWN:
-            click.echo(f"and {len(self._report.failures) - _SHOWN} more; --report has them", err=True)
+        show_failures("not copied", self._report.failures)
         if self._report.error:
             click.echo(self._report.error, err=True)
         if self._file:

@@ -2,16 +2,21 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import click
 import msgspec
 
+from app.lifecycle.backup import Failure
 from app.settings import Settings
 
 # A batch is more work than a request of the service, and no client waits for it.
 _LEAST_TIMEOUT = 30.0
+
+# How many failures are shown on the terminal.
+_SHOWN = 20
 
 
 class Stoppable(Protocol):
@@ -49,3 +54,13 @@ def stopping(work: Stoppable) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+def show_failures(what: str, failures: Sequence[Failure]) -> None:
+    """Prints the first failures of a backup or a restore on standard error."""
+    for failure in failures[:_SHOWN]:
+        file = f"{failure.file} of " if failure.file else ""
+        whose = f" ({failure.contact_center})" if failure.contact_center else ""
+        click.echo(f"{what}: {file}{failure.recording_id}{whose}: {failure.reason}", err=True)
+    if len(failures) > _SHOWN:
+        click.echo(f"and {len(failures) - _SHOWN} more; --report has them", err=True)

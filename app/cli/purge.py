@@ -16,7 +16,7 @@ from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.cli import options
 from app.cli.failures import configured, first_objects_missing, some_objects_missing
-from app.cli.files import open_private
+from app.cli.files import write_report
 from app.cli.framework import Command, exclusive, once
 from app.cli.long_work import patient, stopping
 from app.cli.options import ABOUT_SETTINGS
@@ -52,11 +52,7 @@ class Report(msgspec.Struct, rename="camel"):
         """Writes the file as JSON, or ends the process with an error."""
         attributes = msgspec.to_builtins(self)
         attributes |= attributes.pop("counts")
-        try:
-            with open_private(path) as file:
-                file.write(msgspec.json.format(msgspec.json.encode(attributes), indent=2) + b"\n")
-        except OSError as error:
-            sys.exit(f"the report cannot be written: {error}")
+        write_report(path, attributes)
 
 
 @click.command("purge", cls=Command, epilog=ABOUT_SETTINGS)

@@ -1,6 +1,7 @@
 """What a backup keeps of a recording, and how that becomes the stored recording again (`app.recordings.backup`)."""
 
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
 import msgspec
 
@@ -19,9 +20,10 @@ from app.recordings.backup import (
 )
 from app.recordings.identity import Resource, encode_segment
 from app.recordings.labels import Definitions, name_key
+from app.recordings.mapping import Destination
 from app.recordings.render import MediaAddresses
-from app.recordings.text import TextRenderer, to_text
-from app.store.documents import ProtectionChange, Source, state_of, to_source
+from app.recordings.text import TextRenderer
+from app.store.documents import Hold, ProtectionChange, Source, document_id, state_of, to_source
 from app.store.repository import RecordingRepository, StoredRecording
 from app.store.versions import FormerVersion
 
@@ -68,8 +70,7 @@ class Archiving:
             change.by,
             change.reason,
             change.since,
-            await self._references(other, change.pending),
-            await self._references(other, change.taken),
+            await self._references(other, sorted({*change.pending, *change.taken})),
             holders,
         )
 
@@ -93,6 +94,35 @@ def as_ops_reads_it(stored: StoredRecording, definitions: Definitions) -> bytes:
     return renderer.render(source.recording, state_of(source, source.recording, definitions))
 
 
+def protection_from(archived: ArchivedProtection, contact_center: str, destination: Destination) -> ProtectionChange:
+    """Returns the protection of a recording that is restored to a contact center.
+
+    The screen recordings that it took along follow it again, because they may be there already. The history of former
+    versions begins anew: a deletion of the recording may still be deleting those of the old one.
+    """
+
+    def document(reference: Reference) -> str:
+        if reference.id is None or reference.region is None:
+            return reference.document
+        return document_id(contact_center, destination.region(reference.region), reference.id)
+
+    taken = tuple(document(one) for one in archived.taken)
+    return ProtectionChange(
+        archived.decided_at,
+        archived.change_id,
+        pending=taken,
+        taken=taken,
+        holders={
+            document(one.holder): Hold(one.decided_at, one.change_id, one.protects, one.by, one.reason, one.since)
+            for one in archived.holders
+        },
+        by=archived.by,
+        reason=archived.reason,
+        since=archived.since,
+        history=uuid4().hex,
+    )
+
+
 def _content(
     resource: Resource,
     stored: StoredRecording,
@@ -114,7 +144,7 @@ def _content(
         label_definitions=[ArchivedDefinition(one.name, one.display_name, one.description) for one in used],
         protection=protection,
         versions=[
-            ArchivedVersion(version.at, version.by, msgspec.Raw(to_text(version.content()).encode()))
+            ArchivedVersion(version.at, version.by, msgspec.Raw(codec.encode(version.content())))
             for version in versions
         ],
     )

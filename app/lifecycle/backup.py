@@ -167,7 +167,7 @@ class Backup:
                 for _ in range(self._task.parallel):
                     await queue.put(None)
         except* (RecallError, ArchiveFailed) as failures:
-            raise _first(failures) from None
+            raise first_of(failures) from None
         finally:
             await self._days.close()
         return self.counts
@@ -237,7 +237,7 @@ class Backup:
             try:
                 entry = await self._copy(media, f"{folder}/{name}", known.get(name))
             except (RecallError, LocationNotAllowed) as error:
-                reason = _reason(error)
+                reason = reason_of(error)
                 self.counts.media_failed += 1
                 self._fail(stored, name, reason)
                 if name not in known:
@@ -374,7 +374,7 @@ class _Days:
             raise ArchiveFailed(f"{path} of {self._archive.name} is damaged: {error}; remove it to go on") from None
 
 
-def _first(failures: BaseExceptionGroup[Any]) -> BaseException:
+def first_of(failures: BaseExceptionGroup[Any]) -> BaseException:
     """Returns the first of the errors of concurrent work."""
     error: BaseException = failures
     while isinstance(error, BaseExceptionGroup):
@@ -404,7 +404,8 @@ def _is_unchanged(known: FileEntry, about: MediaStream) -> bool:
     return (told["etag"], told["last_modified"]) == (known.etag, known.last_modified)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Returns why a media file cannot be read or written, in words for an operator."""
     if isinstance(error, MediaNotFound | OtherMediaObject):
         return "the media object is missing in its storage"
     if isinstance(error, MediaStorageFailed | MediaStorageTimeout) and error.reason:

@@ -102,6 +102,7 @@ class _Lists:
         self._day = ""
         self._listed: set[str] = set()
         self._days: set[str] = set()
+        self._seen: set[str] = set()
 
     def other(self, path: str) -> None:
         """Takes a file that is in no recording's folder."""
@@ -126,6 +127,8 @@ class _Lists:
             self._found.unfinished.append(folder.path)
 
     async def end(self) -> None:
+        for day in sorted(self._days - self._seen):
+            await self._next(day)
         await self._next("")
         contents = await self._names(CONTENTS)
         if contents is None:
@@ -141,6 +144,7 @@ class _Lists:
         """Reports what the last day lacks, and reads the list of the next one."""
         self._found.missing += [f"{self._day}/{name}" for name in self._listed]
         self._day = day
+        self._seen.add(day)
         self._listed = (await self._names(f"{day}.json") or set()) if day else set()
 
     async def _names(self, path: str) -> set[str] | None:

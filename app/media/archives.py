@@ -132,7 +132,7 @@ class FolderArchive:
         try:
             with _failures(self.name):
                 if to_write:
-                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._folder.mkdir(0o700, parents=True, exist_ok=True)
                 self._root = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
                 if to_write:
                     lock = _lock(self._root, self.name)
@@ -221,11 +221,11 @@ class FolderArchive:
         """Yields a descriptor of a folder below the root; no part of its path is a symbolic link."""
         descriptor = os.dup(self._root)
         try:
-            for part in filter(None, folder.split("/")):
+            for part in folder.rstrip("/").split("/") if folder else ():
                 _check_part(part)
                 if make:
                     with suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=descriptor)
+                        os.mkdir(part, 0o700, dir_fd=descriptor)
                         os.fsync(descriptor)
                 inner = os.open(part, _FOLDER, dir_fd=descriptor)
                 os.close(descriptor)
@@ -339,7 +339,7 @@ def _check_part(part: str) -> None:
 def _lock(root: int, name: str) -> int:
     """Locks an archive against other runs, and removes what a run that was killed has left."""
     with suppress(FileExistsError):
-        os.mkdir(_UNFINISHED, dir_fd=root)
+        os.mkdir(_UNFINISHED, 0o700, dir_fd=root)
     unfinished = os.open(_UNFINISHED, _FOLDER, dir_fd=root)
     try:
         fcntl.flock(unfinished, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -214,14 +214,13 @@ class ArchivedHold(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
 
 class ArchivedProtection(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """See `app.store.documents.ProtectionChange`."""
+    """See `app.store.documents.ProtectionChange`. `taken` are those that have yet to follow, too."""
 
     decided_at: int
     change_id: str
     by: str = ""
     reason: str | None = None
     since: int = 0
-    pending: list[Reference] = []
     taken: list[Reference] = []
     holders: list[ArchivedHold] = []
 
@@ -266,6 +265,8 @@ def _stored_form(archived: ArchivedRecording) -> Recording:
         ]
         parsed = parse_recording({**shown, "mediaFiles": media_files}, archived.resource, needs_events=False)
         computed = merge(None, parsed)
+        for version in archived.versions:
+            parse_recording(codec.decode(bytes(version.recording)), archived.resource, needs_events=False)
     except (RecallError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
         raise Malformed(f"its recording is invalid: {error}") from None
     if computed["region"] != archived.region:

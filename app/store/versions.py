@@ -66,16 +66,16 @@ class VersionStore:
     # --- For an update ---
 
     async def add(
-        self, document_id: str, *, history: str, previous: str, recording: Recording, by: str
+        self, document_id: str, *, history: str, previous: str, recording: Recording, by: str, at: int | None = None
     ) -> FormerVersion:
-        """Stores a version that is about to be replaced."""
+        """Stores a version that is about to be replaced, or was so `at` a time (milliseconds since 1970)."""
         text = codec.encode(recording)
         former = FormerVersion(
             key=f"{self._document(document_id)}.{uuid4().hex}",
             document=self._document(document_id),
             history=history,
             previous=previous,
-            at=now_milliseconds(),
+            at=now_milliseconds() if at is None else at,
             by=by,
             bytes=len(text),
             recording=text.decode(),

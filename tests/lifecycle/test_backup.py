@@ -1,27 +1,44 @@
-"""`scripts/backup.py`: all recordings and media that match are copied, whatever happens meanwhile."""
+"""Backup and restore: everything comes back as it was, whatever happens meanwhile, and nothing is overwritten."""
 
+import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from elasticsearch import AsyncElasticsearch
 
-from app.settings import StorageConfig
+from app.auth.scope import Scope
+from app.lifecycle.backup import Backup, Task
+from app.lifecycle.restore import Restore, RestoreTask
+from app.lifecycle.verification import Verification, verify
+from app.media.archives import Archive, ArchiveFailed, ArchiveInUse, open_archive, write_file
+from app.media.uploads import Uploads
+from app.recordings.identity import Resource, media_uuid
+from app.recordings.mapping import Destination, StorageMapping
+from app.search.criteria import parse_search
+from app.settings import S3Config, StorageConfig, WebDavConfig
 from tests.support.processes import Scripts
-from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
-from tests.support.service import PATIENT, Service, StartService
-from tests.support.storages import S3, WebDav, s3_storage, webdav_storage
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
+from tests.support.service import PATIENT, Service, StartService, empty_indices
+from tests.support.sizes import BACKED_UP_RECORDINGS, BACKUP_KILLS, RESTORE_KILLS
+from tests.support.storages import BUCKETS, S3, WebDav
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.emptied_indices
 
 ALL = ("--contact-center", CONTACT_CENTER)
+OTHER_CENTER = "other center/é"
 SCREENS_PATH = OPS_PATH.replace("recordings", "screen-recordings")
+ANYTHING, _ = parse_search([("startTime", "0")])
 
-Descriptor = Callable[[str], dict[str, Any]]
+Object = Callable[[str, bytes], dict[str, Any]]
 
 
 def a_call(recording_id: str, *descriptors: dict[str, Any], **attributes: Any) -> dict[str, Any]:
@@ -33,55 +50,127 @@ def a_call(recording_id: str, *descriptors: dict[str, Any], **attributes: Any) -
 
 
 class Store:
-    """A service with recordings on Apache and on versitygw, the scripts, and a folder for backups."""
+    """A service with media on Apache and versitygw, and a place for backups."""
 
-    def __init__(self, service: Service, apache: WebDav, versitygw: S3, folder: Path) -> None:
+    def __init__(self, service: Service, apache: WebDav, versitygw: S3, folder: Path, place: str) -> None:
         self.service = service
         self.apache, self.s3 = apache, versitygw
         self.ops = service.client("ops")
         self.admin = service.client("admin")
         self.scripts = Scripts(msgspec.structs.replace(service.settings, audit_log=str(folder / "audit.log")), folder)
-        self.place = folder / "backup"
-        self._run = folder.name
+        self.place = place
+        self.folder = Path(place)
+        self.run = folder.name
+        apache.put(f"{self.run}/new/folder", b"")
+        (apache.folder / f"{self.run}/new/folder").unlink()
 
-    def put(self, name: str, content: bytes) -> dict[str, Any]:
-        """Puts a media object into one of the storages, by the parity of its name's digest; its descriptor."""
-        path = f"{self._run}/{name}"
-        if hashlib.sha256(name.encode()).digest()[0] % 2:
-            self.s3.put(path, content)
-            return self.s3.descriptor(path)
-        self.apache.put(path, content)
-        return self.apache.descriptor(path)
+    def on_apache(self, name: str, content: bytes) -> dict[str, Any]:
+        self.apache.put(f"{self.run}/old/{name}", content)
+        return self.apache.descriptor(f"{self.run}/old/{name}")
+
+    def on_s3(self, name: str, content: bytes) -> dict[str, Any]:
+        self.s3.put(f"{self.run}/{name}", content)
+        return self.s3.descriptor(f"{self.run}/{name}")
 
     async def post(self, *recordings: dict[str, Any], path: str = OPS_PATH) -> None:
         for recording in recordings:
             response = await self.ops.post(path, json=recording)
             assert response.status_code in {200, 201}, response.text
 
-    async def read(self, recording_id: str, path: str = OPS_PATH) -> bytes:
-        response = await self.ops.get(f"{path}/{recording_id}")
+    async def read(self, path: str) -> bytes:
+        response = await self.ops.get(path)
         assert response.status_code == 200, response.text
-        return response.content.replace(self.service.url.encode() + b"/api/v2", b"")
+        return response.content
 
-    async def backup(self, *arguments: str, place: str | None = None) -> tuple[int, str, str]:
-        return await self.scripts.run("backup.py", place or str(self.place), *arguments)
+    @asynccontextmanager
+    async def archive(self, *, to_write: bool = False) -> AsyncIterator[Archive]:
+        storages = self.service.settings.storage.s3
+        async with open_archive(self.place, storages, to_write=to_write, connections=8) as archive:
+            yield archive
+
+    async def backup(self, resource: Resource = "recordings") -> Backup:
+        """A backup of everything, in this process."""
+        services = self.service.services
+        await services.repositories[resource].make_searchable()
+        async with self.archive(to_write=True) as archive:
+            backup = Backup(
+                services.repositories,
+                services.labelling,
+                services.storages,
+                self.service.settings.storage,
+                archive=archive,
+                audit=services.audit,
+                task=Task(resource, Scope(CONTACT_CENTER, REGION), ANYTHING),
+            )
+            await backup.run()
+        return backup
+
+    async def verify(self) -> Verification:
+        async with self.archive() as archive:
+            return await verify(archive, 4)
+
+    async def restore(self, destination: Destination | None = None, **task: Any) -> Restore:
+        services, settings = self.service.services, self.service.settings
+        async with self.archive() as archive, Uploads(settings, 8) as uploads:
+            restore = Restore(
+                services.repositories,
+                services.labelling,
+                services.protection,
+                services.storages,
+                settings.storage,
+                uploads=uploads,
+                archive=archive,
+                audit=services.audit,
+                task=RestoreTask(destination or Destination(), **task),
+            )
+            await restore.run()
+        return restore
 
     def files(self) -> dict[str, bytes]:
-        """All files of the backup, by their paths."""
-        found = (path for path in self.place.rglob("*") if path.is_file())
-        return {path.relative_to(self.place).as_posix(): path.read_bytes() for path in found}
+        """All files of a backup in a folder, by their paths."""
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found}
+
+
+def counted(work: Backup | Restore) -> dict[str, int]:
+    """What is not 0, but for the bytes."""
+    counts: dict[str, int] = msgspec.to_builtins(work.counts)
+    return {name: count for name, count in counts.items() if count and name != "bytes"}
 
 
 @pytest.fixture
-async def store(start_service: StartService, apache: WebDav, versitygw: S3, tmp_path: Path) -> Store:
-    storage = StorageConfig(webdav_storage(apache).webdav, s3_storage(versitygw).s3)
-    return Store(await start_service(storage=storage, **PATIENT), apache, versitygw, tmp_path)
+async def make_store(start_service: StartService, apache: WebDav, versitygw: S3, tmp_path: Path) -> Callable[..., Any]:
+    async def make(place: str | None = None) -> Store:
+        webdav = tuple(WebDavConfig(apache.url_of(f"{tmp_path.name}/{name}")) for name in ("old", "new"))
+        s3 = S3Config(BUCKETS, versitygw.url, versitygw.region, versitygw.access_key_id, versitygw.secret_access_key)
+        service = await start_service(storage=StorageConfig(webdav, (s3,)), **PATIENT)
+        return Store(service, apache, versitygw, tmp_path, place or str(tmp_path / "backup"))
+
+    return make
+
+
+@pytest.fixture
+async def store(make_store: Callable[..., Any]) -> Store:
+    made: Store = await make_store()
+    return made
+
+
+@pytest.fixture(params=["folder", "s3"])
+async def any_store(request: pytest.FixtureRequest, make_store: Callable[..., Any], tmp_path: Path) -> Store:
+    """With a place for backups of each kind."""
+    place = None if request.param == "folder" else f"s3://{BUCKETS[1]}/backups/{tmp_path.name}"
+    made: Store = await make_store(place)
+    return made
+
+
+# --- Backup -------------------------------------------------------------------------------------------------
 
 
 async def test_a_backup_has_each_recording_as_ops_reads_it_and_its_media(store: Store) -> None:
-    one, two = store.put("one.wav", b"RIFF" + random.Random(1).randbytes(100_000)), store.put("two.wav", b"RIFFtwo")
+    one = store.on_apache("one.wav", b"RIFF" + random.Random(1).randbytes(100_000))
+    two = store.on_s3("two.wav", b"RIFFtwo")
     await store.post(a_call("Call/1", one, two), a_call("call/1", two))
-    status, out, err = await store.backup(*ALL)
+    status, out, err = await store.scripts.run("backup.py", store.place, *ALL)
     assert (status, err) == (0, "")
     assert "copied 2, unchanged 0, incomplete 0, failed 0; media files copied 3 (0.1 MiB), unchanged 0, failed 0" in out
     files = store.files()
@@ -91,16 +180,456 @@ async def test_a_backup_has_each_recording_as_ops_reads_it_and_its_media(store: 
     for name, entry in manifest["files"].items():
         content = files[f"{folder}/{name}"]
         assert (entry["size"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
-    shown = json.loads(await store.read("Call%2F1"))["recording"]
-    archived = json.loads(files[f"{folder}/recording.json"])
-    assert archived["recording"] == shown
-    assert {media["mediaPath"].rpartition("/")[2] for media in shown["mediaFiles"]} | {"recording.json"} == set(
-        manifest["files"]
-    )
-    status, out, err = await store.backup("--verify")
+    shown = json.loads((await store.read(f"{OPS_PATH}/Call%2F1")).replace(f"{store.service.url}/api/v2".encode(), b""))
+    assert json.loads(files[f"{folder}/recording.json"])["recording"] == shown["recording"]
+    names = {media["mediaPath"].rpartition("/")[2] for media in shown["recording"]["mediaFiles"]}
+    assert manifest["files"].keys() == names | {"recording.json"}
+    audited = [json.loads(line) for line in (store.scripts.folder / "audit.log").read_text().splitlines()]
+    assert {(line["operation"], line["user"], line["recordingId"]) for line in audited} == {
+        ("backup", "backup", "Call/1"),
+        ("backup", "backup", "call/1"),
+    }
+    status, out, err = await store.scripts.run("backup.py", store.place, "--verify")
     assert (status, err) == (0, ""), out
     assert "2 recordings, 5 files" in out
-    status, out, _ = await store.backup(*ALL)
-    assert status == 0
-    assert "copied 0, unchanged 2, incomplete 0, failed 0; media files copied 0 (0.0 MiB), unchanged 3" in out
-    assert store.files() == files
+
+
+async def test_another_run_copies_only_what_is_new_or_has_changed(any_store: Store) -> None:
+    store = any_store
+    one, two = store.on_apache("one.wav", b"RIFF1"), store.on_s3("two.wav", b"RIFF2" * 1_800_000)
+    await store.post(a_call("one", one, two), a_call("two", two))
+    assert counted(await store.backup()) == {"copied": 2, "mediaCopied": 3}
+    assert counted(await store.backup()) == {"unchanged": 2, "mediaUnchanged": 3}
+    await store.post(a_call("three", one), a_call("two", two, callerPhoneNumber="+1"))
+    assert counted(await store.backup()) == {"copied": 2, "unchanged": 1, "mediaCopied": 1, "mediaUnchanged": 3}
+    store.on_apache("one.wav", b"RIFFx")
+    assert counted(await store.backup()) == {"copied": 2, "unchanged": 1, "mediaCopied": 2, "mediaUnchanged": 2}
+    assert (await store.verify()).is_whole
+
+
+async def test_what_cannot_be_copied_is_reported_and_the_rest_goes_on(store: Store) -> None:
+    there = store.on_apache("there.wav", b"RIFF")
+    await store.post(
+        a_call("missing", store.apache.descriptor(f"{store.run}/old/no.wav"), there),
+        a_call("missing-s3", store.s3.descriptor("no.wav")),
+        a_call("there", there),
+    )
+    status, out, err = await store.scripts.run("backup.py", store.place, *ALL)
+    assert status == 1
+    assert "copied 1, unchanged 0, incomplete 2, failed 0; media files copied 2 (0.0 MiB), unchanged 0, failed 2" in out
+    assert err.count("the media object is missing in its storage") == 2
+    found = await store.verify()
+    assert len(found.missing) == 2
+    assert all(problem.endswith("the media object is missing in its storage") for problem in found.missing)
+    assert await problems(store) == {"missing": [problem.partition(":")[0] for problem in found.missing]}
+    # It is there now.
+    store.on_apache("no.wav", b"RIFF")
+    backup = await store.backup()
+    assert counted(backup) == {
+        "copied": 1, "unchanged": 1, "incomplete": 1, "mediaCopied": 1, "mediaUnchanged": 2, "mediaFailed": 1,
+    }  # fmt: skip
+    assert [failure.recording_id for failure in backup.failures] == ["missing-s3"]
+
+
+async def test_only_one_run_writes_to_a_folder(store: Store) -> None:
+    async with store.archive(to_write=True):
+        with pytest.raises(ArchiveInUse):
+            await store.backup()
+
+
+async def test_a_region_does_not_replace_the_recordings_of_another(store: Store) -> None:
+    one = store.on_apache("one.wav", b"RIFF")
+    await store.post(a_call("one", one))
+    await store.backup()
+    for file in store.folder.rglob("manifest.json"):
+        file.write_text(file.read_text().replace(f'"region": "{REGION}"', '"region": "elsewhere"'))
+    backup = await store.backup()
+    assert counted(backup) == {"failed": 1}
+    assert "region 'elsewhere'" in backup.failures[0].reason
+
+
+def beside(store: Store) -> list[str]:
+    """What is in the folder of the backup's folder."""
+    return sorted(path.name for path in store.folder.parent.iterdir())
+
+
+HOSTILE_IDS = (
+    "..", ".", "../../../etc/passwd", "a/../b", "~", "con\u0000trol", "A", "a", "é", "e\u0301", "%2e%2e", "=2e", "-rf",
+    "manifest.json", "x" * 400, "x" * 399 + "y", "É" * 200, "line\nfeed", "a.", "=contents.json", "2013-05-17.json",
+)  # fmt: skip
+
+
+async def test_no_id_leaves_its_folder_or_shares_one(
+    store: Store, elasticsearch: AsyncElasticsearch, tmp_path: Path
+) -> None:
+    one = store.on_apache("one.wav", b"RIFF")
+    tenants = [*HOSTILE_IDS, ""]
+    calls = [a_call(name, one) for name in HOSTILE_IDS]
+    for call, tenant in zip(calls, tenants, strict=False):
+        call["mediaFiles"][0]["tenant"] = tenant
+    await store_many(elasticsearch, store.service.settings, calls)
+    store.folder.mkdir()
+    outside = beside(store)
+    assert counted(await store.backup()) == {"copied": len(calls), "mediaCopied": len(calls)}
+    assert beside(store) == outside
+    found = await store.verify()
+    assert found.is_whole, found
+    assert found.recordings == len(calls)
+    folders = [path.relative_to(store.folder).as_posix() for path in store.folder.rglob("recording.json")]
+    assert len({folder.casefold() for folder in folders}) == len(calls)
+    assert all(len(part) <= 255 and part.isascii() for folder in folders for part in folder.split("/"))
+    scope = Scope(CONTACT_CENTER, REGION)
+    before = {name: (await store.service.repository.get(scope, name)).recording for name in HOSTILE_IDS}
+    await empty_indices(store.service.settings)
+    assert counted(await store.restore()) == {"restored": len(calls), "mediaUnchanged": len(calls)}
+    for name, recording in before.items():
+        assert (await store.service.repository.get(scope, name)).recording == recording
+
+
+# --- Verify -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def backed_up(store: Store) -> Store:
+    await store.post(
+        a_call("one", store.on_apache("one.wav", b"RIFF1")), a_call("two", store.on_s3("two.wav", b"RIFF2"))
+    )
+    await store.backup()
+    assert (await store.verify()).is_whole
+    return store
+
+
+def folder_of(store: Store, recording_id: str) -> Path:
+    return store.folder / CONTACT_CENTER / "=41cme" / "2013-05-17" / recording_id
+
+
+async def problems(store: Store) -> dict[str, list[str]]:
+    found = await store.verify()
+    kinds = {name: getattr(found, name) for name in ("damaged", "missing", "surplus", "unfinished")}
+    return {kind: [path.partition(":")[0] for path in paths] for kind, paths in kinds.items() if paths}
+
+
+@pytest.mark.parametrize("name", ["*.wav", "recording.json", "manifest.json"])
+async def test_damaged_and_missing_files_are_found(backed_up: Store, name: str) -> None:
+    (file,) = folder_of(backed_up, "one").glob(name)
+    path = file.relative_to(backed_up.folder).as_posix()
+    content = file.read_bytes()
+    file.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    assert await problems(backed_up) == {"damaged": [path]}
+    file.write_bytes(content[:-3])
+    assert await problems(backed_up) == {"damaged": [path]}
+    file.unlink()
+    assert await problems(backed_up) == {"missing": [path]}
+
+
+async def test_missing_folders_and_days_are_found(backed_up: Store) -> None:
+    folder = folder_of(backed_up, "one")
+    day = folder.parent.relative_to(backed_up.folder).as_posix()
+    shutil.rmtree(folder)
+    assert await problems(backed_up) == {"missing": [f"{day}/one"]}
+    shutil.rmtree(folder.parent)
+    assert await problems(backed_up) == {"missing": [f"{day}/one", f"{day}/two"]}
+    folder.parent.with_suffix(".json").unlink()
+    assert await problems(backed_up) == {"missing": [f"{day}.json"]}
+
+
+async def test_surplus_files_are_found(backed_up: Store) -> None:
+    folder = folder_of(backed_up, "one")
+    for path in (folder / "more.wav", folder.parent / "more", backed_up.folder / "more", folder / "sub" / "more"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"more")
+        assert await problems(backed_up) == {"surplus": [path.relative_to(backed_up.folder).as_posix()]}
+        path.unlink()
+    shutil.copytree(folder, folder.with_name("three"))
+    assert "three" in str(await problems(backed_up))
+
+
+async def test_links_and_paths_of_a_hostile_backup_lead_nowhere(backed_up: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"RIFF1")
+    folder = folder_of(backed_up, "one")
+    (media,) = folder.glob("*.wav")
+    media.unlink()
+    media.symlink_to(secret)
+    path = media.relative_to(backed_up.folder).as_posix()
+    assert await problems(backed_up) == {"damaged": [path]}
+    await empty_indices(backed_up.service.settings)
+    (backed_up.apache.folder / f"{backed_up.run}/old/one.wav").unlink()
+    restore = await backed_up.restore()
+    assert counted(restore) == {"restored": 2, "mediaUnchanged": 1, "mediaFailed": 1}
+    assert "symbolic link" in restore.failures[0].reason
+    assert not backed_up.apache.exists(f"{backed_up.run}/old/one.wav")
+    # A link in place of a folder, to one that has everything.
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    folder.symlink_to(moved)
+    assert path.rpartition("/")[0] in (await problems(backed_up))["surplus"]
+    folder.unlink()
+    # A backup writes through no link either.
+    target = tmp_path / "target"
+    target.mkdir()
+    folder.symlink_to(target)
+    with pytest.raises(ArchiveFailed):
+        await backed_up.backup()
+    assert list(target.iterdir()) == []
+    folder.unlink()
+    # Names in a manifest.
+    moved.rename(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../../../../secret"] = manifest["files"]["recording.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert f"{folder.relative_to(backed_up.folder)}/manifest.json" in (await problems(backed_up))["damaged"]
+    restore = await backed_up.restore()
+    assert counted(restore) == {"unchanged": 1, "failed": 1, "mediaUnchanged": 1}
+    async with backed_up.archive(to_write=True) as archive:
+        for name in ("../outside", "a/../../outside", "/outside/x", "a\0b"):
+            with pytest.raises(ArchiveFailed):
+                await write_file(archive, name, b"")
+    assert not (tmp_path / "outside").exists()
+
+
+# --- Restore ------------------------------------------------------------------------------------------------
+
+
+async def everything(store: Store, *paths: str) -> dict[str, bytes]:
+    return {path: await store.read(path) for path in paths}
+
+
+async def test_labels_protection_and_former_versions_come_back_byte_for_byte(any_store: Store) -> None:
+    store = any_store
+    one, screen = store.on_apache("one.wav", b"RIFF1"), store.on_s3("screen.mp4", b"....ftyp")
+    odd = {"x": 1.10, "big": 2**63, "é": ["\u2028", None, {"deep": [[]]}], "labels": "no", "z": "</script>"}
+    await store.post(a_call("one", one, **{**odd, "zeta": 1}), a_call("free", one))
+    await store.post(a_call("one", screen), a_call("also", screen), path=SCREENS_PATH)
+    definitions = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recording-label-definitions"
+    for name in ("court", "unused"):
+        assert (await store.ops.post(definitions, json={"name": name, "displayName": f"The {name}"})).status_code == 201
+    label = {"name": "court", "comment": "for é"}
+    assert (await store.admin.post("/api/v2/recordings/one/labels", json=label)).status_code == 201
+    assert (await store.ops.put(f"{definitions}/court", json={"displayName": "Renamed"})).status_code == 200
+    protect = {"operationName": "applyNonDelete", "reason": "case 7"}
+    assert (await store.admin.post("/api/v2/recordings/one", json=protect)).status_code == 200
+    await store.post(a_call("one", one, callerPhoneNumber="+49", later=1))
+    await store.post(a_call("one", one, callerPhoneNumber="+50"))
+    paths = (
+        *(f"{OPS_PATH}/{rest}" for rest in ("one", "free", "one/versions", "one/labels")),
+        *(f"{SCREENS_PATH}/{name}" for name in ("one", "also")),
+        f"{definitions}/court",
+    )
+    before = await everything(store, *paths)
+    assert before[f"{OPS_PATH}/one/versions"].count(b'"at"') == 2
+    await store.backup()
+    await store.backup("screen-recordings")
+    assert (await store.verify()).is_whole
+
+    await empty_indices(store.service.settings)
+    restore = await store.restore()
+    assert counted(restore) == {"restored": 4, "mediaUnchanged": 4}, restore.failures
+    assert await everything(store, *paths) == before
+    assert counted(await store.restore()) == {"unchanged": 4, "mediaUnchanged": 4}
+    # The hold is a hold still: it protects, and it can be lifted.
+    for path in (f"{OPS_PATH}/one", f"{SCREENS_PATH}/one"):
+        assert (await store.ops.delete(path)).status_code == 403
+    lift = {"operationName": "unapplyNonDelete"}
+    assert (await store.admin.post("/api/v2/recordings/one", json=lift)).status_code == 200
+    assert b"nonDelete" not in await store.read(f"{SCREENS_PATH}/one")
+    # What is there already is the same as what would be copied.
+    await empty_indices(store.service.settings)
+    await store.restore()
+    assert counted(await store.backup()) == {"unchanged": 2, "mediaUnchanged": 2}
+
+
+async def test_another_contact_center_region_and_storage(store: Store) -> None:
+    one, two = store.on_apache("a b/one.wav", b"RIFF1"), store.on_s3("two.wav", b"RIFF2" * 1_800_000)
+    named = {
+        "storage": "webDAV",
+        "path": "s.mp4",
+        "data": {"storagePath": store.apache.url_of(f"{store.run}/old/screens")},
+    }
+    store.on_apache("screens/s.mp4", b"....ftyp")
+    await store.post(a_call("one", one, two))
+    await store.post(a_call("one", named), path=SCREENS_PATH)
+    protect = {"operationName": "applyNonDelete", "reason": "case 7"}
+    assert (await store.admin.post("/api/v2/recordings/one", json=protect)).status_code == 200
+    await store.backup()
+    await store.backup("screen-recordings")
+    destination = Destination(
+        {CONTACT_CENTER: OTHER_CENTER},
+        {REGION: REGION},
+        (
+            StorageMapping(store.apache.url_of(f"{store.run}/old"), store.apache.url_of(f"{store.run}/new")),
+            StorageMapping(f"s3://{BUCKETS[0]}/{store.run}", f"s3://{BUCKETS[1]}/moved/{store.run}"),
+        ),
+    )
+    dry = await store.restore(destination, dry_run=True)
+    assert counted(dry) == {"restored": 2, "mediaRestored": 3}
+    restore = await store.restore(destination)
+    assert counted(restore) == {"restored": 2, "mediaRestored": 3}, restore.failures
+    there = OPS_PATH.replace(CONTACT_CENTER, "other%20center%2F%C3%A9")
+    moved = json.loads(await store.read(f"{there}/one"))["recording"]
+    assert moved["nonDeletion"]["reason"] == "case 7"
+    descriptors = [media["originalMediaDescriptor"] for media in moved["mediaFiles"]]
+    assert descriptors == [
+        {"storage": "webDAV", "path": store.apache.url_of(f"{store.run}/new/a b/one.wav")},
+        {"storage": "awsS3", "path": f"moved/{store.run}/two.wav", "data": {"bucket": BUCKETS[1]}},
+    ]
+    for media, content in zip(moved["mediaFiles"], (b"RIFF1", b"RIFF2" * 1_800_000), strict=True):
+        assert (await store.ops.get(media["mediaUri"])).content == content
+    screens = there.replace("recordings", "screen-recordings")
+    screen = json.loads(await store.read(f"{screens}/one"))["screenRecording"]
+    assert screen["mediaFiles"][0]["originalMediaDescriptor"] == {
+        "storage": "webDAV", "path": "s.mp4", "data": {"storagePath": store.apache.url_of(f"{store.run}/new/screens")},
+    }  # fmt: skip
+    # The screen recording is held by the recording of its new contact center.
+    assert (await store.ops.delete(f"{screens}/one")).status_code == 403
+    assert counted(await store.restore(destination)) == {"unchanged": 2, "mediaUnchanged": 3}
+
+
+async def test_what_exists_and_differs_is_left_or_merged(store: Store) -> None:
+    one, two, three = (store.on_apache(f"{name}.wav", name.encode()) for name in ("one", "two", "three"))
+    await store.post(a_call("same", one), a_call("changed", one, two, kept="old", only="backup"))
+    await store.backup()
+    assert (await store.ops.delete(f"{OPS_PATH}/changed")).status_code == 200
+    await store.post(a_call("changed", two, three, kept="new"))
+    before = await store.read(f"{OPS_PATH}/changed")
+    restore = await store.restore()
+    assert counted(restore) == {"unchanged": 1, "different": 1, "mediaUnchanged": 1}
+    assert [failure.recording_id for failure in restore.failures] == ["changed"]
+    assert await store.read(f"{OPS_PATH}/changed") == before
+    assert counted(await store.restore(merges=True)) == {"unchanged": 1, "merged": 1, "mediaUnchanged": 3}
+    merged = json.loads(await store.read(f"{OPS_PATH}/changed"))["recording"]
+    assert (merged["kept"], merged["only"]) == ("new", "backup")
+    paths = [media["originalMediaDescriptor"]["path"].rpartition("/")[2] for media in merged["mediaFiles"]]
+    assert paths == ["one.wav", "two.wav", "three.wav"]
+    assert counted(await store.restore(merges=True)) == {"unchanged": 2, "mediaUnchanged": 3}
+
+
+async def test_merging_never_undoes_a_later_protection_change(store: Store) -> None:
+    one = store.on_apache("one.wav", b"one")
+    await store.post(a_call("lifted", one), a_call("lost", one))
+    for name in ("lifted", "lost"):
+        await store.admin.post(f"/api/v2/recordings/{name}", json={"operationName": "applyNonDelete", "reason": name})
+    await store.backup()
+    for name in ("lifted", "lost"):
+        await store.admin.post(f"/api/v2/recordings/{name}", json={"operationName": "unapplyNonDelete"})
+    assert (await store.ops.delete(f"{OPS_PATH}/lost")).status_code == 200
+    await store.post(a_call("lost", one, more=1))
+    assert counted(await store.restore(merges=True))["merged"] == 1
+    assert b"nonDelete" not in await store.read(f"{OPS_PATH}/lifted")
+    assert json.loads(await store.read(f"{OPS_PATH}/lost"))["recording"]["nonDeletion"]["reason"] == "lost"
+
+
+async def test_a_media_object_is_never_overwritten_nor_stored_when_damaged(store: Store) -> None:
+    one, two = store.on_apache("one.wav", b"RIFF1"), store.on_s3("two.wav", b"RIFF2" * 1_800_000)
+    three = store.on_apache("three.wav", b"RIFF3" * 1_000_000)
+    await store.post(a_call("one", one), a_call("two", two), a_call("three", three))
+    await store.backup()
+    await empty_indices(store.service.settings)
+    store.on_apache("one.wav", b"other")
+    store.s3.client.delete_object(Bucket=BUCKETS[0], Key=two["path"])
+    (store.apache.folder / f"{store.run}/old/three.wav").unlink()
+    for name in ("two", "three"):
+        (media,) = folder_of(store, name).glob("*.wav")
+        content = media.read_bytes()
+        media.write_bytes(content[:-1] + b"?")
+    restore = await store.restore()
+    assert counted(restore) == {"restored": 2, "failed": 1, "mediaFailed": 2}
+    reasons = {failure.recording_id: failure.reason for failure in restore.failures}
+    assert "another media object" in reasons["one"]
+    assert all("SHA-256" in reasons[name] for name in ("two", "three"))
+    assert (await store.ops.get(f"{OPS_PATH}/one")).status_code == 404
+    assert not store.s3.exists(two["path"])
+    assert [path.name for path in (store.apache.folder / f"{store.run}/old").iterdir()] == ["one.wav"]
+    assert (store.apache.folder / f"{store.run}/old/one.wav").read_bytes() == b"other"
+
+
+async def test_a_recording_that_nobody_could_have_posted_is_not_restored(backed_up: Store) -> None:
+    folder = folder_of(backed_up, "one")
+    content = (folder / "recording.json").read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    await empty_indices(backed_up.service.settings)
+    for old, new in (
+        (b'"startTime"', b'"start"'),
+        (b'"id":"one"', b'"id":"other"'),
+        (b'"region":"test"', b'"region":"x"'),
+        (b"{", b"["),
+    ):
+        changed = content.replace(old, new, 1)
+        assert changed != content
+        (folder / "recording.json").write_bytes(changed)
+        entry = {"size": len(changed), "sha256": hashlib.sha256(changed).hexdigest()}
+        manifest["files"]["recording.json"] = entry
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        assert (await backed_up.restore()).counts.failed == 1, new
+
+
+# --- Kills --------------------------------------------------------------------------------------------------
+
+
+async def killed(store: Store, rng: random.Random, script: str, *arguments: str, done: Callable[[], int]) -> None:
+    """Runs a script, and kills it at some moment of its work."""
+    before = done()
+    target = before + rng.randrange(1, max(2, BACKED_UP_RECORDINGS // (2 * BACKUP_KILLS)))
+    process = await store.scripts.start(script, store.place, *arguments)
+    await eventually(lambda: done() >= target or process.returncode is not None, seconds=120)
+    await asyncio.sleep(rng.uniform(0, 0.01))
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+async def test_killed_backups_and_restores_go_on_and_everything_comes_back(
+    store: Store, elasticsearch: AsyncElasticsearch
+) -> None:
+    rng = random.Random(7)
+    contents = {f"call-{i:05}": b"RIFF" + rng.randbytes(rng.randrange(3000)) for i in range(BACKED_UP_RECORDINGS)}
+    put = (store.on_apache, store.on_s3)
+    calls = {
+        name: a_call(name, put[number % 2](f"{name}.wav", content), number=number)
+        for number, (name, content) in enumerate(contents.items())
+    }
+    await store_many(elasticsearch, store.service.settings, calls.values())
+    before = {name: await store.read(f"{OPS_PATH}/{name}") for name in calls}
+
+    def manifests() -> int:
+        return sum(1 for _ in store.folder.rglob("manifest.json"))
+
+    for _ in range(BACKUP_KILLS):
+        await killed(store, rng, "backup.py", *ALL, "--parallel", "2", done=manifests)
+        assert (await problems(store)).keys() <= {"unfinished"}
+    copied = manifests()
+    report = store.scripts.folder / "report.json"
+    status, _, err = await store.scripts.run("backup.py", store.place, *ALL, "--report", str(report))
+    assert status == 0, err
+    counts = json.loads(report.read_text())
+    assert (counts["unchanged"], counts["copied"]) == (copied, BACKED_UP_RECORDINGS - copied)
+    assert (await store.verify()).is_whole
+
+    await empty_indices(store.service.settings)
+    mapping = store.scripts.folder / "mapping.toml"
+    old, new = (store.apache.url_of(f"{store.run}/{name}") for name in ("old", "new"))
+    mapping.write_text(
+        f'[[storages]]\nfrom = "{old}"\nto = "{new}"\n[[storages]]\nfrom = "s3://{BUCKETS[0]}"\nto = "s3://{BUCKETS[1]}"\n'
+    )
+
+    def restored() -> int:
+        return sum(1 for _ in (store.apache.folder / f"{store.run}/new").glob("*.wav"))
+
+    for _ in range(RESTORE_KILLS):
+        await killed(store, rng, "restore.py", "--mapping", str(mapping), done=restored)
+    status, _, err = await store.scripts.run("restore.py", store.place, "--mapping", str(mapping))
+    assert status == 0, err
+    for name, content in contents.items():
+        (media,) = calls[name]["mediaFiles"]
+        descriptor = json.loads(
+            json.dumps(media["mediaDescriptor"]).replace(old, new).replace(f'"{BUCKETS[0]}"', f'"{BUCKETS[1]}"')
+        )
+        expected = before[name].replace(old.encode(), new.encode())
+        expected = expected.replace(f'"{BUCKETS[0]}"'.encode(), f'"{BUCKETS[1]}"'.encode())
+        old_uuid, new_uuid = (str(media_uuid(name, one)).encode() for one in (media["mediaDescriptor"], descriptor))
+        shown = await store.read(f"{OPS_PATH}/{name}")
+        assert shown == expected.replace(old_uuid, new_uuid)
+        uri = json.loads(shown)["recording"]["mediaFiles"][0]["mediaUri"]
+        assert (await store.ops.get(uri)).content == content
+    left = [path.name for path in (store.apache.folder / f"{store.run}/new").iterdir() if path.suffix != ".wav"]
+    assert left == []

@@ -72,3 +72,8 @@ AUDIT_SEARCHES = size(40, full=400)
 
 # Of an evidence package in memory: 140 of them, which at full size are more than 8 GiB.
 PACKAGE_PIECE = size(64 * 1024, full=64 * 1024 * 1024)
+
+# Recordings with media that are backed up and restored, and kills of either meanwhile.
+BACKED_UP_RECORDINGS = size(200, full=10_000)
+BACKUP_KILLS = size(3, full=10)
+RESTORE_KILLS = size(1, full=10)
