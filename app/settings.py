@@ -47,7 +47,7 @@ class _Configured(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-class User(_Configured, frozen=True, forbid_unknown_fields=True):
+class User(_Configured, frozen=True, forbid_unknown_fields=True, weakref=True):
     """A `[[users]]` entry; `password_hash` comes from `scripts/users.py hash`.
 
     `access_groups`, `partitions` and `own_recordings` limit what the user sees (docs/contract.md section 2). An empty

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from app.folding import fold_name
 from app.recordings.access import Path, access_groups, agents, holds, partitions, path_of
@@ -47,11 +47,21 @@ def _any_holds(paths: frozenset[Path] | None, others: frozenset[Path]) -> bool:
     return paths is None or any(holds(path, other) for path in paths for other in others)
 
 
-@lru_cache(maxsize=1024)
+# An entry goes with its user, when the configuration names her no longer.
+_limits: WeakKeyDictionary[User, Limits] = WeakKeyDictionary()
+
+
 def limits_of(user: User) -> Limits | None:
     """Returns the limits of a user's entry in the configuration, None for a user who has none."""
     if not user.is_limited:
         return None
+    limits = _limits.get(user)
+    if limits is None:
+        limits = _limits[user] = _limits_of(user)
+    return limits
+
+
+def _limits_of(user: User) -> Limits:
     return Limits(
         groups=frozenset(map(path_of, user.access_groups)) or None,
         partitions=frozenset(map(path_of, user.partitions)) or None,

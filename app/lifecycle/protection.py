@@ -6,7 +6,7 @@ process that wrote it completes it; if that process dies, `repair` does. See doc
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from uuid import uuid4
 
 import msgspec
@@ -16,7 +16,7 @@ from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.store.documents import Hold, ProtectionChange
 from app.store.journal import now_milliseconds
-from app.store.repository import RecordingRepository, StoredRecording, Update
+from app.store.repository import ProtectionState, RecordingRepository, StoredRecording, Update
 
 log = logging.getLogger(__name__)
 
@@ -67,26 +67,28 @@ class Protection:
         Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
         delete one of their media objects; the protection stands all the same, and repeating the call is safe.
         """
-        group: list[StoredRecording] = []
+        group: Collection[str] = ()
 
         async def decide(stored: StoredRecording) -> Update | None:
             nonlocal group
-            screens = await self._screen_recordings.associated(stored)
-            group = [stored, *screens]
             protection = stored.protection
+            settled, latest, associated = True, _decided_at(protection), list[str]()
+            async for screen in self._screen_recordings.associated(stored):
+                associated.append(screen.document_id)
+                settled = settled and _has_followed(screen, stored.document_id, protect=protect)
+                latest = max(latest, _decided_at(screen.change))
             standing = _standing(stored, reason) if protect else None
             unfinished = protection.pending if protection else ()
+            # Whoever was taken along follows, also if its callUUID or the recording's has changed since.
+            taken = protection.taken if protection else ()
+            group = pending = dict.fromkeys([*associated, *taken, *unfinished])
             if begun_at is not None and protection is not None and protection.decided_at >= begun_at:
                 return None
-            settled = all(_has_followed(screen, stored.document_id, protect=protect) for screen in screens)
             needs_mark = standing is None if protect else is_protected(stored.recording)
             if not unfinished and settled and not needs_mark:
                 return None
-            # Whoever was taken along follows, also if its callUUID or the recording's has changed since.
-            taken = protection.taken if protection else ()
-            pending = dict.fromkeys([*(screen.document_id for screen in screens), *taken, *unfinished])
             change = ProtectionChange(
-                decided_at=await self._next_instant(group, pending),
+                decided_at=await self._next_instant(latest, pending.keys() - associated),
                 change_id=uuid4().hex,
                 pending=tuple(pending),
                 taken=tuple(pending),
@@ -106,7 +108,27 @@ class Protection:
         elif stored is not None:
             await self.complete(stored)
         if protect:
-            await self._recordings.keep_media(protected.recording for protected in group)
+            protected = update or stored
+            assert protected is not None
+            await self._keep_media(protected.recording, group)
+
+    async def _keep_media(self, recording: Recording, screens: Iterable[str]) -> None:
+        """As `RecordingRepository.keep_media`, for a recording and its screen recordings.
+
+        The screen recordings are read again, a few at once: a media file that was deleted before its recording was
+        protected is no longer in it.
+        """
+
+        async def keep(document: str) -> None:
+            async with self._slots:
+                screen = await self._screen_recordings.read(document)
+                if screen is not None:
+                    await self._screen_recordings.keep_media([screen.recording])
+
+        kept = [self._recordings.keep_media([recording]), *map(keep, screens)]
+        for error in await asyncio.gather(*kept, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def complete(self, stored: StoredRecording) -> None:
         """Completes the protection change of a recording, if some screen recordings have yet to follow it."""
@@ -118,8 +140,9 @@ class Protection:
         if resource == "recordings":
             await self._settle(stored.document_id)
             return
-        for recording in await self._recordings.associated(stored):
-            await self._settle(recording.document_id)
+        # All of them first, because a page of a search would miss what changes meanwhile.
+        for document in [recording.document_id async for recording in self._recordings.associated(stored)]:
+            await self._settle(document)
 
     async def settle_all(self) -> int:
         """As `settle`, for all holds; returns the number of recordings whose hold has got its screen recordings."""
@@ -137,7 +160,7 @@ class Protection:
             change = stored.protection
             taken = [
                 screen.document_id
-                for screen in await self._screen_recordings.associated(stored)
+                async for screen in self._screen_recordings.associated(stored)
                 if screen.document_id not in change.taken and _may_be_held(screen, document)
             ]
             if not taken:
@@ -173,12 +196,15 @@ class Protection:
             log.warning("completed %d protection changes that were left incomplete", repaired)
         return repaired
 
-    async def _next_instant(self, group: Sequence[StoredRecording], pending: Iterable[str]) -> int:
-        """Returns a time later than all changes that were read, even if the clock of another process is ahead."""
-        read = {stored.document_id for stored in group}
-        others = [await self._screen_recordings.read(screen) for screen in pending if screen not in read]
-        seen = [stored.protection.decided_at for stored in [*group, *others] if stored and stored.protection]
-        return max(now_milliseconds(), max(seen, default=0) + 1)
+    async def _next_instant(self, latest: int, screens: Iterable[str]) -> int:
+        """Returns a time later than the `latest` and than the changes of these screen recordings.
+
+        It is so even if the clock of another process is ahead.
+        """
+        for document in screens:
+            screen = await self._screen_recordings.read(document)
+            latest = max(latest, _decided_at(screen.protection if screen else None))
+        return max(now_milliseconds(), latest + 1)
 
     async def _complete(self, document: str, change: ProtectionChange, took_along: TookAlong, *, protect: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -242,9 +268,9 @@ class Protection:
                 return {holder: Hold(before.decided_at, before.change_id, protects=False)}
             return {}
         return {
-            other.document_id: Hold(other.protection.decided_at, other.protection.change_id, protects=True)
-            for other in await self._recordings.associated(screen)
-            if other.document_id != holder and other.protection is not None and is_protected(other.recording)
+            other.document_id: Hold(other.change.decided_at, other.change.change_id, protects=True)
+            async for other in self._recordings.associated(screen)
+            if other.document_id != holder and other.change is not None and other.is_protected
         }
 
 
@@ -264,20 +290,24 @@ def _standing(stored: StoredRecording, reason: str | None) -> ProtectionChange |
     return change if reason in {None, change.reason} else None
 
 
-def _has_followed(screen: StoredRecording, holder: str, *, protect: bool) -> bool:
+def _decided_at(change: ProtectionChange | None) -> int:
+    return change.decided_at if change else 0
+
+
+def _has_followed(screen: ProtectionState, holder: str, *, protect: bool) -> bool:
     """Returns whether a screen recording needs no change to be held by a recording, or not to be."""
-    if screen.protection is None or not screen.protection.holders:
+    if screen.change is None or not screen.change.holders:
         # From before holders were recorded: when it is protected, its holders are found when it follows.
-        return not protect and not is_protected(screen.recording)
-    hold = screen.protection.holders.get(holder)
+        return not protect and not screen.is_protected
+    hold = screen.change.holders.get(holder)
     return (hold is not None and hold.protects) == protect
 
 
-def _may_be_held(screen: StoredRecording, holder: str) -> bool:
+def _may_be_held(screen: ProtectionState, holder: str) -> bool:
     """Returns whether a screen recording is held by a recording, or was protected before holders were recorded."""
-    if screen.protection is None or not screen.protection.holders:
-        return is_protected(screen.recording)
-    hold = screen.protection.holders.get(holder)
+    if screen.change is None or not screen.change.holders:
+        return screen.is_protected
+    hold = screen.change.holders.get(holder)
     return hold is not None and hold.protects
 
 

@@ -4,6 +4,7 @@ Concurrent reads become one `_mget`, concurrent writes one `_bulk` (docs/decisio
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -63,15 +64,20 @@ class IndexBlocked(Exception):
 class DocumentReader(Generic[S]):
     """Reads documents by id, as of their last acknowledged write. `decoder` knows the type of their `_source`.
 
-    Raises the errors of the Elasticsearch client, and TimeoutError after `timeout` seconds.
+    Elasticsearch holds all documents of an answer in its memory, so `largest` tells how many bytes one of them may
+    have: an answer has 4 MiB at most, or a single document. Raises the errors of the Elasticsearch client, and
+    TimeoutError after `timeout` seconds.
     """
 
-    def __init__(self, client: AsyncElasticsearch, timeout: float, decoder: HitDecoder[S]) -> None:
+    def __init__(
+        self, client: AsyncElasticsearch, timeout: float, decoder: HitDecoder[S], largest: Callable[[], int] = int
+    ) -> None:
         # Half of the time is left for another node when one has stalled.
         self._seconds = timeout / 2
         self._client = client
         self._decoder = decoder
         self._timeout = timeout
+        self._largest = largest
         self._batcher: Batcher[tuple[str, str], Hit[S] | None] = Batcher(self._send, concurrency=_CONCURRENT_READS)
 
     async def get(self, index: str, document_id: str) -> Hit[S] | None:
@@ -80,7 +86,7 @@ class DocumentReader(Generic[S]):
         async with asyncio.timeout(self._timeout):
             while True:
                 try:
-                    return await self._batcher.submit((index, document_id))
+                    return await self._batcher.submit((index, document_id), self._largest())
                 except (ApiError, TransportError) as error:
                     transient = _is_transient(error) or isinstance(error, ConnectionTimeout)
                     if not transient or not await backoff.wait():

@@ -75,6 +75,12 @@ class Source(msgspec.Struct, frozen=True, rename="camel", gc=False):
         return self.labels not in {None, "[]"}
 
 
+class ProtectionSource(msgspec.Struct, frozen=True, gc=False):
+    """The part of a document's `_source` that tells its protection."""
+
+    protection: str | None = None
+
+
 SCHEMA_VERSION = 2
 
 _labels_decoder = msgspec.json.Decoder(Labels)

@@ -4,7 +4,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from app.store.documents import Source
+from app.store.documents import ProtectionSource, Source
 
 S = TypeVar("S")
 
@@ -14,6 +14,7 @@ EASIER = 16
 
 class _Fields(msgspec.Struct, frozen=True):
     recordingBytes: tuple[int, ...] = (0,)  # noqa: N815
+    nonDelete: tuple[bool, ...] = (False,)  # noqa: N815
 
 
 class Hit(
@@ -49,6 +50,11 @@ class Hit(
     def size(self) -> int:
         """The bytes of the recording, if asked for. One that a former version stored has 0: they are small."""
         return self.fields.recordingBytes[0]
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether the recording is protected from deletion, if asked for."""
+        return self.fields.nonDelete[0]
 
     @property
     def place(self) -> tuple[int, str]:
@@ -94,3 +100,4 @@ class HitDecoder(Generic[S]):
 
 RecordingHit = Hit[Source]
 RECORDINGS = HitDecoder(Source)
+PROTECTIONS = HitDecoder(ProtectionSource)

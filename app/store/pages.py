@@ -9,13 +9,15 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from app.auth.recent import put_newest
-from app.errors import ElasticsearchUnavailable
+from app.errors import ElasticsearchUnavailable, RecallError
+from app.recordings.merge import MAX_RECORDING_BYTES
 from app.store.hits import RecordingHit
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class _Largest:
         self._bytes = 0
         self._until = 0.0
         self._looking = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
 
     async def bytes(self) -> int:
         async with self._looking:
@@ -66,6 +69,16 @@ class _Largest:
                 self._bytes = await self._look()
                 self._until = asked + _LARGEST_IS_VALID_SECONDS
             return self._bytes
+
+    def lately(self) -> int:
+        """Returns the size as it was known last, without waiting: a read by id does not wait for a search."""
+        if time.monotonic() >= self._until and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._look_again())
+        return self._bytes if self._until else MAX_RECORDING_BYTES
+
+    async def _look_again(self) -> None:
+        with suppress(RecallError):
+            await self.bytes()
 
     async def _look(self) -> int:
         if self._contact_center is None:
@@ -100,6 +113,10 @@ class BoundedSearch:
         self._ask = ask
         self._largest = _Largest(ask)
         self._largest_of: OrderedDict[str, _Largest] = OrderedDict()
+
+    def largest_lately(self) -> int:
+        """Returns about how many bytes the largest recording has, without waiting."""
+        return self._largest.lately()
 
     async def hits(
         self, body: dict[str, Any], wanted: int, reserve: Reserve = unlimited, *, contact_center: str | None = None

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
+from typing import Any, NamedTuple, NotRequired, TypedDict, TypeVar, Unpack
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -41,13 +41,15 @@ from app.store.claims import MediaClaims
 from app.store.client import raw_request, store_errors
 from app.store.document_store import DocumentReader, DocumentWriter, IndexBlocked, Version, version_of
 from app.store.documents import ProtectionChange, Source, document_id, labels_from, protection_from, to_document
-from app.store.hits import EASIER, RECORDINGS, RecordingHit
+from app.store.hits import EASIER, PROTECTIONS, RECORDINGS, Hit, HitDecoder, RecordingHit
 from app.store.indices import alias, refresh
 from app.store.journal import now_milliseconds
 from app.store.pages import BoundedSearch, Reserve, unlimited
 from app.store.versions import FormerVersion, VersionStore, says_the_same
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S")
 
 # Of a media file or an event, roughly.
 _BYTES_OF_A_PART = 250
@@ -91,6 +93,15 @@ class Matching(NamedTuple):
     recording_id: str
     seq_no: int
     primary_term: int
+
+
+@dataclass(frozen=True)
+class ProtectionState:
+    """What is known of the protection of a recording without reading the recording."""
+
+    document_id: str
+    is_protected: bool
+    change: ProtectionChange | None
 
 
 @dataclass(frozen=True)
@@ -162,8 +173,8 @@ class RecordingRepository:
         self._search_seconds = settings.elasticsearch_search_timeout
         self._write_seconds = settings.elasticsearch_write_timeout
         self._searching = client.options(request_timeout=self._search_seconds)
-        self._bounded = BoundedSearch(self._hits, self._mget, self._search)
-        self._reader = DocumentReader(client, self._seconds, RECORDINGS)
+        self._bounded = BoundedSearch(self._recording_hits, self._mget, self._search)
+        self._reader = DocumentReader(client, self._seconds, RECORDINGS, self._bounded.largest_lately)
         self._writer = DocumentWriter(
             client, self._reader, timeout=self._write_seconds, refresh_timeout=_WAIT_FOR_REFRESH_SECONDS
         )
@@ -191,26 +202,28 @@ class RecordingRepository:
         Raises RecordingNotFound when it does not exist, or the scope does not admit it. The scope must name a contact
         center, without which an id names no recording.
         """
-        return _admitted(scope, recording_id, await self.read(_document_id(scope, recording_id)))
+        hit = await self._admitted_hit(scope, recording_id)
+        return await apart(len(hit.source.recording), _stored, hit)
+
+    async def find(self, scope: Scope, recording_id: str) -> Source:
+        """Returns what `get` does, and raises as it does, without decoding the recording."""
+        return (await self._admitted_hit(scope, recording_id)).source
+
+    async def _admitted_hit(self, scope: Scope, recording_id: str) -> RecordingHit:
+        async with store_errors(self._seconds):
+            hit = await self._reader.get(self._index, _document_id(scope, recording_id))
+        if hit is None:
+            raise RecordingNotFound(recording_id)
+        # Without limits the document's id says enough: it is made of contact center, region and id.
+        if scope.limits is not None:
+            _admitted(scope, recording_id, await apart(len(hit.source.recording), _stored, hit))
+        return hit
 
     async def read(self, _id: str) -> StoredRecording | None:
         """Returns the recording with a document id, as of its last acknowledged write, for any scope."""
         async with store_errors(self._seconds):
             hit = await self._reader.get(self._index, _id)
         return await apart(len(hit.source.recording), _stored, hit) if hit else None
-
-    async def find(self, scope: Scope, recording_id: str) -> Source:
-        """Returns what `get` does, and raises as it does, without decoding the recording."""
-        _id = _document_id(scope, recording_id)
-        async with store_errors(self._seconds):
-            hit = await self._reader.get(self._index, _id)
-        if hit is None:
-            raise RecordingNotFound(recording_id)
-        if (
-            scope.limits is not None
-        ):  # otherwise the document's id says enough: it is made of contact center, region and id
-            _admitted(scope, recording_id, await apart(len(hit.source.recording), _stored, hit))
-        return hit.source
 
     async def search(
         self, scope: Scope, criteria: Criteria, page: PageRequest, reserve: Reserve = unlimited
@@ -613,10 +626,11 @@ class RecordingRepository:
             response = await self._client.bulk(operations=operations)
         return [_was_deleted(item["delete"]) for item in response.body["items"]]
 
-    async def associated(self, stored: StoredRecording) -> list[StoredRecording]:
-        """Returns the recordings that share a contact center and a media `callUUID` with a recording, in any region.
+    async def associated(self, stored: StoredRecording) -> AsyncIterator[ProtectionState]:
+        """Yields the state of the recordings that share a contact center and a media `callUUID` with a recording.
 
-        They are as of the last acknowledged write, and include recordings that the caller's scope does not admit.
+        They may be of any region, and may be recordings that the caller's scope does not admit. The states are as of
+        the last acknowledged write.
         """
         await self._refresh()
         clauses = [
@@ -626,13 +640,19 @@ class RecordingRepository:
         body: dict[str, Any] = {
             "query": {"bool": {"filter": clauses}},
             "sort": [*ORDER, {"region": "asc"}],
-            "seq_no_primary_term": True,
             "size": _BATCH,
+            # A recording may have 4 MiB, and a call 1,000 screen recordings.
+            "_source": ["protection"],
+            "docvalue_fields": ["nonDelete"],
+            "track_total_hits": False,
         }
-        found: list[StoredRecording] = []
-        async for hits in self._all(body):
-            found += map(_stored, hits)
-        return found
+        while True:
+            hits = await self._hits(body, PROTECTIONS)
+            for hit in hits:
+                yield ProtectionState(hit.id, hit.is_protected, protection_from(hit.source.protection))
+            if len(hits) < _BATCH:
+                return
+            body["search_after"] = hits[-1].sort
 
     async def within_calls(self, scope: Scope, calls: Collection[str]) -> AsyncIterator[StoredRecording]:
         """Yields the recordings that the scope admits and that share a media `callUUID`, some in memory at a time.
@@ -730,14 +750,17 @@ class RecordingRepository:
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
 
-    async def _hits(self, body: dict[str, Any]) -> list[RecordingHit]:
+    async def _recording_hits(self, body: dict[str, Any]) -> list[RecordingHit]:
+        return await self._hits(body, RECORDINGS)
+
+    async def _hits(self, body: dict[str, Any], decoder: HitDecoder[S]) -> list[Hit[S]]:
         """Returns the hits of a search; raises SearchTooLarge."""
         async with store_errors(self._search_seconds):
             with _clauses_counted():
                 answer = await raw_request(
                     self._client, "POST", self._search_target, codec.encode(body), self._search_seconds
                 )
-            return await apart(len(answer.body) // EASIER, RECORDINGS.search, answer.body)
+            return await apart(len(answer.body) // EASIER, decoder.search, answer.body)
 
     async def _search(self, body: dict[str, Any]) -> dict[str, Any]:
         """Returns the answer to a search; raises SearchTooLarge."""

@@ -1,6 +1,7 @@
 """Changes of protection whose steps overlap (docs/decisions/0010-protection.md)."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -8,12 +9,17 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
+from app.errors import MediaBeingDeleted
 from app.lifecycle.protection import Protection, is_protected
+from app.recordings.identity import media_object_keys
+from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.services import open_services
 from app.settings import Settings
+from app.store.documents import document_id
 from app.store.indices import create_indices
-from tests.support.recordings import CONTACT_CENTER, REGION, a_recording
+from app.store.repository import ProtectionState, StoredRecording, Update
+from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording
 
 SCOPE = Scope(CONTACT_CENTER, REGION)
 
@@ -48,3 +54,37 @@ async def test_a_slow_apply_takes_nothing_along_after_a_later_unapply(
             False,
             False,
         ]
+
+
+async def test_an_object_that_its_recording_has_lost_is_not_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One media file of the screen recording is being deleted, and was in it when the apply began."""
+    async with open_services(settings, AuditLog(None), CollectorRegistry()) as services:
+        await create_indices(services.client, settings)
+        recordings, screens = services.repositories["recordings"], services.repositories["screen-recordings"]
+        lost, kept = a_media_file("calls/lost.mp4"), a_media_file("calls/kept.mp4")
+        await recordings.save(CONTACT_CENTER, parse_recording(a_recording("call")), by="ops")
+        await screens.save(CONTACT_CENTER, parse_recording(a_recording("call", mediaFiles=[lost, kept])), by="ops")
+        associated = screens.associated
+        claims = screens._claims
+
+        async def without(stored: StoredRecording | None) -> Update:
+            assert stored is not None
+            recording = merge(None, stored.recording | {"mediaFiles": stored.recording["mediaFiles"][1:]})
+            return Update(CONTACT_CENTER, recording, stored.protection)
+
+        async def associated_and_then_lost(stored: StoredRecording) -> AsyncIterator[ProtectionState]:
+            async for state in associated(stored):
+                yield state
+            await screens.update_document(document_id(CONTACT_CENTER, REGION, "call"), without)
+            assert await claims.begin(await claims.acquire([media_object_keys(lost["mediaDescriptor"])[1]]))
+
+        monkeypatch.setattr(screens, "associated", associated_and_then_lost)
+        await services.protection.change(SCOPE, "call", protect=True, by="amy")
+        assert is_protected((await screens.get(SCOPE, "call")).recording)
+        monkeypatch.undo()
+        # What is in a recording is waited for, also when all of them are protected already.
+        assert await claims.begin(await claims.acquire([media_object_keys(kept["mediaDescriptor"])[1]]))
+        with pytest.raises(MediaBeingDeleted):
+            await services.protection.change(SCOPE, "call", protect=True, by="amy")

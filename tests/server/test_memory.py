@@ -1,4 +1,7 @@
-"""Clients without credentials cannot make a process grow, and what they took is back within seconds."""
+"""Clients without credentials cannot make a process grow, and what they took is back within seconds.
+
+Neither can the screen recordings of one call.
+"""
 
 import asyncio
 import os
@@ -8,11 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
+from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
 from tests.support.processes import AppProcess
-from tests.support.sizes import size
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_many
+from tests.support.service import PATIENT
+from tests.support.sizes import FULL, size
 from tests.support.waiting import eventually
 
 SECONDS = size(3.0, full=20.0)
@@ -24,6 +31,11 @@ MOST_LEFT = 25 * MIB
 BACK_WITHIN_SECONDS = 10.0
 CONNECTIONS = 300
 
+# Screen recordings of one call, with three media files each, and the bytes of each. Ten are worked on at once, each of
+# which is in memory several times: as bytes, as text, decoded, and as the document that is written.
+CALLS = [(200, 4 * MIB - 10_000), (1_000, 1_000)] if FULL else [(60, MIB)]
+MOST_OF_SCREENS = 20 * MIB
+
 PIPELINED = b"GET /api/v2/recordings HTTP/1.1\r\nHost: x\r\n\r\n" * 500
 HEAD = b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (i, b"y" * 600) for i in range(95))
 BODY = b"POST /api/v2/recordings HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 60_000
@@ -31,7 +43,7 @@ BODY = b"POST /api/v2/recordings HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000
 
 @pytest.fixture
 async def process(settings: Settings, tmp_path: Path) -> AsyncIterator[AppProcess]:
-    process = AppProcess(settings, tmp_path)
+    process = AppProcess(msgspec.structs.replace(settings, **PATIENT), tmp_path)
     await process.start()
     yield process
     await process.stop()
@@ -109,3 +121,28 @@ async def test_memory_and_descriptors_are_back_seconds_after_an_attack(
     assert largest - before < MOST_GROWTH
     await eventually(lambda: descriptors(process) <= opened_before + 5, seconds=BACK_WITHIN_SECONDS)
     await eventually(lambda: memory(process) - before < MOST_LEFT, seconds=BACK_WITHIN_SECONDS)
+
+
+@pytest.mark.parametrize(("count", "each"), CALLS)
+async def test_protecting_a_call_needs_no_more_memory_for_more_screen_recordings(
+    process: AppProcess, settings: Settings, elasticsearch: AsyncElasticsearch, count: int, each: int
+) -> None:
+    for start in range(0, count, 10):
+        screens = (
+            a_recording(f"{i}", notes="n" * each, mediaFiles=[a_media_file(f"{i}-{j}.mp4") for j in range(3)])
+            for i in range(start, min(start + 10, count))
+        )
+        await store_many(elasticsearch, settings, screens, resource="screen-recordings")
+    async with process.client("ops") as ops, process.client("admin") as admin:
+        assert (await ops.post(OPS_PATH, json=a_recording("r"))).status_code == 201
+        before = largest = memory(process)
+        operation = {"operationName": "applyNonDelete"}
+        applying = asyncio.create_task(admin.post("/api/v2/recordings/r", json=operation, timeout=600))
+        while not applying.done():
+            largest = max(largest, memory(process))
+            await asyncio.sleep(0.01)
+        assert (await applying).json() == {"statusCode": 0}
+        path = OPS_PATH.replace("/recordings", "/screen-recordings")
+        for i in (0, count - 1):
+            assert (await ops.get(f"{path}/{i}")).json()["screenRecording"]["nonDelete"] is True
+    assert largest - before < MOST_OF_SCREENS + 8 * 10 * each

@@ -6,6 +6,7 @@ from typing import Any
 
 from elasticsearch import AsyncElasticsearch
 
+from app.recordings.identity import Resource
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
@@ -62,9 +63,10 @@ async def store_many(
     settings: Settings,
     recordings: Iterable[dict[str, Any]],
     contact_center: str = CONTACT_CENTER,
+    resource: Resource = "recordings",
 ) -> None:
     """Stores and refreshes what would take too long to post; as if posted for the contact center."""
-    index = alias(settings, "recordings")
+    index = alias(settings, resource)
     for batch in batched(recordings, 1000):
         operations: list[dict[str, Any]] = []
         for posted in batch:
