@@ -12,7 +12,7 @@ from elasticsearch import AsyncElasticsearch
 from app.settings import Settings, User
 from app.store.indices import create_indices
 from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording, store_many
-from tests.support.service import hash_password
+from tests.support.service import PATIENT, hash_password
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +37,7 @@ def config(tmp_path: Path, settings: Settings) -> Path:
         "elasticsearch_url": settings.elasticsearch_url,
         "replicas": 0,
         "users": users,
+        **PATIENT,
     }
     file.write_bytes(msgspec.toml.encode(body | {"users": [_set(user) for user in users]}))
     return file
