@@ -85,10 +85,12 @@ async def kill_now_and_then(
     work: Callable[[httpx.AsyncClient, str], Awaitable[None]],
     rng: random.Random,
     *,
+    between: tuple[int, int] = (5, 30),
     after_each: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[set[str], int]:
     """Does `work` for each id, four at once, and kills the service again and again meanwhile.
 
+    So many ids are done `between` two kills, at least the first number and fewer than the second.
     `after_each` is called after each kill, while the service is down. Returns the ids whose work was done, and the
     number of kills; the others' requests may have had an effect too.
     """
@@ -104,7 +106,7 @@ async def kill_now_and_then(
                 done.add(worked_on)
 
     while waiting:
-        wanted = len(done) + rng.randrange(5, 30)
+        wanted = len(done) + rng.randrange(*between)
         async with app.client(user) as client, asyncio.TaskGroup() as workers:
             for _ in range(4):
                 workers.create_task(work_on(client))

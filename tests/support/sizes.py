@@ -13,7 +13,7 @@ def size(usual: T, *, full: T) -> T:
 
 
 # Rounds of each race of two requests, at least; a race goes on until each outcome was seen.
-RACE_ROUNDS = size(30, full=300)
+RACE_ROUNDS = size(20, full=300)
 
 # Rounds in which a deletion of a media object meets a POST and an applyNonDelete that refer to it.
 CLAIM_ROUNDS = size(30, full=1_000)
@@ -34,8 +34,12 @@ PURGED_RECORDINGS = size(75_000, full=100_000)
 # Recordings that are protected or updated while a purge reaches them.
 RACED_BY_PURGE = size(180, full=450)
 
-# Recordings that are deleted, and groups that are protected, while their process is killed again and again.
+# Recordings that are deleted while their process is killed again and again.
 WORKED_ON_BESIDE_KILLS = size(120, full=200)
+
+# Groups that are protected, or whose one or two holds are lifted, while their process is killed every seven or so. Each
+# kill is in the middle of four changes: with the sizes of the criteria of more than 100.
+KILLED_GROUPS = size(20, full=200)
 
 # Players that leave somewhere in a file, of each of 16 that play concurrently.
 LEAVING_PLAYERS = size(40, full=125)
@@ -49,9 +53,13 @@ SOAK_MINUTES = size(0.3, full=20.0)
 # Random ranges of a media file that each of the faster storages serves.
 MEDIA_RANGES = size(100, full=500)
 
-# Random searches that the oracle answers too: in each big world, and hypothesis's examples of small worlds.
+# What the oracle answers too: worlds, the recordings of each and random searches in each, hypothesis's examples of
+# small worlds, and one in so many of the searches for values that are special.
+BIG_WORLDS = size(1, full=3)
+BIG_WORLD_RECORDINGS = size(120, full=280)
 BIG_WORLD_SEARCHES = size(150, full=1_100)
-SMALL_WORLDS = size(20, full=40)
+SMALL_WORLDS = size(5, full=40)
+PART_OF_SPECIAL_SEARCHES = size(6, full=1)
 
 # Plays from a storage in memory, each with one of all combinations of request and answer, at least; and from one that
 # answers at random, over sockets.
