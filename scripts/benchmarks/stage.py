@@ -181,7 +181,7 @@ def _print_machine(stage: Stage) -> None:
 
 
 @contextmanager
-def service(settings: Settings) -> Iterator[str]:
+def service(settings: Settings, more_users: tuple[User, ...] = ()) -> Iterator[str]:
     """Runs one process of the service, configured by a file as in production, and yields its URL.
 
     Its audit log is a file in its folder.
@@ -190,6 +190,7 @@ def service(settings: Settings) -> Iterator[str]:
     users = (
         User(USER, password_hash, ("admin",), CONTACT_CENTER),
         User(OPS_USER, password_hash, ("ops",), None),
+        *more_users,
     )
     with server_folder() as folder:
         file = folder / "recall.toml"

@@ -109,6 +109,10 @@ async def test_wrong_arguments_are_refused(settings: Settings, tmp_path: Path, a
     ("arguments", "row"),
     [
         (("search", "--recordings", "300", "--seconds", "1", "--rounds", "1"), "| Elasticsearch directly | "),
+        (
+            ("access", "--recordings", "300", "--seconds", "0.1", "--rounds", "1", "--questions", "3"),
+            "| callUUID | groups and own recordings | ",
+        ),
         (("wildcard", "--recordings", "300", "--rounds", "1", "--warm-up", "0", "--batch", "5"), "| userData | 300 | "),
     ],
 )
