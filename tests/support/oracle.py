@@ -1,4 +1,4 @@
-"""What Recall must answer, said again in plain Python from the contract, sections 4 and 5.
+"""What Recall must answer, said again in plain Python from the contract, sections 2, 4 and 5.
 
 It shares no code with app/, works on JSON alone, and is meant to be obviously right, not fast.
 Where the contract is terse, this is how it is read here:
@@ -148,6 +148,59 @@ def queried_spellings(at: Milliseconds) -> list[str]:
     if at % 86_400_000 == 0:
         spelled.append(date_out(at)[:10])
     return spelled
+
+
+# --- Section 2: who sees what ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """What the entry of a user says; whom nothing limits sees everything."""
+
+    name: str = ""
+    access_groups: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+    own_recordings: bool = False
+
+
+EVERYBODY = Viewer()
+
+
+def visible_media(recording: Recording, viewer: Viewer) -> list[dict[str, Any]]:
+    """The media files of a recording that a user sees; of one that does not exist for the user, none."""
+    media_files: list[dict[str, Any]] = recording["mediaFiles"]
+    by_path = bool(viewer.access_groups or viewer.partitions)
+    if viewer.own_recordings and name_form(viewer.name) in agents(recording):
+        return media_files
+    if viewer.own_recordings and not by_path:
+        return []
+    return [
+        media_file
+        for media_file in media_files
+        if any_holds(viewer.access_groups, access_groups(media_file))
+        and any_holds(viewer.partitions, media_file.get("partitions") or [])
+    ]
+
+
+def agents(recording: Recording) -> set[str]:
+    contacts = [event["contact"] for event in recording["eventHistory"]]
+    return {name_form(contact["userName"]) for contact in contacts if contact["type"] == "User"}
+
+
+def access_groups(media_file: dict[str, Any]) -> list[str]:
+    return [*(media_file.get("accessgroup") or []), *(media_file.get("accessgroups") or [])]
+
+
+def any_holds(holders: Iterable[str], held: Iterable[str]) -> bool:
+    """Whether no holder is asked for, or one of them holds one of the others; what has none lies at the root."""
+    paths = [path_parts(path) for path in list(held) or ["/"]]
+    return not holders or any(path[: len(inner)] == inner for inner in map(path_parts, holders) for path in paths)
+
+
+@lru_cache
+def path_parts(path: str) -> tuple[str, ...]:
+    inner = text_form(path).strip("/")
+    return tuple(inner.split("/")) if inner else ()
 
 
 # --- Section 5: search ----------------------------------------------------------------------------
@@ -415,8 +468,10 @@ def search(
     contact_center: str,
     region: str,
     order: str = "newest",
+    *,
+    viewer: Viewer = EVERYBODY,
 ) -> list[Stored]:
-    """All that a search finds, in order; raises InvalidParameter."""
+    """All that a user's search finds, in order; raises InvalidParameter."""
     anything = searchable(_ANYTHING)
     for name, parameter in parameters.items():
         CRITERIA[name](anything, parameter)  # what is invalid is invalid wherever it is looked for
@@ -425,6 +480,7 @@ def search(
         for stored in recordings
         if stored.contact_center == contact_center
         and stored.recording["region"] == region
+        and visible_media(stored.recording, viewer)
         and satisfies(stored.searchable, parameters)
     ]
     newest_first = sorted(found, key=lambda stored: (-stored.searchable.start_time, stored.recording["id"]))
@@ -471,14 +527,14 @@ def _later_wins(entries: list[dict[str, Any]], identity: Callable[[dict[str, Any
     return list({identity(entry): entry for entry in entries}.values())
 
 
-def shown(recording: Recording, *, to_ops: bool, is_protected: bool = False) -> Recording:
+def shown(recording: Recording, *, to_ops: bool, is_protected: bool = False, viewer: Viewer = EVERYBODY) -> Recording:
     """What a GET returns of a kept recording, but for its labels, who protected it and the links of its media files."""
     return {
         **recording,
         **({"nonDelete": True} if is_protected else {}),
         "startTime": date_out(start_time(recording)),
         "stopTime": date_out(stop_time(recording)),
-        "mediaFiles": [_shown_media_file(media_file, to_ops=to_ops) for media_file in recording["mediaFiles"]],
+        "mediaFiles": [_shown_media_file(media_file, to_ops=to_ops) for media_file in visible_media(recording, viewer)],
         "eventHistory": [
             {**event, "occurredAt": date_out(instant(event["occurredAt"]))} for event in recording["eventHistory"]
         ],

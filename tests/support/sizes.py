@@ -57,7 +57,7 @@ MEDIA_RANGES = size(100, full=500)
 # small worlds, and one in so many of the searches for values that are special.
 BIG_WORLDS = size(1, full=3)
 BIG_WORLD_RECORDINGS = size(120, full=280)
-BIG_WORLD_SEARCHES = size(150, full=1_100)
+BIG_WORLD_SEARCHES = size(100, full=1_100)
 SMALL_WORLDS = size(5, full=40)
 PART_OF_SPECIAL_SEARCHES = size(6, full=1)
 
