@@ -35,6 +35,7 @@ from app.errors import (
     RecallError,
     RecordingChanged,
     RecordingNotFound,
+    RecordingProtected,
     ShareInUse,
 )
 from app.lifecycle.deletion import Actor, Deletion
@@ -390,22 +391,28 @@ class Operations:
     async def _delete(
         self, operation: Operation, scope: Scope, recording_id: str, seconds: float, redo: _Redo | None
     ) -> None:
-        """Raises MediaLeft. What may have been deleted already, and posted again since, stays: RecordingChanged."""
-        if redo is not None:
+        """Raises MediaLeft, RecordingNotFound, RecordingProtected, RecordingChanged."""
+        by, with_media = Actor(operation.by, operation.address), operation.with_media
+        if redo is None:
+            failed = await self._deletion.delete(
+                "recordings", scope, recording_id, with_media=with_media, by=by, seconds=seconds
+            )
+        else:
+            # It may be another one, which was posted after the first attempt had deleted this one.
             try:
                 stored = await self._recordings.get(scope, recording_id)
             except RecordingNotFound:
                 return
             if (stored.version.seq_no, stored.version.primary_term) != redo.version:
                 raise RecordingChanged(recording_id)
-        failed = await self._deletion.delete(
-            "recordings",
-            scope,
-            recording_id,
-            with_media=operation.with_media,
-            by=Actor(operation.by, operation.address),
-            seconds=seconds,
-        )
+            (outcome,) = await self._deletion.delete_stored(
+                "recordings", [stored], with_media=with_media, by=by, seconds=seconds
+            )
+            if outcome.status == "protected":
+                raise RecordingProtected(recording_id)
+            if outcome.status == "changed":
+                raise RecordingChanged(recording_id)
+            failed = outcome.failed
         if failed:
             raise MediaLeft(recording_id, len(failed))
 
@@ -424,6 +431,7 @@ class Operations:
                     running = await self._store.running(self._settings.region)
                 except RecallError:  # the store has told why; the next look may see more
                     running = []
+                self._tasks = {each: task for each, task in self._tasks.items() if not task.done()}
                 for operation_id in dict.fromkeys([*running, *new]):
                     if operation_id not in self._tasks:
                         self._tasks[operation_id] = asyncio.create_task(self._carry_on(operation_id))
@@ -457,8 +465,6 @@ class Operations:
             log.info("operation %s goes on later, or elsewhere: %s", operation_id, error)
         except Exception:
             log.exception("operation %s was interrupted", operation_id)
-        finally:
-            del self._tasks[operation_id]
 
     async def _work(self, lease: Lease[Operation]) -> None:
         operation = lease.state

@@ -1,14 +1,17 @@
 """Operations on many recordings (docs/contract.md sections 10 and 14)."""
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from elasticsearch import AsyncElasticsearch
 
+from app.lifecycle import operations
 from app.settings import Settings, User
 from app.store.indices import alias
 from tests.support.audit import lines_but_posts
@@ -478,3 +481,187 @@ async def test_operations_are_listed_for_thirty_days_and_then_removed(
     await elasticsearch.indices.refresh(index=index)
     hits = (await elasticsearch.search(index=index, size=10))["hits"]["hits"]
     assert [hit["_id"] for hit in hits] == [kept]
+
+
+# --- While it runs ---
+
+
+class Gate:
+    """Lets an operation go on to a number of recordings, and not further until it is opened."""
+
+    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+        self.passed = 0
+        self._most = most
+        self._open = asyncio.Event()
+        self._change = service.services.protection.change
+        monkeypatch.setattr(service.services.protection, "change", self._pass)
+
+    async def _pass(self, *arguments: Any, **named: Any) -> None:
+        if self.passed >= self._most:
+            await self._open.wait()
+        self.passed += 1
+        await self._change(*arguments, **named)
+
+    async def reached(self) -> None:
+        await eventually(lambda: self.passed >= self._most)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_a_cancelled_operation_does_nothing_more(
+    service: Service, monkeypatch: pytest.MonkeyPatch, audit_log: Path
+) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(60))
+    gate = Gate(service, monkeypatch, 25)
+    operation_id = await start(admin, {**APPLY, "criteria": ALL})
+    await gate.reached()
+    assert (await read(admin, operation_id))["state"] == "running"
+    cancelling = asyncio.create_task(admin.delete(f"{PATH}/{operation_id}"))
+    marked = f"{operation_id}.cancelled"
+    index = alias(service.settings, "operations")
+    await eventually(lambda: _exists(service, index, marked))
+    gate.open()
+    assert (await cancelling).json() == {"statusCode": 0}
+    over = await read(admin, operation_id)
+    assert over["state"] == "cancelled"
+    assert over["matched"] == 60
+    assert 25 <= over["succeeded"] <= 27  # two are worked on at once
+    await searchable(service)
+    assert len(await protected(admin)) == over["succeeded"] == gate.passed
+    lines = lines_but_posts(audit_log)
+    assert len([line for line in lines if line["operation"] == "apply"]) == over["succeeded"]
+    assert [line["operationId"] for line in lines if line["operation"] == "cancel-operation"] == [operation_id]
+    assert (await admin.delete(f"{PATH}/{operation_id}")).status_code == 200
+    assert await read(admin, operation_id) == over
+
+
+async def _exists(service: Service, index: str, document_id: str) -> bool:
+    return bool(await service.services.client.exists(index=index, id=document_id))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "The user limited does not exist any more."),
+        ({"permissions": ()}, "The user limited may not do it any more: Insufficient recording permissions."),
+        ({"access_groups": ()}, "The user limited may not do it any more: Insufficient user roles."),
+        ({"contact_center": OTHER_CONTACT_CENTER}, "The user limited belongs to another contact center now."),
+    ],
+    ids=["removed", "permission", "access", "contact-center"],
+)
+async def test_an_operation_fails_when_its_user_may_not_do_it_any_more(
+    service: Service, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any] | None, message: str
+) -> None:
+    ops, limited = service.client("ops"), service.client("limited")
+    await post(ops, *names_of(9), mediaFiles=[a_media_file(accessgroups=["US"])])
+    gate = Gate(service, monkeypatch, 3)
+    operation_id = await start(limited, {**APPLY, "criteria": ALL})
+    await gate.reached()
+    changed = [] if change is None else [msgspec.structs.replace(LIMITED, **change)]
+    service.services.authenticator.replace_users((*USERS, *changed))
+    gate.open()
+    over = await until_over(service.client("admin"), operation_id)
+    assert (over["state"], over["statusMessage"], over["matched"]) == ("failed", message, 9)
+    assert 3 <= over["succeeded"] <= 5
+
+
+async def test_what_a_user_does_not_see_any_more_is_not_found(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, limited = service.client("ops"), service.client("limited")
+    await post(ops, *names_of(9), mediaFiles=[a_media_file(accessgroups=["US"])])
+    gate = Gate(service, monkeypatch, 3)
+    operation_id = await start(limited, {**APPLY, "criteria": ALL})
+    await gate.reached()
+    service.services.authenticator.replace_users((*USERS, msgspec.structs.replace(LIMITED, access_groups=("EU",))))
+    gate.open()
+    over = await until_over(service.client("admin"), operation_id)
+    assert (over["state"], over["succeeded"] + over["failed"]) == ("done", 9)
+    assert over["failed"] >= 4
+    assert {failure["statusCode"] for failure in over["failures"]} == {6}
+
+
+async def test_it_works_on_what_matched_when_it_came(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, *names_of(6))
+    gate = Gate(service, monkeypatch, 1)
+    operation_id = await start(admin, {**APPLY, "criteria": {"callerPhoneNumber": "+1650*"}})
+    await post(ops, "later")
+    await post(ops, "r4", callerPhoneNumber="+49", note="it does not match any more")
+    await ops.delete(f"{OPS_PATH}/r5")
+    gate.open()
+    over = await until_over(admin, operation_id)
+    assert (over["matched"], over["succeeded"], over["failed"]) == (6, 5, 1)
+    await searchable(service)
+    assert await protected(admin) == set(names_of(5))
+
+
+async def test_a_contact_center_has_so_many_running(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_MAX_RUNNING", 1)
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, "r0")
+    gate = Gate(service, monkeypatch, 0)
+    body = {**APPLY, "criteria": ALL}
+    running = await start(admin, body)
+    refused = await admin.post(PATH, json=body)
+    assert_error(refused, 429, 4, "The operations by criteria that the contact center may have in flight are in use")
+    assert refused.headers["retry-after"]
+    gate.open()
+    await until_over(admin, running)
+    await until_over(admin, await start(admin, body))
+
+
+async def test_the_rest_of_a_begun_slice_leaves_what_others_have_changed_since(
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a process died after it had done a slice, before it could say so."""
+    ops, admin = service.client("ops"), service.client("admin")
+    await admin.post(DEFINITIONS, json={"name": "court"})
+    index = alias(settings, "operations")
+
+    async def interrupted(body: dict[str, Any], others: Callable[[], Awaitable[None]]) -> dict[str, Any]:
+        monkeypatch.setattr(service.services.operations, "_carry_on", _nothing)
+        operation_id = await start(ops, {**body, "criteria": ALL}, OPS_OPERATIONS)
+        document = (await elasticsearch.get(index=index, id=operation_id))["_source"]
+        document |= {"begun": document["matched"], "begunAt": document["createdAt"]}
+        await elasticsearch.index(index=index, id=operation_id, document=document)
+        await others()
+        monkeypatch.undo()
+        return await until_over(ops, operation_id, OPS_OPERATIONS)
+
+    async def protect_again() -> None:
+        await ops.post(OPS_OPERATIONS, json={**UNAPPLY, "recordings": ["r0"]})
+        await ops.post(OPS_OPERATIONS, json={**APPLY, "recordings": ["r0"]})
+
+    async def label_again() -> None:
+        await admin.delete(f"{RECORDINGS}/r0/labels/court")
+        await admin.post(f"{RECORDINGS}/r0/labels", json={"name": "court"})
+
+    async def post_again() -> None:
+        await ops.delete(f"{OPS_PATH}/r0")
+        await post(ops, "r0")
+        await ops.delete(f"{OPS_PATH}/r1")
+
+    await post(ops, *names_of(3))
+    await ops.post(OPS_OPERATIONS, json={**APPLY, "recordings": names_of(3)})
+    assert (await interrupted(UNAPPLY, protect_again))["succeeded"] == 3
+    await searchable(service)
+    assert await protected(admin) == {"r0"}
+    await ops.post(OPS_OPERATIONS, json={**UNAPPLY, "recordings": ["r0"]})
+
+    await ops.post(OPS_OPERATIONS, json={"operationName": "addLabel", "label": "court", "recordings": names_of(3)})
+    taken = await interrupted({"operationName": "removeLabel", "label": "court"}, label_again)
+    assert taken["succeeded"] == 3
+    labels = [(await admin.get(f"{RECORDINGS}/{name}/labels")).json()["labels"] for name in names_of(3)]
+    assert [len(each) for each in labels] == [1, 0, 0]
+
+    deleted = await interrupted({"operationName": "delete"}, post_again)
+    assert (deleted["succeeded"], deleted["failed"]) == (2, 1)
+    assert [(failure["id"], failure["statusCode"]) for failure in deleted["failures"]] == [("r0", 19)]
+    assert [(await admin.get(f"{RECORDINGS}/{name}")).status_code for name in names_of(3)] == [200, 404, 404]
+
+
+async def _nothing(_: str) -> None:
+    pass
