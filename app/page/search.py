@@ -120,6 +120,7 @@ def _page(
         error.headers if error else None,
         form=form,
         found=found,
+        criteria=codec.encode({name: value for name, value in values.items() if name in _CRITERIA}).decode(),
         retry=error is not None and error.http_status in {429, 503},
         is_about_the_query=is_about_the_query,
         presets=presets,

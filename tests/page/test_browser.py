@@ -1,5 +1,6 @@
 """The search page in real Chromium, with the mouse and with the keyboard alone."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
@@ -20,6 +21,7 @@ from tests.support.service import PATIENT, USERS, Service, own_settings
 from tests.support.waiting import eventually
 
 ALL = "/ui/recordings?startTime=0"
+ALL_MANY = {"dialedPhoneNumber": "+490*"}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 NARROW = ViewportSize(width=320, height=640)
 # Two is 200 % of a screen 1,280 wide.
@@ -209,7 +211,9 @@ async def test_selected_rows_are_protected_together_with_a_reason(page: Page, se
     await expect(page.locator("#recordings tr.protected")).to_have_count(10)
     await expect(page.locator(".toast")).to_have_text("10 protected")
     await expect(page.locator("#picked")).to_be_hidden()
-    assert bodies == [{"operationName": "applyNonDelete", "reason": "LegalHold#245"}] * 10
+    ((ids, body),) = [(body.pop("recordings"), body) for body in bodies]
+    assert sorted(ids) == [f"many {number:03}" for number in range(10, 20)]
+    assert body == {"operationName": "applyNonDelete", "reason": "LegalHold#245"}
     admin = service.client("admin")
     read = (await admin.get("/api/v2/recordings/many%20015")).json()["recording"]
     assert read["nonDelete"] is True
@@ -245,8 +249,9 @@ async def test_who_failed_is_named_and_stays_selected(service: Service, new_cont
     await page.goto("/ui/recordings")
     await sign_in(page)
     await page.goto(f"{ALL}&dialedPhoneNumber=%2B4900*")
-    message = {"statusCode": 4, "statusMessage": "The recording store is not available at the moment."}
-    await page.route("**/ui/api/recordings/many%20003", lambda route: route.fulfill(status=503, json=message))
+    failed = {"id": "many 003", "statusCode": 4, "statusMessage": "The recording store is not available at the moment."}
+    answer = {"statusCode": 7, "id": "x", "succeeded": 9, "failed": [failed]}
+    await page.route("**/ui/api/recording-operations", lambda route: route.fulfill(json=answer))
     await page.get_by_label("Select all rows").check()
     await page.get_by_role("button", name="Protect…", exact=True).click()
     await page.get_by_role("button", name="Protect", exact=True).click()
@@ -256,6 +261,61 @@ async def test_who_failed_is_named_and_stays_selected(service: Service, new_cont
     await page.get_by_role("button", name="Close").click()
     await expect(page.locator("#picked-count")).to_have_text("1 selected")
     await expect(page.locator("tr[data-id='many 003'] input")).to_be_checked()
+
+
+async def test_all_that_match_are_protected_after_they_were_counted(page: Page, service: Service) -> None:
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4901*&limit=3")
+    await expect(rows(page)).to_have_count(3)
+    await page.get_by_text("All that match", exact=True).click()
+    await page.get_by_role("button", name="Protect all that match…", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Protect all that match")
+    await expect(dialog.locator("#act-text")).to_contain_text("10 recordings match, on all pages of the result.")
+    await dialog.get_by_label("Reason").fill("LegalHold#246")
+    await dialog.get_by_role("button", name="Protect 10 recordings").click()
+    await expect(dialog.locator("#act-result")).to_contain_text("10 protected")
+    await service.repository.make_searchable()
+    async with page.expect_navigation():
+        await dialog.get_by_role("button", name="Close").click()
+    await expect(page.locator("#recordings tr.protected")).to_have_count(3)
+    admin = service.client("admin")
+    (operation,) = [
+        each for each in (await admin.get("/api/v2/recording-operations")).json()["operations"] if "criteria" in each
+    ]
+    assert operation["criteria"] == {"startTime": "0", "dialedPhoneNumber": "+4901*"}
+    assert (operation["reason"], operation["by"]) == ("LegalHold#246", "admin")
+    await admin.post("/api/v2/recording-operations", json={"operationName": "unapplyNonDelete", "criteria": ALL_MANY})
+
+
+async def test_an_operation_on_all_that_match_can_be_stopped_with_the_keyboard(
+    page: Page, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, change = asyncio.Event(), service.services.protection.change
+
+    async def later(*arguments: Any, **named: Any) -> None:
+        await may_go_on.wait()
+        await change(*arguments, **named)
+
+    monkeypatch.setattr(service.services.protection, "change", later)
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4900*")
+    await focus_by_tab(page, "#all summary")
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Protect all that match")
+    await expect(dialog.get_by_role("button", name="Protect 10 recordings")).to_be_enabled()
+    await focus_by_tab(page, "#act-go")
+    await page.keyboard.press("Enter")
+    await expect(dialog.get_by_role("progressbar")).to_be_visible()
+    await expect(dialog.locator("#act-result")).to_have_text("0 of 10")
+    await assert_accessible(page)
+    async with page.expect_request(lambda request: request.method == "DELETE"):
+        await page.keyboard.press("Enter")  # the focus is on "Stop"
+    may_go_on.set()
+    await expect(dialog.locator("#act-result")).to_contain_text("stopped after")
+    await expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    await service.client("admin").post(
+        "/api/v2/recording-operations", json={"operationName": "unapplyNonDelete", "criteria": ALL_MANY}
+    )
 
 
 async def test_a_button_that_is_off_says_why(service: Service, new_context: NewContext) -> None:
@@ -370,6 +430,10 @@ async def protect(page: Page) -> None:
     await page.get_by_role("button", name="Protect…", exact=True).click()
 
 
+async def all_that_match(page: Page) -> None:
+    await page.get_by_text("All that match", exact=True).click()
+
+
 STATES: dict[str, tuple[str, Callable[[Page], Awaitable[None]] | None]] = {
     "results": (ALL, None),
     "marked": (f"{ALL}&userName=*i*&userData=*a*", None),
@@ -377,6 +441,7 @@ STATES: dict[str, tuple[str, Callable[[Page], Awaitable[None]] | None]] = {
     "columns": (ALL, columns),
     "keys": (ALL, keys),
     "protect": (ALL, protect),
+    "all": (ALL, all_that_match),
     "empty": (f"{ALL}&userName=nobody&userData=x", None),
     "wrong-field": ("/ui/recordings?startTime=x&maxDuration=1", None),
     "wrong": ("/ui/recordings?startTime=0&x=1", None),

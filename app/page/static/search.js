@@ -2,7 +2,7 @@
 
 import { ApiError, call } from "./api.js";
 import { onKey } from "./keys.js";
-import { operate } from "./operations.js";
+import { cancel, follow, named, operate, operateOnAll } from "./operations.js";
 import { prefer } from "./preferences.js";
 import { fromIso, isUtc, toIso } from "./times.js";
 
@@ -123,10 +123,19 @@ function watchColumns() {
     });
   }
   const menu = /** @type {HTMLDetailsElement | null} */ (document.getElementById("columns"));
+  if (menu) closeEasily(menu);
+}
+
+/**
+ * Lets a menu close by a click elsewhere and by Escape.
+ *
+ * @param {HTMLDetailsElement} menu
+ */
+function closeEasily(menu) {
   addEventListener("click", (event) => {
-    if (menu?.open && !menu.contains(/** @type {Node} */ (event.target))) menu.open = false;
+    if (menu.open && !menu.contains(/** @type {Node} */ (event.target))) menu.open = false;
   });
-  menu?.addEventListener("keydown", (event) => {
+  menu.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !menu.open) return;
     menu.open = false;
     menu.querySelector("summary")?.focus();
@@ -136,10 +145,9 @@ function watchColumns() {
 const REASON = "Reason (optional, kept with the lock and in the audit log)";
 
 /**
- * What can be done with several recordings. `path` follows the recording's own; `body` is of the reason, or the
- * comment, and the name of the label.
+ * What can be done with many recordings. `body` is of the reason, or the comment, and the name of the label.
  *
- * @typedef {{title: string, text: string, done: string, asks: string, most: number, path: string,
+ * @typedef {{title: string, text: string, done: string, asks: string, most: number, isLabel: boolean,
  *   body: (reason: string, label: string) => object, show: (row: HTMLElement) => void}} Action
  * @type {Record<string, Action>}
  */
@@ -150,7 +158,7 @@ const ACTIONS = {
     done: "protected",
     asks: REASON,
     most: 500,
-    path: "",
+    isLabel: false,
     body: (reason) => ({ operationName: "applyNonDelete", ...(reason && { reason }) }),
     show: (row) => row.classList.add("protected"),
   },
@@ -160,7 +168,7 @@ const ACTIONS = {
     done: "no longer protected",
     asks: "Reason (optional, kept in the audit log)",
     most: 500,
-    path: "",
+    isLabel: false,
     body: (reason) => ({ operationName: "unapplyNonDelete", ...(reason && { reason }) }),
     show: (row) => row.classList.remove("protected"),
   },
@@ -170,8 +178,8 @@ const ACTIONS = {
     done: "labelled",
     asks: "Comment (optional)",
     most: 1000,
-    path: "/labels",
-    body: (comment, name) => ({ name, ...(comment && { comment }) }),
+    isLabel: true,
+    body: (comment, label) => ({ operationName: "addLabel", label, ...(comment && { comment }) }),
     show: showLabel,
   },
 };
@@ -254,8 +262,69 @@ function watchSelection() {
   show(); // a browser that goes back restores what was checked
 }
 
+/** The menu of what can be done with all recordings that match, on every page of the result. */
+function watchAll() {
+  const menu = /** @type {HTMLDetailsElement | null} */ (document.getElementById("all"));
+  if (!menu) return;
+  closeEasily(menu);
+  const criteria = JSON.parse(/** @type {string} */ (menu.dataset.criteria));
+  for (const button of menu.querySelectorAll("[data-action]")) {
+    const action = ACTIONS[/** @type {string} */ (/** @type {HTMLElement} */ (button).dataset.action)];
+    button.addEventListener("click", () => {
+      menu.open = false;
+      menu.querySelector("summary")?.focus(); // where the dialog returns to
+      void askForAll(action, criteria);
+    });
+  }
+}
+
+/** @param {string} name */
+const part = (name) => /** @type {HTMLElement} */ (document.getElementById(`act-${name}`));
+
 /**
- * Asks whether and why, does it, and tells what became of each.
+ * Opens the dialog, which asks whether and why.
+ *
+ * @param {Action} action
+ * @param {string} title
+ * @param {string} text
+ * @returns {{dialog: HTMLDialogElement, go: HTMLButtonElement, progress: HTMLProgressElement, body: () => object}}
+ */
+function openDialog(action, title, text) {
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("act"));
+  const reason = /** @type {HTMLTextAreaElement} */ (part("reason"));
+  const go = /** @type {HTMLButtonElement} */ (part("go"));
+  const progress = /** @type {HTMLProgressElement} */ (part("progress"));
+  const leave = /** @type {HTMLButtonElement} */ (part("cancel"));
+  part("title").textContent = title;
+  part("text").textContent = text;
+  part("label-field").hidden = !action.isLabel;
+  part("reason-label").textContent = action.asks;
+  reason.maxLength = action.most;
+  part("text").hidden = false;
+  part("reason-field").hidden = false;
+  part("result").replaceChildren();
+  leave.textContent = "Cancel";
+  leave.disabled = false;
+  leave.onclick = () => dialog.close();
+  progress.hidden = true;
+  go.hidden = false;
+  go.disabled = true;
+  go.textContent = action.title;
+  reason.value = "";
+  dialog.onclose = null;
+  dialog.showModal();
+  const body = () =>
+    action.body(reason.value.trim(), /** @type {HTMLSelectElement} */ (document.getElementById("act-label")).value);
+  return { dialog, go, progress, body };
+}
+
+/** The dialog asks nothing any more. */
+function showProgress() {
+  for (const name of ["text", "reason-field", "label-field", "go"]) part(name).hidden = true;
+}
+
+/**
+ * Asks whether and why, does it with the selected rows, and tells what became of each.
  *
  * @param {Action} action
  * @param {HTMLElement[]} rows
@@ -263,46 +332,24 @@ function watchSelection() {
  */
 async function ask(action, rows, show) {
   const recordings = rows.length === 1 ? "1 recording" : `${rows.length} recordings`;
-  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("act"));
-  const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (document.getElementById(`act-${name}`));
-  const reason = /** @type {HTMLTextAreaElement} */ (part("reason"));
-  const go = /** @type {HTMLButtonElement} */ (part("go"));
-  const progress = /** @type {HTMLProgressElement} */ (part("progress"));
-  const stop = new AbortController();
-  part("title").textContent = `${action.title} ${recordings}`;
-  part("text").textContent = action.text;
-  part("label-field").hidden = !action.path;
-  part("reason-label").textContent = action.asks;
-  reason.maxLength = action.most;
-  part("text").hidden = false;
-  part("reason-field").hidden = false;
-  part("result").replaceChildren();
-  part("cancel").textContent = "Cancel";
-  progress.hidden = true;
-  go.hidden = false;
-  go.disabled = Boolean(action.path);
-  go.textContent = action.title;
-  reason.value = "";
-  dialog.onclose = () => stop.abort();
-  part("cancel").onclick = () => dialog.close();
+  const { dialog, go, progress, body } = openDialog(action, `${action.title} ${recordings}`, action.text);
   /** @type {HTMLFormElement} */ (part("form")).onsubmit = async (event) => {
     event.preventDefault();
     go.disabled = true;
     go.textContent = "…";
-    part("cancel").textContent = "Stop";
+    part("cancel").textContent = "Close";
     progress.hidden = false;
-    progress.max = rows.length;
-    progress.value = 0;
+    progress.removeAttribute("value");
     const byId = new Map(rows.map((row) => [/** @type {string} */ (row.dataset.id), row]));
-    const body = action.body(reason.value.trim(), /** @type {HTMLSelectElement} */ (part("label")).value);
-    const result = await operate(
-      rows.map((row) => ({ id: /** @type {string} */ (row.dataset.id), path: apiPath(row) + action.path })),
-      body,
-      (done) => {
-        progress.value = done;
-      },
-      stop.signal,
-    );
+    let result;
+    try {
+      result = await operate([...byId.keys()], body());
+    } catch (error) {
+      progress.hidden = true;
+      go.hidden = true;
+      part("result").textContent = error instanceof ApiError ? error.message : String(error);
+      return;
+    }
     for (const id of result.succeeded) {
       const row = /** @type {HTMLElement} */ (byId.get(id));
       action.show(row);
@@ -310,36 +357,115 @@ async function ask(action, rows, show) {
     }
     show();
     const told = `${result.succeeded.length} ${action.done}`;
-    if (!result.failed.length && !result.left.length) {
+    if (!result.failed.length) {
       dialog.close();
       status.textContent = told;
       tell(told);
       return;
     }
     progress.hidden = true;
-    part("text").hidden = true;
-    part("reason-field").hidden = true;
-    part("label-field").hidden = true;
-    go.hidden = true;
-    part("cancel").textContent = "Close";
+    showProgress();
     part("cancel").focus();
-    showFailures(part("result"), told, result);
-    if (!dialog.open) tell(`${told}, ${result.left.length} not begun`);
+    const hint = "They stay selected, so that you can try again.";
+    showFailures(part("result"), `${told}, ${result.failed.length} failed`, result.failed, hint);
+    if (!dialog.open) tell(`${told}, ${result.failed.length} failed`);
   };
-  dialog.showModal();
-  if (action.path) go.disabled = !(await offerLabels(part("text")));
+  go.disabled = action.isLabel && !(await offerLabels(part("text")));
+}
+
+/**
+ * Asks whether and why, begins it on all recordings that match, and shows how far it is.
+ *
+ * @param {Action} action
+ * @param {Record<string, string>} criteria
+ */
+async function askForAll(action, criteria) {
+  const { dialog, go, progress, body } = openDialog(action, `${action.title} all that match`, "…");
+  const leave = /** @type {HTMLButtonElement} */ (part("cancel"));
+  /** @type {HTMLFormElement} */ (part("form")).onsubmit = async (event) => {
+    event.preventDefault();
+    go.disabled = true;
+    let path;
+    try {
+      path = await operateOnAll(criteria, body());
+    } catch (error) {
+      go.hidden = true;
+      part("result").textContent = error instanceof ApiError ? error.message : String(error);
+      return;
+    }
+    showProgress();
+    progress.hidden = false;
+    progress.removeAttribute("value");
+    leave.textContent = "Stop";
+    leave.focus();
+    leave.onclick = async () => {
+      leave.disabled = true;
+      try {
+        await cancel(path);
+      } catch (error) {
+        leave.disabled = false;
+        part("result").textContent = error instanceof ApiError ? error.message : String(error);
+      }
+    };
+    const stop = new AbortController();
+    dialog.onclose = () => {
+      stop.abort();
+      tell("The operation goes on by itself.");
+    };
+    let over;
+    try {
+      over = await follow(
+        path,
+        ({ matched, succeeded, failed }) => {
+          progress.max = Math.max(matched, 1);
+          progress.value = succeeded + failed;
+          part("result").textContent = `${many(succeeded + failed)} of ${many(matched)}`;
+        },
+        stop.signal,
+      );
+    } catch (error) {
+      part("result").textContent = error instanceof ApiError ? error.message : String(error);
+      return;
+    }
+    if (!over) return;
+    dialog.onclose = () => location.reload();
+    progress.hidden = true;
+    leave.textContent = "Close";
+    leave.disabled = false;
+    leave.onclick = () => dialog.close();
+    leave.focus();
+    const told = [`${many(over.succeeded)} ${action.done}`, over.failed && `${many(over.failed)} failed`];
+    if (over.state === "cancelled") told.push(`stopped after ${many(over.succeeded + over.failed)} of ${many(over.matched)}`);
+    const hint = over.statusMessage ?? (over.failed > over.failures.length ? "These are the first." : "");
+    showFailures(part("result"), told.filter(Boolean).join(", "), over.failures.map(named), hint);
+  };
+  try {
+    const query = new URLSearchParams({ ...criteria, limit: "1", total: "*" });
+    const { total, totalIsExact } = await call(`/recordings?${query}`);
+    const count = totalIsExact ? many(total) : `more than ${many(total)}`;
+    part("text").textContent =
+      `${count} ${total === 1 ? "recording matches" : "recordings match"}, on all pages of the result. ${action.text}`;
+    go.textContent = `${action.title} ${count} ${total === 1 ? "recording" : "recordings"}`;
+    go.disabled = action.isLabel && !(await offerLabels(part("text")));
+  } catch (error) {
+    part("text").textContent = error instanceof ApiError ? error.message : String(error);
+  }
+}
+
+/** @param {number} count */
+function many(count) {
+  return count.toLocaleString("en-US");
 }
 
 /**
  * @param {HTMLElement} place
  * @param {string} told
- * @param {{failed: import("./operations.js").Failure[], left: object[]}} result
+ * @param {import("./operations.js").Failure[]} failed
+ * @param {string} hint
  */
-function showFailures(place, told, { failed, left }) {
+function showFailures(place, told, failed, hint) {
   const summary = document.createElement("p");
-  summary.textContent = [told, failed.length && `${failed.length} failed`, left.length && `${left.length} not begun`]
-    .filter(Boolean)
-    .join(", ");
+  summary.textContent = told;
   const list = document.createElement("ul");
   list.className = "failures";
   for (const { id, message } of failed) {
@@ -352,18 +478,9 @@ function showFailures(place, told, { failed, left }) {
     item.append(name, why);
     list.append(item);
   }
-  const hint = document.createElement("p");
-  hint.textContent = "They stay selected, so that you can try again.";
-  place.replaceChildren(summary, list, hint);
-}
-
-/**
- * @param {HTMLElement} row
- * @returns {string} the recording's path below /ui/api
- */
-function apiPath(row) {
-  const link = /** @type {HTMLAnchorElement} */ (row.querySelector(".c-start a"));
-  return /** @type {string} */ (link.getAttribute("href")).replace("/ui/", "/");
+  const last = document.createElement("p");
+  last.textContent = hint;
+  place.replaceChildren(summary, ...(failed.length ? [list] : []), ...(hint ? [last] : []));
 }
 
 /**
@@ -385,3 +502,4 @@ watchFolding();
 keepResults();
 watchColumns();
 watchSelection();
+watchAll();
