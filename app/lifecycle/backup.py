@@ -213,7 +213,7 @@ class Backup:
             written = await write_file(self._archive, f"{folder}/{RECORDING}", content)
             files[RECORDING] = FileEntry(written.size, written.sha256)
         manifest = self._manifest_of(stored, {**known, **files}, not_copied)
-        has_changed = before is None or manifest != before
+        has_changed = is_new or manifest != before
         if has_changed:
             await write_file(self._archive, f"{folder}/{MANIFEST}", encode(manifest))
         await self._days.add(day, name)
