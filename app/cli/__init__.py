@@ -22,6 +22,7 @@ _COMMANDS = (
     "purge",
     "backup",
     "restore",
+    "retention",
     "sweep",
     "verify",
     "sessions",

@@ -9,7 +9,8 @@ from app.cli.framework import Option, once
 from app.cli.types import CONTACT_CENTER, NOT_NEGATIVE, POSITIVE
 from app.errors import RecallError
 from app.recordings.identity import Resource
-from app.search.criteria import CRITERIA, ENDED_BEFORE, STARTED_BEFORE, Condition, Criteria, parse_search
+from app.search import criteria as search
+from app.search.criteria import CRITERIA, Criteria, parse_search
 
 ABOUT_SETTINGS = "Elasticsearch and everything else are configured as for the service (README.md)."
 
@@ -103,8 +104,5 @@ def parse(given: Mapping[str, str], resource: Resource) -> Criteria:
 
 
 def older_than(instant: int, criteria: Criteria) -> Criteria:
-    """Returns the criteria, further limited to recordings that started and stopped before an instant.
-
-    Recorders have sent a stop time of 1970 for yesterday's call.
-    """
-    return (*criteria, Condition(STARTED_BEFORE, instant), Condition(ENDED_BEFORE, instant))
+    """Returns the criteria, further limited to recordings that started and stopped before an instant."""
+    return (*criteria, *search.older_than(instant))

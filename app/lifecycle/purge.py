@@ -1,7 +1,7 @@
 """Deletes recordings that match criteria and that nothing protects: `recall purge` (docs/decisions/0015-purge.md)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +27,10 @@ _ATTEMPTS = 20
 
 _PURGE = Actor("purge")
 _SUCCESS, _PROTECTED, _FAILED, _MEDIA_LEFT = 0, 3, 4, 7  # statusCode (docs/contract.md section 1)
+
+
+# Returns those of some recordings that may be deleted.
+MayDelete = Callable[[Sequence[StoredRecording]], Awaitable[Sequence[StoredRecording]]]
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,21 @@ class Purge:
     `counts` is kept up to date.
     """
 
-    def __init__(self, repository: RecordingRepository, deletion: Deletion, audit: AuditLog, task: Task) -> None:
-        """`repository` is that of the task's resource."""
+    def __init__(
+        self,
+        repository: RecordingRepository,
+        deletion: Deletion,
+        audit: AuditLog,
+        task: Task,
+        may_delete: MayDelete | None = None,
+    ) -> None:
+        """`repository` is that of the task's resource. What `may_delete` does not return stays."""
         self._repository = repository
         self.missing = MissingMedia(believes_all=task.missing_media_ok)
         self._deletion = deletion.judging(self.missing)
         self._audit = audit
         self._task = task
+        self._may_delete = may_delete
         self._patience = Patience(task.patience)
         self.counts = Counts()
         batch = _BATCH_WITH_MEDIA if task.with_media else _BATCH
@@ -122,6 +134,8 @@ class Purge:
         try:
             conflicts = conflict_backoff()
             for _ in range(_ATTEMPTS):
+                if self._may_delete is not None:
+                    batch = await self._patience.call(partial(self._may_delete, batch))
                 outcomes = await self._patience.call(
                     partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media, by=_PURGE)
                 )

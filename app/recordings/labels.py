@@ -78,6 +78,11 @@ class DefinitionChanges(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(definition, **changes)
 
 
+def valid_name(name: str) -> bool:
+    """Returns whether a label may have this name."""
+    return bool(_NAME.fullmatch(name))
+
+
 def name_key(name: str) -> str:
     """Returns the form in which names are compared: the case of ASCII letters is ignored, and names have no others."""
     return name.lower() if name.isascii() else name

@@ -11,7 +11,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.errors import InvalidParameter, MissingParameter
 from app.recordings.identity import Resource
-from app.search.clauses import Query, at_least, at_most, equals, greater_than, less_than, matches
+from app.recordings.labels import name_key
+from app.search.clauses import Query, any_of, at_least, at_most, equals, greater_than, less_than, matches
 from app.search.fields import (
     CALL_UUIDS,
     CALLER_PHONE_NUMBER,
@@ -174,6 +175,31 @@ STARTED_BEFORE = Criterion(
     example="2013-05-17",
 )
 
+# These are for operators' commands: no client can ask for them.
+NOT_OLDER = Criterion(
+    "notOlder",
+    parse=instant_after,
+    clause=lambda instant: any_of([at_least(START_TIME)(instant), at_least(STOP_TIME)(instant)]),
+    help="that started or stopped at this time or after it",
+    example="2013-05-17",
+)
+ANY_LABEL = Criterion(
+    "anyLabel",
+    parse=str.split,
+    clause=lambda names: {"terms": {LABEL_NAMES.name: [*map(name_key, names)]}},
+    help="with one of these labels",
+    example="complaint vip",
+    resources=("recordings",),
+)
+NO_LABEL = Criterion(
+    "noLabel",
+    parse=str.split,
+    clause=lambda names: {"bool": {"must_not": [{"terms": {LABEL_NAMES.name: [*map(name_key, names)]}}]}},
+    help="with none of these labels",
+    example="complaint vip",
+    resources=("recordings",),
+)
+
 CRITERIA: tuple[Criterion[Any], ...] = (
     CALLER,
     DIALED,
@@ -206,6 +232,14 @@ class Condition(NamedTuple):
 
 # A recording must meet all conditions.
 Criteria = tuple[Condition, ...]
+
+
+def older_than(instant: int) -> Criteria:
+    """Returns the conditions of recordings that started and stopped before an instant.
+
+    Recorders have sent a stop time of 1970 for yesterday's call.
+    """
+    return (Condition(STARTED_BEFORE, instant), Condition(ENDED_BEFORE, instant))
 
 
 def parse_search(
