@@ -70,6 +70,7 @@ class AuditIndex:
         self._search_seconds = settings.elasticsearch_search_timeout
         self._write_seconds = settings.elasticsearch_write_timeout
         self._decoder = HitDecoder(dict[str, Any])
+        self._bulk_target = f"/{self._index}/_bulk?require_alias=true&filter_path=items.*.status,items.*.error.type"
         self._search_target = f"/{self._index}/_search?allow_partial_search_results=false"
 
     async def add(self, lines: Sequence[IndexedLine]) -> list[IndexedLine]:
@@ -161,14 +162,8 @@ class AuditIndex:
     async def _bulk(self, body: bytes) -> list[dict[str, Any]]:
         """Returns what became of each operation."""
         async with store_errors(self._write_seconds):
-            response = await self._client.options(request_timeout=self._write_seconds).perform_request(
-                "POST",
-                f"/{self._index}/_bulk",
-                params={"require_alias": "true", "filter_path": "items.*.status,items.*.error.type"},
-                headers={"accept": "application/json", "content-type": "application/x-ndjson"},
-                body=body,
-            )
-        return [outcome for item in response.body["items"] for outcome in item.values()]
+            answer = await raw_request(self._client, "POST", self._bulk_target, body, self._write_seconds)
+        return [outcome for item in codec.decode(answer.body)["items"] for outcome in item.values()]
 
 
 def _query(contact_center: str, conditions: Sequence[Query]) -> Query:

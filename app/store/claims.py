@@ -20,7 +20,7 @@ from app.errors import ElasticsearchUnavailable
 from app.retry import Backoff
 from app.settings import Settings
 from app.store.batching import Batcher
-from app.store.client import store_errors
+from app.store.client import raw_request, store_errors
 from app.store.indices import alias
 
 log = logging.getLogger(__name__)
@@ -216,21 +216,16 @@ class MediaClaims:
         return _Stored(key, state, _version(item))
 
     async def _send_reads(self, keys: list[str]) -> Sequence[_Stored | Exception | None]:
-        response = await self._client.mget(index=self._index, ids=keys)
-        docs = response.body["docs"]
+        body = codec.encode({"ids": keys})
+        answer = await raw_request(self._client, "POST", f"/{self._index}/_mget", body, self._seconds)
+        docs = codec.decode(answer.body)["docs"]
         if any("error" in doc for doc in docs):  # the index is missing, or a shard is not active
             raise ElasticsearchUnavailable
         return [_stored(doc) if doc["found"] else None for doc in docs]
 
     async def _send_writes(self, operations: list[bytes]) -> Sequence[dict[str, Any] | Exception]:
-        # `client.bulk` sends a PUT, which aiohttp repeats by itself without telling us.
-        response = await self._client.perform_request(
-            "POST",
-            "/_bulk",
-            headers={"accept": "application/json", "content-type": "application/x-ndjson"},
-            body=operations,
-        )
-        return [next(iter(item.values())) for item in response.body["items"]]
+        answer = await raw_request(self._client, "POST", "/_bulk", b"".join(operations), self._seconds)
+        return [next(iter(item.values())) for item in codec.decode(answer.body)["items"]]
 
 
 def _stored(hit: dict[str, Any]) -> _Stored:

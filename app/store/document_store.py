@@ -123,12 +123,12 @@ class DocumentWriter:
     def __init__(
         self, client: AsyncElasticsearch, reader: DocumentReader[Any], *, timeout: float, refresh_timeout: float
     ) -> None:
-        self._client = client.options(request_timeout=timeout)
-        self._refresh_client = client.options(request_timeout=refresh_timeout)
+        self._client = client
         self._reader = reader
         self._timeout = timeout
+        self._refresh_timeout = refresh_timeout
         # Elasticsearch waits for a primary shard for half of the time; the rest is for another attempt.
-        self._shard_timeout = f"{round(timeout * 500)}ms"
+        self._target = f"/_bulk?require_alias=true&timeout={round(timeout * 500)}ms&refresh="
         self._batcher: Batcher[bytes, None] = Batcher(self._send)
         self._large_batcher: Batcher[bytes, None] = Batcher(self._send, concurrency=1)
 
@@ -165,25 +165,16 @@ class DocumentWriter:
                 return
 
     async def _send(self, batch: list[bytes]) -> list[Exception | None]:
-        return await self._bulk(self._client, batch)
+        return await self._bulk(batch, "false", self._timeout)
 
     async def _send_waiting(self, operation: bytes) -> None:
-        for error in await self._bulk(self._refresh_client, [operation], refresh="wait_for"):
+        for error in await self._bulk([operation], "wait_for", self._refresh_timeout):
             if error:
                 raise error
 
-    async def _bulk(
-        self, client: AsyncElasticsearch, lines: list[bytes], refresh: str = "false"
-    ) -> list[Exception | None]:
-        # `client.bulk` sends a PUT, which aiohttp repeats by itself without telling us.
-        response = await client.perform_request(
-            "POST",
-            "/_bulk",
-            params={"require_alias": "true", "timeout": self._shard_timeout, "refresh": refresh},
-            headers={"accept": "application/json", "content-type": "application/x-ndjson"},
-            body=lines,
-        )
-        return _results(response.body, response.meta)
+    async def _bulk(self, lines: list[bytes], refresh: str, seconds: float) -> list[Exception | None]:
+        answer = await raw_request(self._client, "POST", self._target + refresh, b"".join(lines), seconds)
+        return _results(codec.decode(answer.body), answer.meta)
 
     async def _is_stored(self, index: str, document_id: str, body: bytes) -> bool:
         hit = await self._reader.get(index, document_id)

@@ -1,4 +1,4 @@
-"""A node of Elasticsearch, with a short way for reads (docs/decisions/0024-pages-as-text.md)."""
+"""A node of Elasticsearch, with a short way for most requests (docs/decisions/0024-pages-as-text.md)."""
 
 import asyncio
 import ssl
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 class Node(AiohttpHttpNode):
-    """The library's node, with `exchange` beside `perform_request`: the same for requests without harm."""
+    """The library's node, with `exchange` beside `perform_request`: the same with less work."""
 
     def __init__(self, config: NodeConfig) -> None:
         super().__init__(config)
@@ -34,11 +34,12 @@ class Node(AiohttpHttpNode):
         self._is_closed = False
 
     async def exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, seconds: float, *, again: bool
     ) -> Answer:
-        """Returns the answer to a request that may be sent twice.
+        """Returns the answer to a request.
 
-        Raises ConnectionTimeout after `seconds`, and ConnectionError or TlsError when there is no answer.
+        Raises ConnectionTimeout after `seconds`, and ConnectionError or TlsError when there is no answer. With `again`
+        the request is sent once more when a connection that had been idle ends without an answer to it.
         """
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         length = "" if body is None else f"content-length: {len(body)}\r\n"
@@ -50,12 +51,13 @@ class Node(AiohttpHttpNode):
                 connection = self._idle.pop()
                 try:
                     return await self._answer(connection, request, until)
-                except _NotAnswered:  # Elasticsearch, or a proxy, has closed it in the same moment
-                    continue
+                except _NotAnswered as error:  # Elasticsearch, or a proxy, has closed it in the same moment
+                    if not again:
+                        raise _no_answer() from error
             try:
                 return await self._answer(await self._connect(until), request, until)
             except _NotAnswered as error:
-                raise ConnectionError("the connection was closed before an answer") from error
+                raise _no_answer() from error
 
     async def close(self) -> None:  # type: ignore[override]
         self._is_closed = True
@@ -86,6 +88,10 @@ class Node(AiohttpHttpNode):
         except OSError as error:
             raise ConnectionError(str(error)) from error
         return connection
+
+
+def _no_answer() -> ConnectionError:
+    return ConnectionError("the connection was closed before an answer")
 
 
 class _NotAnswered(Exception):

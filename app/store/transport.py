@@ -26,8 +26,8 @@ from app.store.node import Node
 
 log = logging.getLogger(__name__)
 
-# Endpoints that change nothing, whatever the method. `_mget` and `_bulk` are absent: `app.store.document_store` repeats
-# each of their documents by itself.
+# Endpoints that change nothing, whatever the method. `_mget` is absent: `app.store.document_store` repeats each of its
+# documents by itself.
 _READ_ONLY_ENDPOINTS = frozenset({"_search", "_msearch", "_count", "_pit"})
 # What a client of the service looks for decides how long these take.
 _EXPENSIVE_ENDPOINTS = frozenset({"_search", "_msearch", "_count"})
@@ -128,7 +128,7 @@ class ResilientTransport(AsyncTransport):
     ) -> TransportApiResponse:
         """Sends a request as `perform_request` does, and returns the bytes of the answer.
 
-        It is for requests that only read, and costs a third. With `repeat` it repeats them, as far as that is safe.
+        It costs a third. With `repeat` it repeats requests, as far as that is safe.
         """
         perform = partial(self._perform_raw, method, target, body)
         repeatable = repeat and may_be_repeated(method, target)
@@ -141,7 +141,9 @@ class ResilientTransport(AsyncTransport):
         assert isinstance(node, Node)
         begun = time.monotonic()
         try:
-            status, answer = await node.exchange(method, target, self._raw_headers, body, request_timeout)
+            status, answer = await node.exchange(
+                method, target, self._raw_headers, body, request_timeout, again=_only_reads(method, target)
+            )
         except (ConnectionTimeout, ConnectionError):
             self.node_pool.mark_dead(node)
             raise
@@ -220,9 +222,13 @@ class ResilientTransport(AsyncTransport):
 
 def may_be_repeated(method: str, target: str) -> bool:
     """Whether a request whose outcome is unknown can be sent again without harm."""
-    if method in {"GET", "HEAD"} or _endpoint(target) in _READ_ONLY_ENDPOINTS:
+    if _only_reads(method, target) and _endpoint(target) != "_mget":
         return True
     return method in {"PUT", "DELETE"} and any(condition in target for condition in _WRITE_CONDITIONS)
+
+
+def _only_reads(method: str, target: str) -> bool:
+    return method in {"GET", "HEAD"} or _endpoint(target) in _READ_ONLY_ENDPOINTS | {"_mget"}
 
 
 def _endpoint(target: str) -> str:

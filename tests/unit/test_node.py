@@ -37,8 +37,9 @@ class Scene:
         finally:
             writer.close()
 
-    async def ask(self, seconds: float = 10.0, body: bytes | None = b"{}") -> Answer:
-        return await self.node.exchange("POST", "/i/_search", {"accept": "application/json"}, body, seconds)
+    async def ask(self, seconds: float = 10.0, body: bytes | None = b"{}", *, again: bool = True) -> Answer:
+        headers = {"accept": "application/json"}
+        return await self.node.exchange("POST", "/i/_search", headers, body, seconds, again=again)
 
     @asynccontextmanager
     async def running(self, ca_file: str | None = None, host: str = "127.0.0.1") -> AsyncIterator["Scene"]:
@@ -106,6 +107,24 @@ async def test_a_connection_that_was_closed_meanwhile_is_replaced() -> None:
         assert running.connections == 5
 
 
+@pytest.mark.parametrize(("again", "times"), [(True, 2), (False, 1)])
+async def test_a_write_whose_connection_ends_without_an_answer_is_not_sent_again(again: bool, times: int) -> None:
+    seen: list[bytes] = []
+
+    async def reply(request: bytes, writer: asyncio.StreamWriter) -> None:
+        seen.append(request)
+        if len(seen) == 1:
+            writer.write(OK)
+        else:
+            writer.close()
+
+    async with scene(reply).running() as running:
+        await running.ask()
+        with pytest.raises(ConnectionError):
+            await running.ask(again=again)
+        assert len(seen) == 1 + times
+
+
 @pytest.mark.parametrize(
     ("sent", "error"),
     [
@@ -155,7 +174,7 @@ async def test_a_node_that_is_away_is_an_error() -> None:
         port = running.node.config.port
     node = Node(NodeConfig("http", "127.0.0.1", port))
     with pytest.raises(ConnectionError):
-        await node.exchange("GET", "/", {}, None, 10.0)
+        await node.exchange("GET", "/", {}, None, 10.0, again=True)
     await node.close()
 
 
