@@ -27,10 +27,20 @@ from app.store.client import connect
 from app.store.indices import create_indices
 from tests.support.processes import AppProcess
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording
-from tests.support.service import USERS, StartService, assert_error, hash_password
+from tests.support.service import (
+    PATIENT,
+    USERS,
+    Service,
+    StartService,
+    assert_error,
+    hash_password,
+    own_settings,
+)
 from tests.support.sizes import AUDIT_SEARCHES
 from tests.support.waiting import eventually
 from tests.support.workers import SPARE_NODE
+
+pytestmark = pytest.mark.emptied_indices
 
 PATH = "/api/v2/audit"
 OPS_AUDIT = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/audit"
@@ -209,13 +219,23 @@ def found(lines: list[dict[str, Any]], criteria: dict[str, str]) -> list[str]:
     return [line["id"] for line in sorted(filter(matches, lines), key=lambda li: (-moment(li), li["id"]))]
 
 
-@pytest.fixture
-async def many(start_service: StartService, file: Path, settings: Settings) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+async def searched(elasticsearch_url: str) -> AsyncIterator[Service]:
+    """A service that stores nothing, and keeps lines of any age."""
+    async with own_settings(elasticsearch_url) as settings:
+        service = Service(msgspec.structs.replace(settings, audit_days=36_500, **PATIENT))
+        await service.start()
+        yield service
+        await service.stop()
+
+
+@pytest.fixture(scope="module")
+async def many(searched: Service, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """400 random lines of a contact center and as many of others, in the index."""
     rng = random.Random(5)
+    settings, file = searched.settings, tmp_path_factory.mktemp("audit") / "audit.jsonl"
     log, registry = AuditLog(str(file)), CollectorRegistry()
     async with connect(settings) as client:
-        await create_indices(client, settings)
         async with AuditIndexing(AuditIndex(client, settings), days=36_500, registry=registry).following(log):
             for _ in range(800):
                 log.write(a_random_line(rng))
@@ -224,11 +244,10 @@ async def many(start_service: StartService, file: Path, settings: Settings) -> l
 
 
 async def test_criteria_and_pages_find_what_a_plain_look_at_the_lines_finds(
-    start_service: StartService, many: list[dict[str, Any]]
+    searched: Service, many: list[dict[str, Any]]
 ) -> None:
-    service = await start_service()
     rng = random.Random(6)
-    clients = [(service.client("admin"), PATH), (service.client("ops"), OPS_AUDIT)]
+    clients = [(searched.client("admin"), PATH), (searched.client("ops"), OPS_AUDIT)]
     kinds = set()
     for _ in range(AUDIT_SEARCHES):
         client, path = rng.choice(clients)
@@ -273,27 +292,24 @@ async def test_criteria_and_pages_find_what_a_plain_look_at_the_lines_finds(
         ("user=" + "x" * 5_001, "'user' is invalid"),
     ],
 )
-async def test_a_bad_parameter_is_named(start_service: StartService, query: str, message: str) -> None:
-    service = await start_service()
-    assert_error(await service.client("admin").get(f"{PATH}?{query}"), 400, 2, message)
+async def test_a_bad_parameter_is_named(searched: Service, query: str, message: str) -> None:
+    assert_error(await searched.client("admin").get(f"{PATH}?{query}"), 400, 2, message)
 
 
 @pytest.mark.parametrize("start_time", [-62_135_596_800_000, -5, 0, 2013, 253_402_300_799_999])
 @pytest.mark.parametrize("direction", ["after", "before"])
 async def test_a_cursor_of_the_clients_own_only_names_a_place(
-    start_service: StartService, many: list[dict[str, Any]], direction: Any, start_time: int
+    searched: Service, many: list[dict[str, Any]], direction: Any, start_time: int
 ) -> None:
-    service = await start_service()
     cursor = Cursor(direction, start_time, "x\ud7ff").encode()
-    page = await service.client("admin").get(PATH, params={"cursor": cursor, "offset": 3})
+    page = await searched.client("admin").get(PATH, params={"cursor": cursor, "offset": 3})
     assert page.status_code == 200, page.text
     are_all_there = (direction == "before") == (start_time < 1_600_000_000_000)
     assert bool(page.json()["entries"]) == are_all_there
 
 
-async def test_links_keep_the_parameters(start_service: StartService, many: list[dict[str, Any]]) -> None:
-    service = await start_service()
-    page = (await service.client("admin").get(f"{PATH}?outcome=success&limit=2&offset=2&total=*")).json()
+async def test_links_keep_the_parameters(searched: Service, many: list[dict[str, Any]]) -> None:
+    page = (await searched.client("admin").get(f"{PATH}?outcome=success&limit=2&offset=2&total=*")).json()
     for link, offset in (("prevUri", "0"), ("nextUri", "4")):
         url = urlsplit(page[link])
         assert url.path == PATH
