@@ -1,4 +1,4 @@
-"""The search page in real Chromium, with the mouse and with the keyboard alone."""
+"""The search page in real Chromium."""
 
 import asyncio
 import re
@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
-from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import BrowserContext, Page, ViewportSize, expect
+from playwright.async_api import Page, expect
 
 from app.errors import ElasticsearchUnavailable
 from app.store.client import connect
+from tests.page.browsing import assert_accessible, assert_fits, assert_good_in_every_look, focus_by_tab, opened, sign_in
 from tests.page.conftest import NewContext
 from tests.page.test_search import recordings
 from tests.support.recordings import store_many
@@ -22,10 +22,6 @@ from tests.support.waiting import eventually
 
 ALL = "/ui/recordings?startTime=0"
 ALL_MANY = {"dialedPhoneNumber": "+490*"}
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
-NARROW = ViewportSize(width=320, height=640)
-# Two is 200 % of a screen 1,280 wide.
-ZOOMED = ViewportSize(width=640, height=400)
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +39,10 @@ async def service(elasticsearch_url: str) -> AsyncIterator[Service]:
         await service.stop()
 
 
-async def sign_in(page: Page, name: str = "admin") -> None:
-    await page.get_by_label("User name").fill(name)
-    await page.get_by_label("Password").fill(f"{name}-password")
-    await page.get_by_role("button", name="Sign in").click()
-    await page.wait_for_url("**/ui/recordings**")
-
-
 @pytest.fixture
 async def page(service: Service, new_context: NewContext) -> Page:
     """Signed in as the administrator, with every recording."""
-    page = await (await new_context(service.url)).new_page()
-    await page.goto("/ui/sign-in")
-    await sign_in(page)
-    await page.goto(ALL)
-    return page
+    return await opened(service, new_context, ALL)
 
 
 def rows(page: Page) -> Any:
@@ -80,7 +65,10 @@ async def test_a_shared_link_with_a_place_leads_through_the_sign_in_to_the_place
     assert page.url == f"{service.url}/ui/recordings/first%2F1#t=133"
 
 
-async def test_signing_out_leaves_nothing_behind(page: Page, service: Service) -> None:
+async def test_signing_out_leaves_nothing_behind(service: Service, new_context: NewContext) -> None:
+    page = await (await new_context(service.url)).new_page()
+    await page.goto(ALL)
+    await sign_in(page)
     await page.get_by_role("button", name="Sign out").click()
     await expect(page.get_by_text("You are signed out.")).to_be_visible()
     await page.go_back()
@@ -245,10 +233,8 @@ async def test_selected_rows_are_labelled_together(page: Page, service: Service)
 
 
 async def test_who_failed_is_named_and_stays_selected(service: Service, new_context: NewContext) -> None:
-    page = await (await new_context(service.url, expected=("Failed to load resource",))).new_page()
-    await page.goto("/ui/recordings")
-    await sign_in(page)
-    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4900*")
+    path = f"{ALL}&dialedPhoneNumber=%2B4900*"
+    page = await opened(service, new_context, path)
     failed = {"id": "many 003", "statusCode": 4, "statusMessage": "The recording store is not available at the moment."}
     answer = {"statusCode": 7, "id": "x", "succeeded": 9, "failed": [failed]}
     await page.route("**/ui/api/recording-operations", lambda route: route.fulfill(json=answer))
@@ -319,10 +305,7 @@ async def test_an_operation_on_all_that_match_can_be_stopped_with_the_keyboard(
 
 
 async def test_a_button_that_is_off_says_why(service: Service, new_context: NewContext) -> None:
-    page = await (await new_context(service.url)).new_page()
-    await page.goto("/ui/recordings")
-    await sign_in(page, "supervisor")
-    await page.goto(ALL)
+    page = await opened(service, new_context, ALL, user="supervisor")
     await rows(page).get_by_role("checkbox").first.check()
     button = page.get_by_role("button", name="Protect…", exact=True)
     await expect(button).to_be_disabled()
@@ -332,45 +315,15 @@ async def test_a_button_that_is_off_says_why(service: Service, new_context: NewC
 # --- the keyboard ---
 
 
-async def focus_by_tab(page: Page, selector: str, most: int = 60) -> None:
-    for _ in range(most):
-        if await page.evaluate("selector => document.activeElement?.matches(selector)", selector):
-            return
-        await page.keyboard.press("Tab")
-    raise AssertionError(f"{selector} cannot be reached by Tab")
-
-
-async def test_the_whole_story_with_the_keyboard_alone(service: Service, new_context: NewContext) -> None:
-    page = await (await new_context(service.url)).new_page()
-    keyboard = page.keyboard
-    await page.goto("/ui/recordings")
-    await keyboard.type("admin")
-    await keyboard.press("Tab")
-    await keyboard.type("admin-password")
-    await keyboard.press("Enter")
-    await page.wait_for_url("**/ui/recordings?startTime**")
-    await focus_by_tab(page, "a[data-preset=all]")
-    await keyboard.press("Enter")
-    await page.wait_for_url("**startTime=0")
-    await expect(rows(page)).to_have_count(33)
-    await keyboard.press("/")
-    await keyboard.type("+16504668888")
-    await keyboard.press("Enter")
-    await page.wait_for_url("**callerPhoneNumber**")
-    await keyboard.press("?")
+async def test_keys_lead_to_the_form_and_to_their_list(page: Page) -> None:
+    await page.keyboard.press("/")
+    await expect(page.get_by_role("textbox", name="Caller")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await page.get_by_role("button", name="Keys").focus()
+    await page.keyboard.press("?")
     await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
-    await keyboard.press("Escape")
-    await focus_by_tab(page, "#recordings input[name=pick]")
-    await keyboard.press("Space")
-    await expect(page.locator("#picked")).to_be_visible()
-    await focus_by_tab(page, "#picked [data-action=apply]", most=400)
-    await keyboard.press("Enter")
-    await keyboard.press("Escape")
-    await expect(page.locator("#picked-count")).to_have_text("1 selected")
-    await keyboard.press("Shift+Tab")
-    await focus_by_tab(page, ".bar form button", most=400)
-    await keyboard.press("Enter")
-    await expect(page.get_by_text("You are signed out.")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
 
 
 async def test_keys_do_nothing_while_typing_and_can_be_switched_off(page: Page) -> None:
@@ -394,9 +347,7 @@ async def test_keys_do_nothing_while_typing_and_can_be_switched_off(page: Page) 
 async def test_a_page_that_failed_says_so_and_recovers_by_itself(
     service: Service, new_context: NewContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = await (await new_context(service.url, expected=("status of 503",))).new_page()
-    await page.goto("/ui/recordings")
-    await sign_in(page)
+    page = await opened(service, new_context, ALL, expected=("status of 503",))
     with monkeypatch.context() as away:
 
         async def fail(*_: object, **__: object) -> None:
@@ -449,40 +400,26 @@ STATES: dict[str, tuple[str, Callable[[Page], Awaitable[None]] | None]] = {
 }
 
 
-async def assert_accessible(page: Page) -> None:
-    results = await Axe().run(page, options=RULES)
-    assert results.violations_count == 0, results.generate_report()
-
-
-async def assert_fits(page: Page) -> None:
-    overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [None, NARROW, ZOOMED], ids=["wide", "narrow", "zoomed"])
+@pytest.mark.parametrize("name", STATES)
 async def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
-    service: Service, new_context: NewContext, scheme: str, viewport: ViewportSize | None
+    service: Service, new_context: NewContext, name: str
 ) -> None:
-    options: dict[str, Any] = {"color_scheme": scheme, **({"viewport": viewport} if viewport else {})}
-    context: BrowserContext = await new_context(service.url, expected=("status of 40",), **options)
-    page = await context.new_page()
+    path, prepare = STATES[name]
+    page = await opened(service, new_context, path, expected=("status of 40",))
+    if prepare:
+        await prepare(page)
+    await assert_good_in_every_look(page)
+
+
+async def test_axe_finds_nothing_where_one_signs_in(service: Service, new_context: NewContext) -> None:
+    page = await (await new_context(service.url, expected=("status of 401",))).new_page()
     await page.goto("/ui/sign-in")
     await assert_accessible(page)
     await page.get_by_label("User name").fill("x")
     await page.get_by_label("Password").fill("x")
     await page.keyboard.press("Enter")
     await page.get_by_role("alert").wait_for()
-    await assert_accessible(page)
-    await sign_in(page)
-    for name, (path, prepare) in STATES.items():
-        await page.goto(path)
-        if prepare:
-            if viewport is not None and name == "more":
-                await page.get_by_role("button", name="Criteria").click()
-            await prepare(page)
-        await assert_accessible(page)
-        await assert_fits(page)
+    await assert_good_in_every_look(page)
 
 
 async def test_small_targets_are_large_enough(page: Page) -> None:

@@ -659,7 +659,7 @@ function watchProtection() {
     const words = WORDS[/** @type {HTMLElement} */ (button).dataset.action ?? ""];
     ask(words, async (reason) => {
       await call(data.path, { method: "POST", body: { operationName: words.operationName, ...(reason && { reason }) } });
-      await refresh(words.operationName === "applyNonDelete" ? "Protected" : "No longer protected", "#lock button");
+      await refresh(words.operationName === "applyNonDelete" ? "Protected" : "No longer protected", "#lock button:enabled");
     });
   });
 }
