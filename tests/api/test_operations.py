@@ -663,5 +663,22 @@ async def test_the_rest_of_a_begun_slice_leaves_what_others_have_changed_since(
     assert [(await admin.get(f"{RECORDINGS}/{name}")).status_code for name in names_of(3)] == [200, 404, 404]
 
 
+async def test_another_process_carries_on_when_one_is_stopped(
+    service: Service, start_service: StartService, monkeypatch: pytest.MonkeyPatch, audit_log: Path
+) -> None:
+    """Without a `kill -9` no line of the audit log is repeated."""
+    admin = service.client("admin")
+    await post(service.client("ops"), *names_of(50))
+    gate = Gate(service, monkeypatch, 13)
+    operation_id = await start(admin, {**APPLY, "criteria": ALL})
+    await gate.reached()
+    other = await start_service(**PATIENT, audit_log=str(audit_log), lease_seconds=1.0)
+    await service.stop()
+    over = await until_over(other.client("admin"), operation_id)
+    assert (over["state"], over["succeeded"], over["failed"]) == ("done", 50, 0)
+    lines = [line for line in lines_but_posts(audit_log) if line["operation"] == "apply"]
+    assert sorted(line["recordingId"] for line in lines) == sorted(names_of(50))
+
+
 async def _nothing(_: str) -> None:
     pass

@@ -207,7 +207,7 @@ async def test_processes_that_are_killed_lose_and_repeat_nothing(
     """Each recording is protected by exactly one write, and has its line of the audit log."""
     ids = [f"r{number}" for number in range(OPERATED_RECORDINGS)]
     audit_log = tmp_path / "audit.jsonl"
-    settings = msgspec.structs.replace(settings, **PATIENT, lease_seconds=1.0, audit_log=str(audit_log))
+    settings = msgspec.structs.replace(settings, **PATIENT, lease_seconds=2.0, audit_log=str(audit_log))
     processes = [AppProcess(settings, tmp_path) for _ in range(3)]
     await asyncio.gather(*(process.start() for process in processes))
     rng = random.Random(7)
