@@ -124,8 +124,7 @@ async def test_path_holds_itself_and_everything_below_it(shelf: Shelf, kind: str
     attribute = {"access_groups": "accessgroups", "partitions": "partitions"}[kind]
     users = [a_limited_user(f"user {i}", **{kind: tuple(has)}) for i, (has, _, _) in enumerate(PATHS)]
     service = await shelf.start(*users)
-    for i, (_, media, _) in enumerate(PATHS):
-        await shelf.put(with_media(str(i), {attribute: media} if media else {}))
+    await shelf.put(*(with_media(str(i), {attribute: media} if media else {}) for i, (_, media, _) in enumerate(PATHS)))
     for i, (has, media, holds) in enumerate(PATHS):
         client = service.client(f"user {i}")
         assert (str(i) in await seen(client)) == holds, (has, media)

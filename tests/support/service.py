@@ -147,7 +147,8 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
         storage=STORAGES,
     )
     yield settings
-    async with connect(settings) as client:
+    async with connect(settings) as connected:
+        client = connected.options(request_timeout=60)
         indices = list((await client.indices.get(index=f"{settings.index_prefix}-*")).body)
         if indices:
             await client.indices.delete(index=indices)
