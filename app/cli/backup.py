@@ -1,6 +1,5 @@
 """`recall backup`, and `scripts/backup.py`."""
 
-import asyncio
 import logging
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 import msgspec
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
@@ -22,7 +22,7 @@ from app.cli.long_work import patient, show_failures, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
-from app.lifecycle.backup import Backup, Counts, Failure, Task
+from app.lifecycle.backup import PARALLEL, Backup, Counts, Failure, Task
 from app.lifecycle.verification import Verification, verify
 from app.media.archives import ArchiveFailed, open_archive
 from app.progress import progress
@@ -72,7 +72,7 @@ class Report(msgspec.Struct, rename="camel"):
 @options.criteria
 @click.option("--dry-run", is_flag=True, help="Print how many recordings would be backed up; copy nothing.")
 @click.option("--verify", "verifies", is_flag=True, help="Read the whole backup and compare it with its manifests.")
-@once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are copied concurrently (default: 8).")
+@once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are copied concurrently (default: 16).")
 @once(
     "--report",
     metavar="FILE",
@@ -113,7 +113,7 @@ def command(
         if given or contact_center or all_contact_centers or screen_recordings or older_than or newer_than or dry_run:
             raise click.UsageError("--verify reads the whole backup, so it takes none of the other options", context)
         with configured(level=logging.WARNING) as settings:
-            _end(asyncio.run(_verify(settings, place, parallel or 8)))
+            _end(uvloop.run(_verify(settings, place, parallel or PARALLEL)), report)
         return
     exclusive(context, "contact_center", "all_contact_centers", required=True)
     resource: Resource = "screen-recordings" if screen_recordings else "recordings"
@@ -123,7 +123,7 @@ def command(
     except RecallError as error:
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.ERROR) as settings, closing(AuditLog(settings.audit_log)) as audit:
-        task = Task(resource, Scope(contact_center, settings.region), criteria, parallel or 8, patience)
+        task = Task(resource, Scope(contact_center, settings.region), criteria, parallel or PARALLEL, patience)
         result = Report(
             parameters={
                 "place": place,
@@ -161,7 +161,7 @@ class _Run:
     def run(self, settings: Settings, task: Task, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
         try:
-            asyncio.run(self._back_up(settings, task, audit))
+            uvloop.run(self._back_up(settings, task, audit))
         except ArchiveFailed as error:
             self._report.error = str(error)
         except RecallError as error:
@@ -246,10 +246,12 @@ async def _verify(settings: Settings, place: str, parallel: int) -> Verification
         return str(error)
 
 
-def _end(result: Verification | str) -> None:
+def _end(result: Verification | str, report: Path | None) -> None:
     """Prints the result; ends the process with status 1 unless the backup is whole."""
     if isinstance(result, str):
         sys.exit(result)
+    if report is not None:
+        write_report(report, msgspec.to_builtins(result))
     for kind, problems in (
         ("damaged", result.damaged),
         ("missing", result.missing),

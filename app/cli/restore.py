@@ -1,6 +1,5 @@
 """`recall restore`, and `scripts/restore.py`."""
 
-import asyncio
 import logging
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 import msgspec
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
@@ -21,7 +21,7 @@ from app.cli.long_work import patient, show_failures, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import CONTACT_CENTER, POSITIVE
 from app.errors import RecallError
-from app.lifecycle.backup import Failure
+from app.lifecycle.backup import PARALLEL, Failure
 from app.lifecycle.restore import Restore, RestoreCounts, RestoreTask
 from app.media.archives import ArchiveFailed, open_archive
 from app.media.uploads import Uploads
@@ -64,7 +64,7 @@ class Report(msgspec.Struct, rename="camel"):
 )
 @click.option("--merge", is_flag=True, help="Add to recordings that exist what only the backup has.")
 @click.option("--dry-run", is_flag=True, help="Compare, and print what would be restored; change nothing.")
-@once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are restored concurrently (default: 8).")
+@once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are restored concurrently (default: 16).")
 @once(
     "--report",
     metavar="FILE",
@@ -108,7 +108,7 @@ def command(
             },
             started=format_instant(now_milliseconds()),
         )
-        task = RestoreTask(destination, contact_center, merge, dry_run, parallel or 8, patience)
+        task = RestoreTask(destination, contact_center, merge, dry_run, parallel or PARALLEL, patience)
         _Run(result, report).run(patient(settings), task, audit)
 
 
@@ -122,7 +122,7 @@ class _Run:
     def run(self, settings: Settings, task: RestoreTask, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
         try:
-            asyncio.run(self._restore(settings, task, audit))
+            uvloop.run(self._restore(settings, task, audit))
         except ArchiveFailed as error:
             self._report.error = str(error)
         except RecallError as error:

@@ -46,6 +46,9 @@ from app.search.criteria import Criteria
 from app.settings import StorageConfig
 from app.store.repository import MatchCounts, RecordingRepository, StoredRecording
 
+# How many recordings are copied concurrently: most of the time each of them waits for a storage, or for the disk.
+PARALLEL = 16
+
 # How many recordings are read at once.
 _BATCH = 200
 
@@ -70,7 +73,7 @@ class Task:
     resource: Resource
     scope: Scope
     criteria: Criteria
-    parallel: int = 8
+    parallel: int = PARALLEL
     patience: float = 120.0
 
 
@@ -213,9 +216,11 @@ class Backup:
             written = await write_file(self._archive, f"{folder}/{RECORDING}", content)
             files[RECORDING] = FileEntry(written.size, written.sha256)
         manifest = self._manifest_of(stored, {**known, **files}, not_copied)
-        has_changed = is_new or manifest != before
+        # What was copied went without a manifest for a moment.
+        is_copied = is_new or any(entry is not known.get(file) for file, entry in files.items())
+        has_changed = is_copied or manifest != before
         if has_changed:
-            await write_file(self._archive, f"{folder}/{MANIFEST}", encode(manifest))
+            await write_file(self._archive, f"{folder}/{MANIFEST}", encode(manifest), last=True)
         await self._days.add(day, name)
         if not_copied:
             self.counts.incomplete += 1
@@ -266,6 +271,9 @@ class Backup:
             async with self._archive.writing(path) as writer:
                 while chunk := await stream.read():
                     await writer.write(chunk)
+                if known is not None:
+                    # As for recording.json: the old manifest is not that of the new file.
+                    await self._archive.remove(f"{path.rpartition('/')[0]}/{MANIFEST}")
                 written = await writer.commit()
         finally:
             stream.close()
@@ -347,7 +355,7 @@ class _Days:
             while self._lists:
                 await self._put(*self._lists.popitem())
             if self._new_days and self._days is not None:
-                await write_file(self._archive, CONTENTS, encode(NameList(sorted(self._days))))
+                await write_file(self._archive, CONTENTS, encode(NameList(sorted(self._days))), last=True)
                 self._new_days = False
 
     async def _add_day(self, day: str) -> None:
@@ -363,7 +371,7 @@ class _Days:
     async def _put(self, day: str, names: set[str]) -> None:
         if day in self._changed:
             self._changed.discard(day)
-            await write_file(self._archive, f"{day}.json", encode(NameList(sorted(names))))
+            await write_file(self._archive, f"{day}.json", encode(NameList(sorted(names))), last=True)
 
     async def _read(self, path: str) -> set[str]:
         try:

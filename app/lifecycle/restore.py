@@ -25,7 +25,7 @@ from app.errors import (
     TooManyLabelDefinitions,
 )
 from app.lifecycle.archiving import as_ops_reads_it, protection_from
-from app.lifecycle.backup import MAX_FAILURES, Failure, first_of, reason_of
+from app.lifecycle.backup import MAX_FAILURES, PARALLEL, Failure, first_of, reason_of
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
 from app.lifecycle.protection import Protection
@@ -73,7 +73,7 @@ class RestoreTask:
     contact_center: str | None = None
     merges: bool = False
     dry_run: bool = False
-    parallel: int = 8
+    parallel: int = PARALLEL
     patience: float = 120.0
 
 

@@ -93,8 +93,11 @@ class Archive(Protocol):
         """Yields the content of a file; raises FileMissing."""
         ...
 
-    def writing(self, path: str) -> AbstractAsyncContextManager[Writer]:
-        """Opens a file to be written, in the place of one that exists."""
+    def writing(self, path: str, *, last: bool = False) -> AbstractAsyncContextManager[Writer]:
+        """Opens a file to be written, in the place of one that exists.
+
+        It is the `last` of a folder: when it is there, a loss of power leaves what was written before.
+        """
         ...
 
     async def remove(self, path: str) -> None:
@@ -106,9 +109,9 @@ class Archive(Protocol):
         ...
 
 
-async def write_file(archive: Archive, path: str, content: bytes) -> Written:
-    """Writes a whole file."""
-    async with archive.writing(path) as writer:
+async def write_file(archive: Archive, path: str, content: bytes, *, last: bool = False) -> Written:
+    """Writes a whole file; `last` is that of `Archive.writing`."""
+    async with archive.writing(path, last=last) as writer:
         await writer.write(content)
         return await writer.commit()
 
@@ -174,8 +177,8 @@ class FolderArchive:
                 yield chunk
 
     @asynccontextmanager
-    async def writing(self, path: str) -> AsyncIterator[Writer]:
-        writer = _FileWriter(self, path)
+    async def writing(self, path: str, *, last: bool = False) -> AsyncIterator[Writer]:
+        writer = _FileWriter(self, path, last=last)
         try:
             yield writer
         finally:
@@ -226,7 +229,6 @@ class FolderArchive:
                 if make:
                     with suppress(FileExistsError):
                         os.mkdir(part, 0o700, dir_fd=descriptor)
-                        os.fsync(descriptor)
                 inner = os.open(part, _FOLDER, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = inner
@@ -247,13 +249,14 @@ class FolderArchive:
                 raise ArchiveFailed(f"{path} of {self.name} is no file")
             yield file
 
-    def place(self, temporary: str, path: str) -> None:
-        """Gives a file that has been written its name."""
+    def place(self, temporary: str, path: str, *, last: bool) -> None:
+        """Gives a file that has been written its name. The renames before the last one are in the same folder."""
         folder, _, name = path.rpartition("/")
         _check_part(name)
         with self._at(folder, make=True) as descriptor, self._at(_UNFINISHED) as unfinished:
             os.rename(temporary, name, src_dir_fd=unfinished, dst_dir_fd=descriptor)
-            os.fsync(descriptor)
+            if last:
+                os.fsync(descriptor)
 
     def create(self, temporary: str) -> int:
         """Creates a file without a name that a reader of the archive sees."""
@@ -282,9 +285,10 @@ class FolderArchive:
 class _FileWriter:
     """Writes to a temporary file, in a thread that computes the digest too."""
 
-    def __init__(self, archive: FolderArchive, path: str) -> None:
+    def __init__(self, archive: FolderArchive, path: str, *, last: bool) -> None:
         self._archive = archive
         self._path = path
+        self._last = last
         self._temporary = uuid4().hex
         self._descriptor = -1
         self._waiting: list[bytes] = []
@@ -302,7 +306,7 @@ class _FileWriter:
         def commit() -> None:
             self._write()
             os.fsync(self._descriptor)
-            self._archive.place(self._temporary, self._path)
+            self._archive.place(self._temporary, self._path, last=self._last)
             self._close()
 
         await self._archive.run(self._path, commit)
@@ -315,15 +319,15 @@ class _FileWriter:
             self._archive.forget(self._temporary)
 
     def _write(self) -> None:
-        data = b"".join(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if self._descriptor < 0:
             self._descriptor = self._archive.create(self._temporary)
-        self._size += len(data)
-        self._digest.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        for chunk in waiting:
+            self._size += len(chunk)
+            self._digest.update(chunk)
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
 
     def _close(self) -> None:
         os.close(self._descriptor)
@@ -395,7 +399,7 @@ class S3Archive:
                     yield chunk
 
     @asynccontextmanager
-    async def writing(self, path: str) -> AsyncIterator[Writer]:
+    async def writing(self, path: str, *, last: bool = False) -> AsyncIterator[Writer]:
         writer = _ObjectWriter(self._client, self._bucket, self._key(path))
         try:
             with self._failures(path):

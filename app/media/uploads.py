@@ -6,6 +6,7 @@ drops a file whose upload broke off. An S3 object appears when its upload has en
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from hashlib import sha256
@@ -28,6 +29,7 @@ _PART = 8 * 1024 * 1024
 # How a WebDAV server says that a folder is missing: 409 (RFC 4918), and what others answer.
 _NO_FOLDER = frozenset({403, 404, 409})
 _CANNOT_MOVE = frozenset({403, 405, 501})
+_ANY = frozenset(range(200, 600))
 
 # Yields the bytes of the object. Raises at its end, or before, if they are not the right ones.
 Content = Callable[[], AsyncIterator[bytes]]
@@ -119,6 +121,9 @@ class Uploads:
         headers = {"Content-Length": str(size), **({"Content-Type": content_type} if content_type else {})}
         try:
             await self._request(session, "PUT", temporary, {200, 201, 204}, headers, content())
+            # Some servers ignore conditions.
+            if await self._request(session, "HEAD", location.url, _ANY) in {200, 206}:
+                raise ObjectExists
             moving = {"Destination": location.url, "Overwrite": "F"}
             status = await self._request(session, "MOVE", temporary, {201, 204, 412, *_CANNOT_MOVE}, moving)
         except BaseException:
@@ -176,13 +181,14 @@ class Uploads:
         tls = ssl.create_default_context(cafile=config.ca_file)
         # A kept connection that the server closes would take the beginning of a file with it.
         connector = aiohttp.TCPConnector(limit=self._connections, ssl=tls, force_close=True)
-        auth = None
+        headers = {}
         if config.username is not None:
-            auth = aiohttp.BasicAuth(config.username, config.password or "", "utf-8")
+            credentials = b64encode(f"{config.username}:{config.password or ''}".encode()).decode()
+            headers["Authorization"] = f"Basic {credentials}"
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=settings.storage_connect_seconds, sock_read=settings.storage_stall_seconds
         )
-        return aiohttp.ClientSession(connector=connector, auth=auth, timeout=timeout, trust_env=False)
+        return aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, trust_env=False)
 
 
 async def _parts(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
