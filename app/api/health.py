@@ -1,6 +1,5 @@
 """Liveness, readiness and metrics, without authentication (docs/contract.md section 3)."""
 
-import asyncio
 import operator
 import os
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from starlette.responses import Response
 
 from app.api.requests import services
 from app.api.responses import envelope
+from app.store.indices import check_indices
 
 
 async def live(request: Request) -> Response:
@@ -24,7 +24,7 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Elasticsearch answers and the aliases exist; raises ElasticsearchUnavailable otherwise."""
-    await asyncio.gather(*(repository.check() for repository in services(request).repositories.values()))
+    await check_indices(services(request).client, services(request).settings)
     return envelope({})
 
 

@@ -83,6 +83,21 @@ async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dic
     }
 
 
+async def check_indices(client: AsyncElasticsearch, settings: Settings) -> None:
+    """Returns if a search works: Elasticsearch answers, all aliases exist, and all their shards are active.
+
+    Raises ElasticsearchUnavailable.
+    """
+    seconds = settings.elasticsearch_search_timeout
+    async with store_errors(seconds):
+        await client.options(request_timeout=seconds).search(
+            index=[alias(settings, resource) for resource in RESOURCES],
+            query={"match_none": {}},
+            size=0,
+            allow_partial_search_results=False,
+        )
+
+
 async def _check_index(client: AsyncElasticsearch, settings: Settings, resource: str) -> bool:
     """Returns whether the alias of a resource exists; raises SchemaMismatch if its index has another mapping."""
     name = alias(settings, resource)

@@ -189,13 +189,6 @@ class RecordingRepository:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pieces = Pieces()
 
-    async def check(self) -> None:
-        """Returns if a search works: Elasticsearch answers, the alias exists, and all its shards are active."""
-        async with store_errors(self._search_seconds):
-            await self._searching.search(
-                index=self._index, query={"match_none": {}}, size=0, allow_partial_search_results=False
-            )
-
     async def get(self, scope: Scope, recording_id: str) -> StoredRecording:
         """Returns a recording as of its last acknowledged write, searchable or not yet.
 

@@ -6,9 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import httpx
+import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings
+from app.store.indices import RESOURCES
 from tests.support.processes import AppProcess
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
 from tests.support.service import Service, assert_error
@@ -22,10 +24,11 @@ async def test_live_and_ready_need_no_credentials(service: Service) -> None:
         assert (response.status_code, response.json()) == (200, {"statusCode": 0})
 
 
+@pytest.mark.parametrize("resource", RESOURCES)
 async def test_service_without_alias_is_not_ready(
-    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings
+    service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, resource: str
 ) -> None:
-    await elasticsearch.indices.delete_alias(index="*", name=f"{settings.index_prefix}-recordings")
+    await elasticsearch.indices.delete_alias(index="*", name=f"{settings.index_prefix}-{resource}")
     assert_error(await service.client().get("/health/ready"), 503, 4)
     assert (await service.client().get("/health/live")).status_code == 200
 
