@@ -24,7 +24,7 @@ from tests.support.faults import FaultServer
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import PATIENT, Service, StartService, assert_error
-from tests.support.sizes import WORKED_ON_BESIDE_KILLS
+from tests.support.sizes import WORKED_ON_BESIDE_KILLS, size
 from tests.support.storages import S3, WEBDAV_SERVERS, WebDav, storage_of, webdav_storage
 
 pytestmark = pytest.mark.emptied_indices
@@ -62,11 +62,21 @@ class Store:
 
 
 # gofakes3 is part of rclone, and moto checks nothing.
-@pytest.fixture(params=[*WEBDAV_SERVERS, "versitygw", "versitygw_tls", "rclone_s3"])
-async def store(request: pytest.FixtureRequest, start_service: StartService) -> Store:
-    """Each of the storages."""
+@pytest.fixture(scope="module", params=[*WEBDAV_SERVERS, "versitygw", "versitygw_tls", "rclone_s3"])
+async def each_store(request: pytest.FixtureRequest, module_settings: Settings) -> AsyncIterator[Store]:
+    """Each of the storages, with a service for all of its tests."""
     server = request.getfixturevalue(request.param)
-    return Store(await start_service(storage=storage_of(server)), server)
+    service = Service(msgspec.structs.replace(module_settings, storage=storage_of(server), **PATIENT))
+    await service.start()
+    yield Store(service, server)
+    await service.stop()
+
+
+@pytest.fixture
+def store(each_store: Store, settings: Settings) -> Store:
+    """Each of the storages, with indices that are emptied after the test."""
+    assert settings.index_prefix == each_store.service.settings.index_prefix
+    return each_store
 
 
 @pytest.fixture
@@ -358,7 +368,7 @@ async def test_killed_process_leaves_each_recording_complete_or_deleted(
 
 async def test_deletion_includes_a_concurrent_update(webdav_store: Store) -> None:
     store = webdav_store
-    for round_number in range(30):
+    for round_number in range(size(10, full=30)):
         await store.post("r", store.put("old.wav"))
         deleted, updated = await asyncio.gather(
             store.delete("r", **ALL),

@@ -205,6 +205,10 @@ async def test_a_purge_forgets_no_file_of_a_share_that_is_not_mounted(
     assert status == 1, out
     assert f"media objects not deleted {count}" in out
     assert "--missing-media-ok" in (err if count == 7 else out)
+    if count < 7:
+        (apache.folder / "unmounted").rename(apache.folder / "share")
+        assert all(apache.exists(f"share/{i}.wav") for i in range(count))
+        return
     status, out, _ = await scripts.run("sweep_media.py")
     assert status == 1
     assert out.startswith("deleted 0, ")

@@ -1,6 +1,7 @@
 """A play never acts as a page of our origin, and nothing of it stays in a cache (docs/contract.md sections 1 and 6)."""
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -215,4 +216,4 @@ async def test_a_listener_who_pauses_for_long_is_no_failure(
     assert (line["outcome"], line["statusCode"], line["completed"]) == ("success", 0, False)
     assert 0 < line["bytesSent"] < 200_000_000
     (message,) = [record.getMessage() for record in caplog.records if record.name == "app.media.response"]
-    assert "has taken nothing for 0.3 seconds" in message
+    assert re.search(r"has taken nothing for [0-9.]+ seconds", message)

@@ -461,7 +461,7 @@ def s3_scene(name: str, rng: random.Random) -> S3Scene:
     target = rng.choice(("al/x.wav", "al/x.wav", "al/x", "none", "ü 1+%.wav"))
     objects = {}
     for key in ("al/x.wav", "al/x.wav2", "al/y.wav", "ü 1+%.wav", "ü 1+%.wave"):
-        count = (120 if rng.random() < 0.02 else rng.choice((1, 3))) if is_versioned else 1
+        count = (120 if rng.random() < 0.005 else rng.choice((1, 3))) if is_versioned else 1
         objects[key] = [(f"{key[:4].encode().hex()}-{i}", not is_versioned or rng.random() < 0.8) for i in range(count)]
     return S3Scene(
         name,

@@ -35,14 +35,14 @@ PURGED_RECORDINGS = size(75_000, full=100_000)
 RACED_BY_PURGE = size(180, full=450)
 
 # Recordings that are deleted while their process is killed again and again.
-WORKED_ON_BESIDE_KILLS = size(120, full=200)
+WORKED_ON_BESIDE_KILLS = size(40, full=200)
 
 # Groups that are protected, or whose one or two holds are lifted, while their process is killed every seven or so. Each
 # kill is in the middle of four changes: with the sizes of the criteria of more than 100.
 KILLED_GROUPS = size(20, full=200)
 
 # Players that leave somewhere in a file, of each of 16 that play concurrently.
-LEAVING_PLAYERS = size(40, full=125)
+LEAVING_PLAYERS = size(12, full=125)
 
 # Recordings that a client walks page by page, 100 a page; more than offsets reach.
 WALKED_RECORDINGS = size(12_000, full=25_000)
@@ -50,8 +50,8 @@ WALKED_RECORDINGS = size(12_000, full=25_000)
 # Minutes of normal and hostile clients together. On a quiet machine the criterion is 20.
 SOAK_MINUTES = size(0.3, full=20.0)
 
-# Random ranges of a media file that each of the faster storages serves.
-MEDIA_RANGES = size(100, full=500)
+# Random ranges of a media file that each of the faster storages serves; the others serve half as many.
+MEDIA_RANGES = size(30, full=500)
 
 # What the oracle answers too: worlds, the recordings of each and random searches in each, hypothesis's examples of
 # small worlds, and one in so many of the searches for values that are special.
@@ -67,7 +67,7 @@ ANSWERED_PLAYS = size(3_000, full=1_000_000)
 RANDOM_PLAYS = size(3_000, full=10_000)
 
 # Deletions of media objects whose storage answers at random, three or four times each.
-DELETION_SCENES = size(2_000, full=10_000)
+DELETION_SCENES = size(1_500, full=10_000)
 
 # Pairs of POSTs of many random recordings, each compared with the same recordings posted one by one.
 POSTED_BATCHES = size(6, full=60)

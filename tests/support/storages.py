@@ -104,7 +104,10 @@ def wsgidav(*, basic: bool = False) -> Iterator[WebDav]:
 
 @contextlib.contextmanager
 def apache(*, basic: bool = False, tls: bool = False, multi_views: bool = False) -> Iterator[WebDav]:
-    """With `multi_views` it answers for a name without a file with a file of that name and any extension."""
+    """With `multi_views` it answers for a name without a file with a file of that name and any extension.
+
+    Over TLS it closes its connections after each answer.
+    """
     program, modules = find_program("apache2") or find_program("httpd"), _apache_modules()
     if not program or not modules:
         missing("Apache", "apt-get install apache2-bin")
@@ -171,6 +174,7 @@ def _apache_config(
         MinSpareThreads 1
         MaxRequestWorkers 320
         MaxKeepAliveRequests 0
+        KeepAlive {"Off" if tls else "On"}
         <Location /recordings>
             Dav On
             {"Options MultiViews" if multi_views else ""}
@@ -200,14 +204,15 @@ def rclone_webdav() -> Iterator[WebDav]:
         files = folder / "recordings"
         files.mkdir()
         # Without this cache it sees files that are put behind its back.
-        command = [*_rclone(folder), "serve", "webdav", "--dir-cache-time", "0s", "--baseurl", "recordings", "--addr"]
+        # With a time of 0 it forgets folders in an endless loop, which takes a core.
+        command = [*_rclone(folder), "serve", "webdav", "--dir-cache-time", "1ms", "--baseurl", "recordings", "--addr"]
         with running(folder, lambda port: [*command, f"127.0.0.1:{port}", files]) as port:
             yield _webdav(port, files, basic=False)
 
 
 @contextlib.contextmanager
 def nginx_webdav() -> Iterator[WebDav]:
-    """Knows no PROPFIND: nginx has only `dav_methods`."""
+    """Knows no PROPFIND: nginx has only `dav_methods`. It closes connections after 3 requests; its default is 1000."""
     program = find_program("nginx")
     if not program:
         missing("nginx", "apt-get install nginx")
@@ -216,7 +221,7 @@ def nginx_webdav() -> Iterator[WebDav]:
         files.mkdir()
 
         def command(port: int) -> list[Any]:
-            types = "default_type application/octet-stream; types { audio/wav wav; }"
+            types = "keepalive_requests 3; default_type application/octet-stream; types { audio/wav wav; }"
             location = f"location / {{ root {folder}; dav_methods PUT DELETE; }}"
             _write_nginx_config(folder, f"{types} server {{ listen 127.0.0.1:{port}; {location} }}")
             return [program, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
@@ -367,7 +372,16 @@ def rclone_s3() -> Iterator[S3]:
     with server_folder() as folder:
         files = folder / "files"
         files.mkdir()
-        command = [*_rclone(folder), "serve", "s3", "--dir-cache-time", "0s", "--auth-key", f"{key},{secret}", "--addr"]
+        command = [
+            *_rclone(folder),
+            "serve",
+            "s3",
+            "--dir-cache-time",
+            "1ms",
+            "--auth-key",
+            f"{key},{secret}",
+            "--addr",
+        ]
         with running(folder, lambda port: [*command, f"127.0.0.1:{port}", files]) as port:
             s3 = S3(port, files, key, secret)
             with contextlib.closing(s3.client):
