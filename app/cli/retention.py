@@ -58,10 +58,14 @@ class Report(msgspec.Struct, rename="camel", kw_only=True):
             sys.exit(f"the report cannot be written: {error}")
 
 
-command = Group("retention", short_help="Purge and back up by rules, once or every day.")
+command = Group(
+    "retention",
+    help="Purge and back up recordings by the rules of a file, once or every day.",
+    short_help="Purge and back up by rules, once or every day.",
+)
 
 
-@command.command("run", epilog=ABOUT_SETTINGS)
+@command.command("run", short_help="Run the rules of a file.", epilog=ABOUT_SETTINGS)
 @click.argument("rules", metavar="RULES.toml", type=click.Path(path_type=Path))
 @click.option("--rule", "names", metavar="NAME", multiple=True, help="Only this rule; may be given several times.")
 @click.option("--watch", is_flag=True, help="Stay, and run each rule every day at its time (at, in UTC).")

@@ -26,7 +26,7 @@ def command(*, package: Path) -> None:
     """
     try:
         with package.open("rb") as file, progress(package.stat().st_size, "verifying", "B") as advance:
-            checked = check(file, package.stat().st_size, advance)
+            checked = check(file, advance)
     except OSError as error:
         sys.exit(f"{package} cannot be read: {error.strerror or error}")
     except NotAPackage as error:

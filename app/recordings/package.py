@@ -30,6 +30,12 @@ _PIECE = 1024 * 1024
 _MOST_BYTES_AT_ONCE = 32 * 1024 * 1024
 _ENCRYPTED = 0x1
 
+# In bytes: the part of an entry's header that comes before its name, where the lengths of name and extra field are in
+# it, and what may follow the file itself.
+_LOCAL_HEADER, _LENGTHS, _LONGEST_DESCRIPTOR = 30, 26, 24
+# The end of a zip without a comment.
+_END, _END_MARK = 22, b"PK\x05\x06"
+
 
 class PackageWriter:
     """Makes a package. Each method returns the bytes of the zip that are ready then.
@@ -140,14 +146,15 @@ class Checked(NamedTuple):
     problems: list[Problem]
 
 
-def check(file: Readable, size: int, advance: Callable[[int], object]) -> Checked:
+def check(file: Readable, advance: Callable[[int], object]) -> Checked:
     """Compares each file of a package with the manifest; `advance` gets the number of bytes of each piece.
 
     It writes nothing, holds a piece of one file at a time, and reads no more bytes than the package has. Raises
     NotAPackage, and OSError if the package cannot be read.
     """
     with _opened(file) as package:
-        entries = _safe_entries(package, size)
+        entries = _safe_entries(package)
+        _check_layout(file, package)
         if MANIFEST not in entries:
             raise NotAPackage(f"it has no {MANIFEST}")
         if entries[MANIFEST].file_size > _MOST_BYTES_AT_ONCE:
@@ -189,11 +196,10 @@ def _opened(file: Readable) -> ZipFile:
         raise NotAPackage(f"it is no whole zip file: {str(error).rstrip('.')}") from None
 
 
-def _safe_entries(package: ZipFile, size: int) -> dict[str, ZipInfo]:
+def _safe_entries(package: ZipFile) -> dict[str, ZipInfo]:
     """Returns the entries by their paths, in their order. Raises NotAPackage for what a package never has."""
     entries: dict[str, ZipInfo] = {}
     folded: set[str] = set()
-    total = 0
     for info in package.infolist():
         path = info.orig_filename
         if not _is_safe(path):
@@ -204,10 +210,31 @@ def _safe_entries(package: ZipFile, size: int) -> dict[str, ZipInfo]:
             raise NotAPackage(f"its entry {path} is compressed or encrypted; Recall only stores files")
         folded.add(path.lower())
         entries[path] = info
-        total += info.file_size
-    if total > size:
-        raise NotAPackage("its entries overlap: they have more bytes together than the package")
     return entries
+
+
+def _check_layout(file: Readable, package: ZipFile) -> None:
+    """Raises NotAPackage unless the entries follow each other.
+
+    Programs that read a zip from its beginning would find what the directory does not have.
+    """
+    end = 0
+    for offset, size in sorted((info.header_offset, info.compress_size) for info in package.infolist()):
+        _check_gap(end, offset)
+        file.seek(offset)
+        header = file.read(_LOCAL_HEADER)
+        if len(header) < _LOCAL_HEADER:
+            raise NotAPackage("it ends before an entry of its directory")
+        end = offset + _LOCAL_HEADER + sum(struct.unpack_from("<HH", header, _LENGTHS)) + size
+    _check_gap(end, package.start_dir)
+    file.seek(-_END, 2)
+    if file.read(len(_END_MARK)) != _END_MARK:
+        raise NotAPackage("something follows its end")
+
+
+def _check_gap(end: int, begin: int | None) -> None:
+    if begin is None or not 0 <= begin - end <= _LONGEST_DESCRIPTOR:
+        raise NotAPackage("its entries overlap, or something is between them")
 
 
 def _is_safe(path: str) -> bool:

@@ -48,7 +48,7 @@ def files_of(package: bytes) -> dict[str, bytes]:
 
 def checked(package: bytes) -> Checked:
     """What `recall verify` finds in a package; it must be whole."""
-    found = check(io.BytesIO(package), len(package), lambda size: None)
+    found = check(io.BytesIO(package), lambda size: None)
     assert found.problems == []
     return found
 

@@ -47,7 +47,7 @@ def a_package(
 
 
 def checked(content: bytes) -> Checked:
-    return check(io.BytesIO(content), len(content), lambda size: None)
+    return check(io.BytesIO(content), lambda size: None)
 
 
 def problems(content: bytes) -> list[Problem]:
@@ -128,7 +128,7 @@ def test_more_than_four_gigabytes_need_no_memory(monkeypatch: pytest.MonkeyPatch
     file.append(writer.finish(manifest_of(writer.files).encoded()))
     assert file.size > 140 * PACKAGE_PIECE
     assert sum(len(piece) for _, piece in file.pieces) < 10_000
-    assert check(file, file.size, lambda size: None).problems == []
+    assert check(file, lambda size: None).problems == []
 
 
 def without(content: bytes, path: str) -> bytes:
@@ -261,6 +261,23 @@ def test_zip_bombs_are_refused_before_they_are_read() -> None:
         checked(bytes(overlapping))
 
 
+def test_what_only_some_programs_would_find_is_refused() -> None:
+    """In front, behind the end, and entries that are not in the directory."""
+    content = a_package().content
+    hidden = PackageWriter().file("hidden.txt", b"secret")
+    for changed in (hidden + content, content + b"\0" * 8, content[:-2] + b"\1\0?"):
+        with pytest.raises(NotAPackage):
+            checked(changed)
+    for more in (["hidden.txt"], ["hidden.txt", "more.txt"]):
+        output = io.BytesIO(content)
+        with zipfile.ZipFile(output, "a") as package:
+            for name in more:
+                package.writestr(name, b"secret")
+            package.filelist.remove(package.NameToInfo["hidden.txt"])
+        with pytest.raises(NotAPackage, match="something is between"):
+            checked(output.getvalue())
+
+
 def test_a_directory_or_a_manifest_of_any_size_takes_no_memory() -> None:
     content = bytearray(a_package().content)
     at = content.rindex(b"PK\x05\x06")
@@ -271,7 +288,7 @@ def test_a_directory_or_a_manifest_of_any_size_takes_no_memory() -> None:
     writer = PackageWriter()
     large.append(writer.finish(b"[" + bytes(40 * 1024 * 1024)))
     with pytest.raises(NotAPackage, match="more than 32 MiB"):
-        check(large, large.size, lambda size: None)
+        check(large, lambda size: None)
 
 
 @pytest.mark.parametrize(
