@@ -222,7 +222,7 @@ class Fickle(CountingStorage):
     fault = ""
 
     async def answer(self, request: Request, connection: Connection) -> None:
-        if request.method == "HEAD" or "second" not in request.target or not self.fault:
+        if request.method == "HEAD" or "second" not in request.target or self.fault in {"", "changed", "deleted"}:
             await super().answer(request, connection)
         elif self.fault == "gone":
             await connection.respond(404)
@@ -231,6 +231,8 @@ class Fickle(CountingStorage):
         else:
             await connection.start(200, {"Content-Length": str(SIZE), "Content-Type": "audio/wav"})
             await connection.send(generated(0, SIZE // 2))
+            if self.fault == "stalled":
+                await connection.wait_until_client_leaves()
             connection.reset() if self.fault == "reset" else connection.transport.close()
 
 
@@ -295,6 +297,23 @@ async def test_client_that_leaves_frees_the_storage_and_its_place(
     assert (await service.client("admin").head(PACKAGE)).status_code == 200
 
 
+async def test_client_that_leaves_while_the_storage_says_nothing_frees_it_immediately(
+    start_service: StartService, file: Path
+) -> None:
+    async with Fickle() as storage:
+        config = StorageConfig(webdav=(WebDavConfig(storage.url),))
+        service = await start_service(storage=config, audit_log=str(file), **PATIENT)
+        await post(service, media_at(storage.put("second.wav", SIZE)))
+        storage.fault = "stalled"
+        reader, writer = await ask(service.url, PACKAGE)
+        await reader.readuntil(generated(SIZE // 2 - 10, SIZE // 2))
+        assert storage.answering == 1
+        writer.transport.abort()
+        await eventually(lambda: not storage.answering, seconds=10)
+        (line,) = await audited(file)
+        assert (line["outcome"], line["completed"]) == ("success", False)
+
+
 async def test_client_that_leaves_before_the_first_byte_leaves_nothing(start_service: StartService, file: Path) -> None:
     async with Stuck() as storage:
         config = StorageConfig(webdav=(WebDavConfig(storage.url),))
@@ -348,7 +367,8 @@ async def test_administrator_with_limits_gets_what_she_sees_and_the_package_says
         return media_at(counting_storage.put(name, 10), accessgroups=[group])
 
     await post(service, dict(media("a.wav", "/US/CA")), dict(media("hidden.wav", "/EU")))
-    await post(service, dict(media("screen.mp4", "/US")), recording_id="shown", path=SCREENS)
+    screens = dict(media("screen.mp4", "/US")), dict(media("hidden-too.mp4", "/EU"))
+    await post(service, *screens, recording_id="shown", path=SCREENS)
     await post(service, dict(media("hidden.mp4", "/EU")), recording_id="hidden", path=SCREENS)
     await post(service, dict(media("c.wav", "/EU")), recording_id="other")
     response = await service.client("amy").get(PACKAGE)
@@ -365,7 +385,7 @@ async def test_administrator_with_limits_gets_what_she_sees_and_the_package_says
     ]
     assert_error(await service.client("amy").get("/api/v2/recordings/other/package"), 404, 6, "recording [other]")
     whole = files_of((await service.client("admin").get(PACKAGE)).content)
-    assert sum("media/" in path for path in whole) == 4
+    assert sum("media/" in path for path in whole) == 5
 
 
 async def test_service_without_an_audit_index_says_that_the_lines_are_left_out(
