@@ -83,7 +83,7 @@ async def whole_recording(page: Page) -> None:
     await page.locator("#labelling select").select_option(index=1)
     await page.get_by_label("Comment", exact=True).fill("asked twice for the supervisor")
     await page.get_by_role("button", name="Label", exact=True).click()
-    await page.get_by_text("Labelled").first.wait_for()
+    await page.locator(".toast").wait_for()
     await page.evaluate("document.querySelector('#labels').scrollIntoView()")
 
 
