@@ -22,7 +22,7 @@ from app.lifecycle.archiving import Archiving
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
 from app.media.answers import open_media
-from app.media.archives import Archive, ArchiveFailed, FileMissing, write_file
+from app.media.archives import LONGEST_FILE, Archive, ArchiveFailed, FileMissing, write_file
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
 from app.media.stream import MediaStream, header_of
@@ -207,6 +207,10 @@ class Backup:
             file: entry for file, entry in (before.files if before else {}).items() if sizes.get(file) == entry.size
         }
         content = await self._patience.call(partial(self._archiving.content, self._task.resource, stored))
+        if len(content) > LONGEST_FILE:
+            self._fail(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
+            self.counts.failed += 1
+            return
         files, not_copied = await self._copy_media(stored, folder, known)
         is_new = before is None or RECORDING not in known or not _is_content(known[RECORDING], content)
         if is_new and before is not None:

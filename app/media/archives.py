@@ -33,8 +33,8 @@ _THREADS = 16
 _CHUNK = 1024 * 1024
 _PART = 8 * 1024 * 1024
 
-# The longest list or recording.json that is read as a whole.
-_LONGEST_FILE = 64 * 1024 * 1024
+# The longest list or recording.json that is read as a whole. A recording may have thousands of former versions.
+LONGEST_FILE = 256 * 1024 * 1024
 
 # In a folder: files that are being written, and the lock of the run that writes.
 _UNFINISHED = ".unfinished"
@@ -160,9 +160,9 @@ class FolderArchive:
     async def read(self, path: str) -> bytes:
         def read() -> bytes:
             with self._opened(path) as file:
-                content = file.read(_LONGEST_FILE + 1)
-            if len(content) > _LONGEST_FILE:
-                raise ArchiveFailed(f"{path} of {self.name} is larger than {_LONGEST_FILE} bytes")
+                content = file.read(LONGEST_FILE + 1)
+            if len(content) > LONGEST_FILE:
+                raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
             return content
 
         return await self._run(path, read)
@@ -387,8 +387,8 @@ class S3Archive:
         content = b""
         async for chunk in self.chunks(path):
             content += chunk
-            if len(content) > _LONGEST_FILE:
-                raise ArchiveFailed(f"{path} of {self.name} is larger than {_LONGEST_FILE} bytes")
+            if len(content) > LONGEST_FILE:
+                raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
         return content
 
     async def chunks(self, path: str) -> AsyncIterator[bytes]:

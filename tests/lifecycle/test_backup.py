@@ -218,10 +218,14 @@ async def test_what_cannot_be_copied_is_reported_and_the_rest_goes_on(store: Sto
     assert status == 1
     assert "copied 1, unchanged 0, incomplete 2, failed 0; media files copied 2 (0.0 MiB), unchanged 0, failed 2" in out
     assert err.count("the media object is missing in its storage") == 2
-    found = await store.verify()
-    assert len(found.missing) == 2
-    assert all(problem.endswith("the media object is missing in its storage") for problem in found.missing)
-    assert await problems(store) == {"missing": [problem.partition(":")[0] for problem in found.missing]}
+    report = store.scripts.folder / "verified.json"
+    status, out, err = await store.scripts.run("backup.py", store.place, "--verify", "--report", str(report))
+    assert (status, err) == (1, "")
+    missing = [line for line in out.splitlines() if line.startswith("missing: ")]
+    assert len(missing) == 2
+    assert all(line.endswith(": the media object is missing in its storage") for line in missing)
+    assert "damaged 0, missing 2, surplus 0, unfinished 0" in out
+    assert [f"missing: {problem}" for problem in json.loads(report.read_text())["missing"]] == missing
     # It is there now.
     store.on_apache("no.wav", b"RIFF")
     backup = await store.backup()
