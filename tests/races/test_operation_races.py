@@ -211,6 +211,16 @@ async def test_processes_that_are_killed_lose_and_repeat_nothing(
     processes = [AppProcess(settings, tmp_path) for _ in range(3)]
     await asyncio.gather(*(process.start() for process in processes))
     rng = random.Random(7)
+    down = set[AppProcess]()
+
+    async def restart(process: AppProcess) -> None:
+        await process.start()
+        down.remove(process)
+
+    def running() -> dict[int, AppProcess]:
+        return {process.pid: process for process in processes if process not in down}
+
+    restarts = []
     try:
         await store_many(elasticsearch, settings, map(a_recording, ids))
         async with processes[0].client("admin") as admin:
@@ -218,11 +228,12 @@ async def test_processes_that_are_killed_lose_and_repeat_nothing(
             operation_id = (await admin.post(PATH, json=body)).json()["id"]
         for kill in range(OPERATION_KILLS):
             least = len(ids) * (kill + rng.random() * 0.9) / (OPERATION_KILLS + 1)
-            holder = await _holder_after(elasticsearch, settings, operation_id, least)
-            (killed,) = (process for process in processes if process.pid == holder)
+            killed = await _holder_after(elasticsearch, settings, operation_id, least, running)
             await asyncio.sleep(rng.uniform(0, 0.05))
+            down.add(killed)
             await killed.kill()
-            await killed.start()
+            restarts.append(asyncio.create_task(restart(killed)))
+        await asyncio.gather(*restarts)
         async with processes[1].client("admin") as admin:
             await eventually(lambda: _is_done(admin, operation_id), seconds=60 + len(ids) / 5)
             over = (await admin.get(f"{PATH}/{operation_id}")).json()["operation"]
@@ -244,20 +255,27 @@ async def test_processes_that_are_killed_lose_and_repeat_nothing(
     assert len(lines) - len(ids) <= 20 * OPERATION_KILLS
 
 
-async def _holder_after(elasticsearch: AsyncElasticsearch, settings: Settings, operation_id: str, least: float) -> int:
-    """The process that holds the operation's lease when so many recordings are done."""
-    holder = None
+async def _holder_after(
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    operation_id: str,
+    least: float,
+    running: Callable[[], dict[int, AppProcess]],
+) -> AppProcess:
+    """The running process that holds the operation's lease when so many recordings are done."""
+    found: AppProcess | None = None
 
     async def is_there() -> bool:
-        nonlocal holder
+        nonlocal found
         document = (await elasticsearch.get(index=alias(settings, "operations"), id=operation_id))["_source"]
         assert document["state"] == "running", "it was over before all kills"
         holder = document["holder"]
-        return holder is not None and document["succeeded"] >= least
+        found = running().get(holder["pid"]) if holder and document["succeeded"] >= least else None
+        return found is not None
 
     await eventually(is_there, seconds=60 + OPERATED_RECORDINGS / 5)
-    assert holder is not None
-    return int(holder["pid"])
+    assert found is not None
+    return found
 
 
 async def _is_done(client: httpx.AsyncClient, operation_id: str) -> bool:
