@@ -184,6 +184,8 @@ class _Runner:
             dry_run=self._dry_run,
             overlaps=overlaps(self._rules),
         )
+        if self._report is not None:
+            report.write(self._report)  # if that is not possible, better now than after some hours
         for rule, slot in due:
             result = await retention.run(rule, now_milliseconds(), slot=slot, dry_run=self._dry_run)
             report.rules.append(result)

