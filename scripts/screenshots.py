@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, Page, Route, ViewportSize, async_playwright
 
 WIDE = ViewportSize(width=1360, height=850)
 NARROW = ViewportSize(width=320, height=720)
@@ -59,8 +59,21 @@ async def ask_to_protect(page: Page) -> None:
     await page.get_by_label("Reason").fill("LegalHold#245")
 
 
+async def all_that_match(page: Page) -> None:
+    await page.get_by_text("All that match", exact=True).click()
+
+
 async def some_fail(page: Page) -> None:
-    await page.route("**/ui/api/recordings/*", lambda route: route.abort())
+    message = "The recording store is not available at the moment."
+
+    async def fail(route: Route) -> None:
+        failed = [
+            {"id": each, "statusCode": 4, "statusMessage": message}
+            for each in (route.request.post_data_json or {})["recordings"]
+        ]
+        await route.fulfill(json={"statusCode": 7, "id": "x", "succeeded": 0, "failed": failed})
+
+    await page.route("**/ui/api/recording-operations", fail)
     await ask_to_protect(page)
     await page.get_by_role("button", name="Protect", exact=True).click()
     await page.get_by_text("3 failed").wait_for()
@@ -146,6 +159,7 @@ STATES = (
     State("picked", EVER, pick_three),
     State("protect", EVER, ask_to_protect),
     State("label", EVER, ask_to_label),
+    State("all-that-match", EVER, all_that_match),
     State("some-fail", EVER, some_fail),
     State("keys", EVER, keys),
     State("nothing-found", "/ui/recordings?startTime=2020-01-01&callerPhoneNumber=nobody&userName=x"),
