@@ -35,6 +35,7 @@ pytestmark = pytest.mark.emptied_indices
 
 ALL = ("--contact-center", CONTACT_CENTER)
 OTHER_CENTER = "other center/é"
+AWAY = "http://127.0.0.1:1/recordings"
 SCREENS_PATH = OPS_PATH.replace("recordings", "screen-recordings")
 ANYTHING, _ = parse_search([("startTime", "0")])
 
@@ -142,6 +143,7 @@ def counted(work: Backup | Restore) -> dict[str, int]:
 async def make_store(start_service: StartService, apache: WebDav, versitygw: S3, tmp_path: Path) -> Callable[..., Any]:
     async def make(place: str | None = None) -> Store:
         webdav = tuple(WebDavConfig(apache.url_of(f"{tmp_path.name}/{name}")) for name in ("old", "new"))
+        webdav += (WebDavConfig(AWAY),)
         s3 = S3Config(BUCKETS, versitygw.url, versitygw.region, versitygw.access_key_id, versitygw.secret_access_key)
         service = await start_service(storage=StorageConfig(webdav, (s3,)), **PATIENT)
         return Store(service, apache, versitygw, tmp_path, place or str(tmp_path / "backup"))
@@ -212,27 +214,29 @@ async def test_what_cannot_be_copied_is_reported_and_the_rest_goes_on(store: Sto
     await store.post(
         a_call("missing", store.apache.descriptor(f"{store.run}/old/no.wav"), there),
         a_call("missing-s3", store.s3.descriptor("no.wav")),
+        a_call("away", {"storage": "webDAV", "path": f"{AWAY}/call.wav"}),
         a_call("there", there),
     )
     status, out, err = await store.scripts.run("backup.py", store.place, *ALL)
     assert status == 1
-    assert "copied 1, unchanged 0, incomplete 2, failed 0; media files copied 2 (0.0 MiB), unchanged 0, failed 2" in out
+    assert "copied 1, unchanged 0, incomplete 3, failed 0; media files copied 2 (0.0 MiB), unchanged 0, failed 3" in out
     assert err.count("the media object is missing in its storage") == 2
+    assert err.count("no server listens at its address and port") == 1
     report = store.scripts.folder / "verified.json"
     status, out, err = await store.scripts.run("backup.py", store.place, "--verify", "--report", str(report))
     assert (status, err) == (1, "")
     missing = [line for line in out.splitlines() if line.startswith("missing: ")]
-    assert len(missing) == 2
-    assert all(line.endswith(": the media object is missing in its storage") for line in missing)
-    assert "damaged 0, missing 2, surplus 0, unfinished 0" in out
+    assert len(missing) == 3
+    assert sum(line.endswith(": the media object is missing in its storage") for line in missing) == 2
+    assert "damaged 0, missing 3, surplus 0, unfinished 0" in out
     assert [f"missing: {problem}" for problem in json.loads(report.read_text())["missing"]] == missing
     # It is there now.
     store.on_apache("no.wav", b"RIFF")
     backup = await store.backup()
     assert counted(backup) == {
-        "copied": 1, "unchanged": 1, "incomplete": 1, "mediaCopied": 1, "mediaUnchanged": 2, "mediaFailed": 1,
+        "copied": 1, "unchanged": 1, "incomplete": 2, "mediaCopied": 1, "mediaUnchanged": 2, "mediaFailed": 2,
     }  # fmt: skip
-    assert [failure.recording_id for failure in backup.failures] == ["missing-s3"]
+    assert sorted(failure.recording_id for failure in backup.failures) == ["away", "missing-s3"]
 
 
 async def test_only_one_run_writes_to_a_folder(store: Store) -> None:
