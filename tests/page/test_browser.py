@@ -354,7 +354,7 @@ async def test_a_page_that_failed_says_so_and_recovers_by_itself(
             raise ElasticsearchUnavailable
 
         away.setattr(service.repository, "search", fail)
-        away.setattr(service.repository, "check", fail)
+        away.setattr("app.api.health.check_indices", fail)
         await page.goto(ALL)
         await expect(page.get_by_role("alert")).to_contain_text("The recording store is not available")
         await expect(page.get_by_text("Trying again")).to_be_visible()

@@ -494,7 +494,7 @@ async def test_while_elasticsearch_is_away_the_page_says_so_and_then_goes_on(
     with monkeypatch.context() as away:
         away.setattr(service.services.audit_index, "search", fail)
         away.setattr(service.repository, "update", fail)
-        away.setattr(service.repository, "check", fail)
+        away.setattr("app.api.health.check_indices", fail)
         page = await opened(service, new_context, path_of("hour"), expected=AWAY)
         await expect(page.locator("#history-note")).to_contain_text("not available at the moment. Trying again")
         await page.get_by_role("button", name="Protect…").click()
