@@ -9,6 +9,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import msgspec
 
 from app.embedded.servers import free_port, inherited_environment, write_settings
 from app.settings import Settings
+from tests.support.forked import Forked
 from tests.support.waiting import eventually
 
 _SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -30,11 +32,11 @@ class AppProcess:
         self.url = f"http://127.0.0.1:{port}"
         self._file = folder / f"{port}.toml"
         write_settings(msgspec.structs.replace(settings, port=port), self._file)
-        self._process: Process | None = None
+        self._process: Forked | None = None
 
     async def start(self) -> None:
         """Returns when it can answer searches."""
-        self._process = await create_subprocess_exec(sys.executable, "-m", "app", env=_environment(self._file))
+        self._process = Forked(["-m", "app"], _environment(self._file))
         async with self.client() as client:
 
             async def is_ready() -> bool:
@@ -150,7 +152,12 @@ class Scripts:
 
     async def run(self, script: str, *arguments: str) -> tuple[int, str, str]:
         """Exit status, standard output, standard error."""
-        return await self.end(await self.start(script, *arguments))
+        with TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            program = ["-m", *arguments] if script == "-m" else [str(_SCRIPTS / script), *arguments]
+            process = Forked(program, _environment(self.configure()), folder=self.folder, out=out, err=err)
+            status = await process.wait()
+            return status, out.read_text(), err.read_text()  # noqa: ASYNC240  # short files
 
     async def end(self, process: Process) -> tuple[int, str, str]:
         """Waits for a process that was started; as `run`."""
