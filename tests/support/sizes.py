@@ -87,8 +87,8 @@ BACKUP_KILLS = size(3, full=10)
 RESTORE_KILLS = size(1, full=10)
 
 # Recordings that one operation protects while its process is killed so many times, with two others beside.
-OPERATED_RECORDINGS = int(os.environ.get("RECALL_OPERATED_RECORDINGS", str(size(150, full=100_000))))
-OPERATION_KILLS = 10 if "RECALL_OPERATED_RECORDINGS" in os.environ else size(3, full=10)
+OPERATED_RECORDINGS = int(os.environ.get("RECALL_OPERATED_RECORDINGS", str(size(80, full=100_000))))
+OPERATION_KILLS = 10 if "RECALL_OPERATED_RECORDINGS" in os.environ else size(2, full=10)
 
 # Rounds in which an operation on many meets each kind of single operation.
 OPERATION_RACES = size(10, full=200)
