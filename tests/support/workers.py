@@ -55,3 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _module(item: pytest.Item) -> str:
     return item.path.relative_to(_TESTS).as_posix()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fails if pytest-xdist cannot see the groups, as with a version of pytest that it does not know."""
+    if session.config.getoption("loadgroup", default=False):
+        assert all("@" in item.nodeid.rpartition("]")[2] for item in session.items), "the groups of tests are lost"
