@@ -84,7 +84,11 @@ async def _post(request: Request, posted: Recording, *, created_status: int) -> 
     entry = audit_entry(request)
     entry.recording_id = posted["id"]
     before, after = await repository(request).save(
-        contact_center, posted, by=user_of(request).name, wait_for_refresh=wait_for_refresh
+        contact_center,
+        posted,
+        by=user_of(request).name,
+        size=body_size(request),
+        wait_for_refresh=wait_for_refresh,
     )
     await apart(body_size(request), _tell_change, entry, before, after)
     path = f"/ops/contact-centers/{encode_segment(contact_center)}/{resource}/{encode_segment(posted['id'])}"
@@ -149,12 +153,12 @@ async def _store(
     parsed: Sequence[Recording | _Refused],
     answer: "_Answer",
 ) -> None:
-    posted = [one for one in parsed if not isinstance(one, _Refused)]
-    size = sum(len(line.text) for line in lines)
-    saved = iter(await repository(request).save_many(contact_center, posted, by=user_of(request).name, size=size))
+    accepted = [(one, len(line.text)) for line, one in zip(lines, parsed, strict=True) if not isinstance(one, _Refused)]
+    posted, sizes = [one for one, _ in accepted], [size for _, size in accepted]
+    saved = iter(await repository(request).save_many(contact_center, posted, by=user_of(request).name, sizes=sizes))
     outcomes = [one.error if isinstance(one, _Refused) else next(saved) for one in parsed]
     ids = [one.recording_id if isinstance(one, _Refused) else one["id"] for one in parsed]
-    entries = await apart(size, answer.entries, ids, outcomes)
+    entries = await apart(sum(len(line.text) for line in lines), answer.entries, ids, outcomes)
     answer.add(lines, entries, outcomes)
 
 

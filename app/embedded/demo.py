@@ -123,8 +123,8 @@ async def _load_recordings(settings: Settings, media: WebDavConfig, folder: Path
 
 async def _save(repository: RecordingRepository, posted: list[dict[str, Any]]) -> None:
     parsed = [parse_recording(recording, repository.resource) for recording in posted]
-    size = len(codec.encode(parsed))
-    for outcome in await repository.save_many(DEMO_CONTACT_CENTER, parsed, by="demo", size=size):
+    sizes = [len(codec.encode(recording)) for recording in parsed]
+    for outcome in await repository.save_many(DEMO_CONTACT_CENTER, parsed, by="demo", sizes=sizes):
         if isinstance(outcome, RecallError):
             raise outcome
 

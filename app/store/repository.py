@@ -51,9 +51,6 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S")
 
-# Of a media file or an event, roughly.
-_BYTES_OF_A_PART = 250
-
 # An answer without some of the shards would look like a complete one.
 _PARTIAL_RESULTS = False
 
@@ -76,7 +73,7 @@ _WAIT_FOR_REFRESH_SECONDS = 60.0
 class StoredRecording:
     """A recording as it was read. A write or deletion of it succeeds only if it has not changed since.
 
-    None for the labels of one that never had any.
+    None for the labels of one that never had any. `size` is the number of bytes of its recording.
     """
 
     document_id: str
@@ -85,6 +82,7 @@ class StoredRecording:
     protection: ProtectionChange | None
     version: Version
     labels: Labels | None = None
+    size: int = 0
 
 
 class Matching(NamedTuple):
@@ -141,6 +139,7 @@ class _How(TypedDict):
     """How a recording is stored (`RecordingRepository._store`)."""
 
     by: str
+    size: int
     create_first: bool
     wait_for_refresh: NotRequired[bool]
     creation: NotRequired[_Creation | None]
@@ -329,8 +328,12 @@ class RecordingRepository:
             found += map(_stored, hits)
         return found
 
-    async def save(self, contact_center: str, posted: Recording, *, by: str, wait_for_refresh: bool = False) -> Saved:
+    async def save(
+        self, contact_center: str, posted: Recording, *, by: str, size: int = 0, wait_for_refresh: bool = False
+    ) -> Saved:
         """Creates the recording, or merges what was posted into it; `by` is the user's name.
+
+        `size` is about the number of bytes of what was posted: what is large is worked on in a thread.
 
         Returns the recording before (None if it was created) and after. An update that changes what a protected
         recording says keeps the former version.
@@ -341,24 +344,30 @@ class RecordingRepository:
         """
         # Most recordings are new. A write that may take a minute is not the one to find Elasticsearch away.
         saved = await self._store(
-            contact_center, posted, by=by, create_first=not wait_for_refresh, wait_for_refresh=wait_for_refresh
+            contact_center,
+            posted,
+            by=by,
+            size=size,
+            create_first=not wait_for_refresh,
+            wait_for_refresh=wait_for_refresh,
         )
         await self.keep_media([saved[1]])
         return saved
 
     async def save_many(
-        self, contact_center: str, posted: Sequence[Recording], *, by: str, size: int
+        self, contact_center: str, posted: Sequence[Recording], *, by: str, sizes: Sequence[int]
     ) -> list[Saved | RecallError]:
         """Saves each recording by itself, as `save` does, those with the same id in their order.
 
-        Returns what `save` returns, or the error that it raises, of each. `size` is about the number of their bytes.
+        Returns what `save` returns, or the error that it raises, of each. `sizes` are the `size` of each.
         They are in memory several times, so a caller that has thousands calls this several times.
         """
         outcomes: list[Saved | RecallError] = [InternalError() for _ in posted]
         numbers: dict[str, list[int]] = {}
         for number, one in enumerate(posted):
             numbers.setdefault(one["id"], []).append(number)
-        creations = await apart(size, _creations, contact_center, [posted[of_id[0]] for of_id in numbers.values()])
+        first = [posted[of_id[0]] for of_id in numbers.values()]
+        creations = await apart(sum(sizes), _creations, contact_center, first)
 
         async def store_one(number: int, creation: _Creation | None) -> None:
             try:
@@ -366,6 +375,7 @@ class RecordingRepository:
                     contact_center,
                     posted[number],
                     by=by,
+                    size=sizes[number],
                     create_first=False,
                     creation=creation,
                     writer=self._writer_of_many,
@@ -412,6 +422,7 @@ class RecordingRepository:
         posted: Recording,
         *,
         by: str,
+        size: int,
         create_first: bool,
         wait_for_refresh: bool = False,
         creation: _Creation | None = None,
@@ -422,7 +433,7 @@ class RecordingRepository:
         _id = document_id(contact_center, posted["region"], posted["id"])
 
         async def merged(stored: StoredRecording | None) -> Update:
-            recording = await apart(_size(stored, posted), _merged, stored, posted)
+            recording = await apart(_size(stored, size), _merged, stored, posted)
             if stored is not None and not is_settled and self._replaces_a_call(stored, recording):
                 raise UnsettledHold(stored)
             return Update(contact_center, recording, stored.protection if stored else None)
@@ -432,6 +443,7 @@ class RecordingRepository:
             before, update = await self.update_document(
                 _id,
                 merged,
+                size=size,
                 create_first=create_first,
                 blocked_timeout=self._write_seconds,
                 max_bytes=MAX_DOCUMENT_BYTES,
@@ -507,6 +519,7 @@ class RecordingRepository:
         _id: str,
         change: Callable[[StoredRecording | None], Awaitable[Update | None]],
         *,
+        size: int = 0,
         create_first: bool = False,
         blocked_timeout: float = 0.0,
         max_bytes: float = math.inf,
@@ -518,11 +531,11 @@ class RecordingRepository:
         """Reads a recording by document id, applies a change, and stores the result if nothing else changed meanwhile.
 
         `change` gets the stored recording, or None, and returns what to store, or None for nothing. It must not
-        write: after a conflict it is called again with the new state. With `create_first` its first call gets None
-        without a read. While the index is blocked for writes, attempts continue for `blocked_timeout` seconds.
-        With `versions_by`, the user's name, the former version of a protected recording is kept if it says otherwise.
-        `creation`, if given, is tried first; `writer` writes. Raises RecordingTooLarge for a document of more than
-        `max_bytes` bytes.
+        write: after a conflict it is called again with the new state. `size` is about how many bytes it adds. With
+        `create_first` its first call gets None without a read. While the index is blocked for writes, attempts
+        continue for `blocked_timeout` seconds. With `versions_by`, the user's name, the former version of a protected
+        recording is kept if it says otherwise. `creation`, if given, is tried first; `writer` writes. Raises
+        RecordingTooLarge for a document of more than `max_bytes` bytes.
         """
         conflicts = conflict_backoff()
         blocked = Backoff(blocked_timeout)
@@ -548,13 +561,13 @@ class RecordingRepository:
                 return stored, None
             if update.labels is None and stored is not None:
                 update = replace(update, labels=stored.labels)
-            size = len(await apart(_size(stored, update.recording), codec.encode, update.recording))
-            if await apart(size, _needs_version, stored, update, versions_by):
+            in_all = _size(stored, size)
+            if await apart(in_all, _needs_version, stored, update, versions_by):
                 assert stored is not None
                 assert versions_by is not None
                 kept, update = await self._keep_version(stored, update, versions_by)
             attempt = stored, update
-            body = await apart(size, _document, update, max_bytes)
+            body = await apart(in_all, _document, update, max_bytes)
             # A conflict without a read only means that the recording is not new.
             pauses = blocked, None if unread else conflicts
             if await self._put(writer or self._writer, _id, body, stored, pauses, wait_for_refresh=wait_for_refresh):
@@ -828,10 +841,9 @@ def _folded_media_keys(recording: Recording) -> list[str]:
     return [media_object_keys(media["mediaDescriptor"])[1] for media in recording["mediaFiles"]]
 
 
-def _size(stored: StoredRecording | None, recording: Recording) -> int:
-    """Returns about how many bytes a recording and its stored form have, from the number of their parts."""
-    both = [recording, *([stored.recording] if stored else [])]
-    return sum(_BYTES_OF_A_PART * (len(one["mediaFiles"]) + len(one["eventHistory"])) for one in both)
+def _size(stored: StoredRecording | None, added: int) -> int:
+    """Returns about how many bytes a recording has after a change that adds so many."""
+    return added + (stored.size if stored else 0)
 
 
 def _document_id(scope: Scope, recording_id: str) -> str:
@@ -855,6 +867,7 @@ def _stored(hit: RecordingHit) -> StoredRecording:
         protection=protection_from(hit.source.protection),
         labels=labels_from(hit.source.labels),
         version=version_of(hit),
+        size=len(hit.source.recording),
     )
 
 

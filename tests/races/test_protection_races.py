@@ -339,7 +339,8 @@ class Groups:
         posted = [
             parse_recording(a_recording(_id, mediaFiles=[a_media_file(callUUID=_id.partition(".")[0])])) for _id in ids
         ]
-        saved = await self._services.repositories[resource].save_many(CONTACT_CENTER, posted, by="ops", size=0)
+        sizes = [0] * len(posted)
+        saved = await self._services.repositories[resource].save_many(CONTACT_CENTER, posted, by="ops", sizes=sizes)
         assert [one for one in saved if isinstance(one, RecallError)] == []
 
     async def protect(self, recordings: list[str]) -> None:
