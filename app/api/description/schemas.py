@@ -45,7 +45,11 @@ _NUMBER = {**_TRIMMED, "examples": ["+16504668888"]}
 _REGION = {**_TRIMMED, "examples": ["test"]}
 
 _MEDIA_ATTRIBUTES: Mapping[str, Schema] = {
-    "callUUID": {**_TRIMMED, "description": "What screen recordings share with their recording."},
+    "callUUID": {
+        **_TRIMMED,
+        "type": ["string", "null"],
+        "description": "What screen recordings share with their recording. Null if a screen recording came so.",
+    },
     "mediaId": {**_TEXT, "examples": ["00PV5Q27MG8AB8VNE49362LAES000013_029F032T0G8LDFTEK9I4K8DAES0KTDVE.wav"]},
     "type": {**_TEXT, "examples": ["audio/wav"]},
     "duration": {**_TEXT, "examples": ["8000"]},
