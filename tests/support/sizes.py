@@ -21,6 +21,9 @@ CLAIM_ROUNDS = size(30, full=1_000)
 # Rounds in which several requests want the same label definition, and then the same display name.
 DEFINITION_ROUNDS = size(5, full=50)
 
+# Nodes of a cluster that are killed and started again, one after the other.
+LOST_NODES = size(1, full=2)
+
 # Documents that a migration copies beside a writer and a reader, and the longest time without an answer meanwhile.
 # The criterion is 200,000 and 2 s, on a machine that does nothing else.
 MIGRATED_DOCUMENTS = int(os.environ.get("RECALL_MIGRATION_DOCUMENTS", "5000"))

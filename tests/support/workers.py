@@ -1,8 +1,10 @@
 """How pytest-xdist spreads the tests over its workers (`-n 2 --dist loadgroup`), which share one Elasticsearch."""
 
 import os
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +63,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Fails if pytest-xdist cannot see the groups, as with a version of pytest that it does not know."""
     if session.config.getoption("loadgroup", default=False):
         assert all("@" in item.nodeid.rpartition("]")[2] for item in session.items), "the groups of tests are lost"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_from_serializable() -> Generator[None, Any, Any]:
+    """Takes the group from the name of a test that a worker reports, by which `--last-failed` would not find it."""
+    report = yield
+    if isinstance(report, pytest.TestReport) and report.nodeid.rfind("@") > report.nodeid.rfind("]"):
+        report.nodeid = report.nodeid.rpartition("@")[0]
+    return report
