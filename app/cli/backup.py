@@ -5,7 +5,6 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -18,11 +17,11 @@ from app.cli import options
 from app.cli.failures import configured
 from app.cli.files import write_report
 from app.cli.framework import Command, exclusive, once
-from app.cli.long_work import patient, show_failures, stopping
+from app.cli.long_work import INTERRUPTED, Report, patient, run_and_report, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
-from app.lifecycle.backup import PARALLEL, Backup, Counts, Failure, Task
+from app.lifecycle.backup import PARALLEL, Backup, Counts, Task
 from app.lifecycle.verification import Verification, verify
 from app.media.archives import ArchiveFailed, open_archive
 from app.progress import progress
@@ -35,26 +34,12 @@ from app.store.journal import now_milliseconds
 from app.store.repository import MatchCounts
 
 _WHAT = "What to back up"
-_INTERRUPTED = "interrupted; another run goes on with what is left"
 
 
-class Report(msgspec.Struct, rename="camel"):
-    """The file of `--report`. `matched` is the number of recordings at the start; `failures` has the first 1,000."""
+class BackupReport(Report[Counts]):
+    """The report of a backup; `matched` is the number of recordings at the start."""
 
-    parameters: dict[str, Any]
-    started: str
     matched: int = 0
-    counts: Counts = msgspec.field(default_factory=Counts)
-    failures: list[Failure] = []
-    ended: str | None = None
-    completed: bool = False
-    error: str | None = None
-
-    def write(self, path: Path) -> None:
-        """Writes the file as JSON, or ends the process with an error."""
-        attributes = msgspec.to_builtins(self)
-        attributes |= attributes.pop("counts")
-        write_report(path, attributes)
 
 
 @click.command("backup", cls=Command, epilog=ABOUT_SETTINGS, short_help="Copy recordings and their media.")
@@ -124,7 +109,7 @@ def command(
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.ERROR) as settings, closing(AuditLog(settings.audit_log)) as audit:
         task = Task(resource, Scope(contact_center, settings.region), criteria, parallel or PARALLEL, patience)
-        result = Report(
+        result = BackupReport(
             parameters={
                 "place": place,
                 "resource": resource,
@@ -136,6 +121,7 @@ def command(
                 "dryRun": dry_run,
             },
             started=format_instant(now),
+            counts=Counts(),
         )
         _Run(result, report).run(patient(settings), task, audit)
 
@@ -154,29 +140,19 @@ def _aged(criteria: Criteria, now: int, older_than: Age | None, newer_than: Age 
 class _Run:
     """One run of the command: it counts, copies and reports."""
 
-    def __init__(self, report: Report, file: Path | None) -> None:
+    def __init__(self, report: BackupReport, file: Path | None) -> None:
         self._report = report
         self._file = file
 
     def run(self, settings: Settings, task: Task, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
-        try:
-            uvloop.run(self._back_up(settings, task, audit))
-        except ArchiveFailed as error:
-            self._report.error = str(error)
-        except RecallError as error:
-            reason = error.__cause__ or error
-            self._report.error = f"cannot go on with the Elasticsearch at {settings.elasticsearch_url}: {reason}"
-        except KeyboardInterrupt:
-            self._report.error = _INTERRUPTED
-        self._report.ended = format_instant(now_milliseconds())
-        show_failures("not copied", self._report.failures)
-        if self._report.error:
-            click.echo(self._report.error, err=True)
-        if self._file:
-            self._report.write(self._file)
-        if self._report.error or not self._report.counts.is_complete:
-            sys.exit(1)
+        run_and_report(
+            self._back_up(settings, task, audit),
+            self._report,
+            self._file,
+            failed="not copied",
+            elasticsearch_url=settings.elasticsearch_url,
+        )
 
     async def _back_up(self, settings: Settings, task: Task, audit: AuditLog) -> None:
         """Raises RecallError, ArchiveFailed."""
@@ -210,7 +186,7 @@ class _Run:
             with stopping(backup), progress(self._report.matched, "backing up") as advance:
                 counts = await backup.run(advance)
             self._report.completed = not backup.is_stopped
-            self._report.error = _INTERRUPTED if backup.is_stopped else None
+            self._report.error = INTERRUPTED if backup.is_stopped else None
         finally:
             counts = backup.counts
             click.echo(

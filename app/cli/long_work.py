@@ -1,22 +1,86 @@
-"""What commands share that work on many recordings: they are patient, and can be interrupted."""
+"""What commands share that work on many recordings: they are patient, can be interrupted, and report."""
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import click
 import msgspec
+import uvloop
 
+from app.cli.files import write_report
+from app.errors import RecallError
 from app.lifecycle.backup import Failure
+from app.media.archives import ArchiveFailed
+from app.recordings.dates import format_instant
 from app.settings import Settings
+from app.store.journal import now_milliseconds
 
 # A batch is more work than a request of the service, and no client waits for it.
 _LEAST_TIMEOUT = 30.0
 
 # How many failures are shown on the terminal.
 _SHOWN = 20
+
+
+INTERRUPTED = "interrupted; another run goes on with what is left"
+
+
+class Counted(Protocol):
+    """How many recordings and files the work was about, by what became of them."""
+
+    @property
+    def is_complete(self) -> bool: ...
+
+
+C = TypeVar("C", bound=Counted)
+
+
+class Report(msgspec.Struct, Generic[C], kw_only=True, rename="camel"):
+    """The file of `--report`, which has the counts beside the rest. `failures` has the first 1,000."""
+
+    parameters: dict[str, Any]
+    started: str
+    counts: C
+    failures: list[Failure] = []
+    ended: str | None = None
+    completed: bool = False
+    error: str | None = None
+
+    def write(self, path: Path) -> None:
+        """Writes the file as JSON, or ends the process with an error."""
+        attributes = msgspec.to_builtins(self)
+        attributes |= attributes.pop("counts")
+        write_report(path, attributes)
+
+
+def run_and_report(
+    work: Coroutine[Any, Any, None], report: Report[Any], file: Path | None, *, failed: str, elasticsearch_url: str
+) -> None:
+    """Runs the work of a command, which keeps the report up to date; `failed` is what its failures are called.
+
+    Ends the process with status 1 unless all went well.
+    """
+    try:
+        uvloop.run(work)
+    except ArchiveFailed as error:
+        report.error = str(error)
+    except RecallError as error:
+        report.error = f"cannot go on with the Elasticsearch at {elasticsearch_url}: {error.__cause__ or error}"
+    except KeyboardInterrupt:
+        report.error = INTERRUPTED
+    report.ended = format_instant(now_milliseconds())
+    show_failures(failed, report.failures)
+    if report.error:
+        click.echo(report.error, err=True)
+    if file:
+        report.write(file)
+    if report.error or not report.counts.is_complete:
+        sys.exit(1)
 
 
 class Stoppable(Protocol):

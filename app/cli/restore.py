@@ -1,29 +1,24 @@
 """`recall restore`, and `scripts/restore.py`."""
 
 import logging
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
-import uvloop
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.cli import options
 from app.cli.failures import configured
-from app.cli.files import write_report
 from app.cli.framework import Command, once
-from app.cli.long_work import patient, show_failures, stopping
+from app.cli.long_work import INTERRUPTED, Report, patient, run_and_report, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import CONTACT_CENTER, POSITIVE
-from app.errors import RecallError
-from app.lifecycle.backup import PARALLEL, Failure
+from app.lifecycle.backup import PARALLEL
 from app.lifecycle.restore import Restore, RestoreCounts, RestoreTask
-from app.media.archives import ArchiveFailed, open_archive
+from app.media.archives import open_archive
 from app.media.uploads import Uploads
 from app.progress import progress
 from app.recordings.dates import format_instant
@@ -31,26 +26,6 @@ from app.recordings.mapping import Destination
 from app.services import open_services
 from app.settings import Settings
 from app.store.journal import now_milliseconds
-
-_INTERRUPTED = "interrupted; another run goes on with what is left"
-
-
-class Report(msgspec.Struct, rename="camel"):
-    """The file of `--report`. `failures` has the first 1,000."""
-
-    parameters: dict[str, Any]
-    started: str
-    counts: RestoreCounts = msgspec.field(default_factory=RestoreCounts)
-    failures: list[Failure] = []
-    ended: str | None = None
-    completed: bool = False
-    error: str | None = None
-
-    def write(self, path: Path) -> None:
-        """Writes the file as JSON, or ends the process with an error."""
-        attributes = msgspec.to_builtins(self)
-        attributes |= attributes.pop("counts")
-        write_report(path, attributes)
 
 
 @click.command("restore", cls=Command, epilog=ABOUT_SETTINGS, short_help="Bring back what a backup has.")
@@ -107,6 +82,7 @@ def command(
                 "dryRun": dry_run,
             },
             started=format_instant(now_milliseconds()),
+            counts=RestoreCounts(),
         )
         task = RestoreTask(destination, contact_center, merge, dry_run, parallel or PARALLEL, patience)
         _Run(result, report).run(patient(settings), task, audit)
@@ -115,29 +91,19 @@ def command(
 class _Run:
     """One run of the command: it restores and reports."""
 
-    def __init__(self, report: Report, file: Path | None) -> None:
+    def __init__(self, report: Report[RestoreCounts], file: Path | None) -> None:
         self._report = report
         self._file = file
 
     def run(self, settings: Settings, task: RestoreTask, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
-        try:
-            uvloop.run(self._restore(settings, task, audit))
-        except ArchiveFailed as error:
-            self._report.error = str(error)
-        except RecallError as error:
-            reason = error.__cause__ or error
-            self._report.error = f"cannot go on with the Elasticsearch at {settings.elasticsearch_url}: {reason}"
-        except KeyboardInterrupt:
-            self._report.error = _INTERRUPTED
-        self._report.ended = format_instant(now_milliseconds())
-        show_failures("not restored", self._report.failures)
-        if self._report.error:
-            click.echo(self._report.error, err=True)
-        if self._file:
-            self._report.write(self._file)
-        if self._report.error or not self._report.counts.is_complete:
-            sys.exit(1)
+        run_and_report(
+            self._restore(settings, task, audit),
+            self._report,
+            self._file,
+            failed="not restored",
+            elasticsearch_url=settings.elasticsearch_url,
+        )
 
     async def _restore(self, settings: Settings, task: RestoreTask, audit: AuditLog) -> None:
         """Raises RecallError, ArchiveFailed."""
@@ -164,7 +130,7 @@ class _Run:
                 with stopping(restore), progress(0, "restoring") as advance:
                     await restore.run(advance)
                 self._report.completed = not restore.is_stopped
-                self._report.error = _INTERRUPTED if restore.is_stopped else None
+                self._report.error = INTERRUPTED if restore.is_stopped else None
             finally:
                 self._summarise(time.monotonic() - begun)
 
