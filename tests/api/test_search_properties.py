@@ -510,7 +510,7 @@ def words_with_short_inner_parts(query: Mapping[str, str]) -> int:
         word
         for name, value in query.items()
         if name.startswith("user") or name == "label" or name.lower().endswith("phonenumber")
-        for word in ([value] if name.lower().endswith("phonenumber") else dict.fromkeys(value.split()))
+        for word in ([value] if name.lower().endswith("phonenumber") else value.split())
     ]
     folds = (str.casefold, oracle.name_form, oracle.number_form, oracle.text_form)
     return sum(any(1 <= len(fold(part)) <= 2 for part in word.split("*")[1:-1] for fold in folds) for word in words)
