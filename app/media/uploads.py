@@ -20,6 +20,7 @@ from yarl import URL
 from app.errors import MediaStorageFailed, MediaStorageTimeout
 from app.media.archives import open_s3
 from app.media.location import Location, S3Location, WebDavLocation, parse_base
+from app.media.proof import GONE
 from app.media_urls import parse_url
 from app.settings import S3Config, Settings, WebDavConfig
 
@@ -29,7 +30,8 @@ _PART = 8 * 1024 * 1024
 # How a WebDAV server says that a folder is missing: 409 (RFC 4918), and what others answer.
 _NO_FOLDER = frozenset({403, 404, 409})
 _CANNOT_MOVE = frozenset({403, 405, 501})
-_ANY = frozenset(range(200, 600))
+# What an answer to HEAD may be: the object is there, it is not, or the server does not know HEAD.
+_TELLS = frozenset({200, 206, *GONE, 405, 501})
 
 # Yields the bytes of the object. Raises at its end, or before, if they are not the right ones.
 Content = Callable[[], AsyncIterator[bytes]]
@@ -121,8 +123,8 @@ class Uploads:
         headers = {"Content-Length": str(size), **({"Content-Type": content_type} if content_type else {})}
         try:
             await self._request(session, "PUT", temporary, {200, 201, 204}, headers, content())
-            # Some servers ignore conditions.
-            if await self._request(session, "HEAD", location.url, _ANY) in {200, 206}:
+            # Some servers ignore conditions. One that does not say whether it has the object gets none in its place.
+            if await self._request(session, "HEAD", location.url, _TELLS) in {200, 206}:
                 raise ObjectExists
             moving = {"Destination": location.url, "Overwrite": "F"}
             status = await self._request(session, "MOVE", temporary, {201, 204, 412, *_CANNOT_MOVE}, moving)

@@ -8,7 +8,8 @@ import pytest
 from app.errors import MediaStorageFailed
 from app.media.location import Location, resolve_location
 from app.media.uploads import ObjectExists, Uploads
-from app.settings import Settings
+from app.settings import Settings, StorageConfig
+from tests.support.faults import Connection, LocalServer, Request
 from tests.support.storages import BUCKETS, S3, WebDav, storage_of
 
 CONTENT = b"RIFF" + bytes(range(256)) * 100
@@ -22,6 +23,46 @@ SERVERS = ("wsgidav_basic", "apache_tls", "dufs", "nginx_webdav", "versitygw", "
 def server(request: pytest.FixtureRequest) -> WebDav | S3:
     found: WebDav | S3 = request.getfixturevalue(request.param)
     return found
+
+
+class RecklessStorage(LocalServer):
+    """It replaces whatever it is asked to, and answers HEAD with a status of the test's."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__()
+        self.head = head
+        self.files: dict[str, bytes] = {}
+
+    async def answer(self, request: Request, connection: Connection) -> None:
+        if request.method == "PUT":
+            self.files[request.target] = request.body
+        elif request.method == "MOVE":
+            destination = request.headers["destination"].removeprefix(self.origin)
+            self.files[destination] = self.files.pop(request.target)
+        elif request.method == "DELETE":
+            self.files.pop(request.target, None)
+        await connection.respond(self.head if request.method == "HEAD" else 201)
+
+
+@pytest.mark.parametrize(("head", "is_stored"), [(404, True), (405, True), (200, False), (302, False), (503, False)])
+async def test_a_storage_that_does_not_tell_whether_it_has_an_object_gets_none(head: int, is_stored: bool) -> None:
+    async with RecklessStorage(head) as server:
+        storage = StorageConfig(webdav=(server.config,))
+        path = "/recordings/call.wav"
+        server.files[path] = b"another"
+        location = resolve_location({"storage": "webDAV", "path": f"{server.origin}{path}"}, storage)
+
+        async def content() -> AsyncIterator[bytes]:
+            yield CONTENT
+
+        async with Uploads(Settings(storage=storage), 4) as uploads:
+            putting = uploads.put(location, content, size=len(CONTENT), content_type="audio/wav", content_encoding="")
+            if is_stored:
+                await putting
+            else:
+                with pytest.raises((ObjectExists, MediaStorageFailed)):
+                    await putting
+        assert server.files == {path: CONTENT if is_stored else b"another"}
 
 
 async def put(server: WebDav | S3, location: Location, *chunks: bytes, size: int | None = None) -> None:
