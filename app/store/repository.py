@@ -194,22 +194,26 @@ class RecordingRepository:
         Raises RecordingNotFound when it does not exist, or the scope does not admit it. The scope must name a contact
         center, without which an id names no recording.
         """
-        hit = await self._admitted_hit(scope, recording_id)
-        return await apart(len(hit.source.recording), _stored, hit)
+        hit, stored = await self._admitted_hit(scope, recording_id)
+        if stored is None:
+            stored = await apart(len(hit.source.recording), _stored, hit)
+        return stored
 
     async def find(self, scope: Scope, recording_id: str) -> Source:
         """Returns what `get` does, and raises as it does, without decoding the recording."""
-        return (await self._admitted_hit(scope, recording_id)).source
+        hit, _ = await self._admitted_hit(scope, recording_id)
+        return hit.source
 
-    async def _admitted_hit(self, scope: Scope, recording_id: str) -> RecordingHit:
+    async def _admitted_hit(self, scope: Scope, recording_id: str) -> tuple[RecordingHit, StoredRecording | None]:
+        """Returns a recording undecoded, and decoded too if the scope has limits, which ask what it says."""
         async with store_errors(self._seconds):
             hit = await self._reader.get(self._index, _document_id(scope, recording_id))
         if hit is None:
             raise RecordingNotFound(recording_id)
         # Without limits the document's id says enough: it is made of contact center, region and id.
-        if scope.limits is not None:
-            _admitted(scope, recording_id, await apart(len(hit.source.recording), _stored, hit))
-        return hit
+        if scope.limits is None:
+            return hit, None
+        return hit, _admitted(scope, recording_id, await apart(len(hit.source.recording), _stored, hit))
 
     async def read(self, _id: str) -> StoredRecording | None:
         """Returns the recording with a document id, as of its last acknowledged write, for any scope."""
