@@ -18,7 +18,7 @@ from app.cli.failures import configured
 from app.cli.framework import Group
 from app.errors import InsufficientPermissions, InsufficientRole, RecordingNotFound
 from app.recordings.access import access_groups, agents, partitions
-from app.recordings.identity import Resource
+from app.recordings.identity import Resource, media_name
 from app.recordings.model import Recording
 from app.settings import Settings, User
 from app.store.client import connect
@@ -147,7 +147,7 @@ async def _tell(settings: Settings, user: User, contact_center: str, resource: R
 def _media_lines(recording: Recording, limits: Limits | None, *, reads: bool) -> Iterator[str]:
     for media in recording["mediaFiles"]:
         shows = reads and (limits is None or limits.owns(recording) or limits.shows(media))
-        name = media.get("mediaId") or media["mediaPath"].rpartition("/")[2]
+        name = media.get("mediaId") or media_name(media)
         groups, parts = (_listed("/".join(path) or "/" for path in sorted(paths(media))) for paths in _PLACES)
         yield f"  {'visible' if shows else 'hidden '}  {_printable(name)}  access groups {groups}; partitions {parts}"
 

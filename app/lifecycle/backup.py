@@ -21,7 +21,7 @@ from app.errors import MediaNotFound, MediaStorageFailed, MediaStorageTimeout, O
 from app.lifecycle.archiving import Archiving
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
-from app.media.answers import open_media
+from app.media.answers import is_html, open_media
 from app.media.archives import LONGEST_FILE, Archive, ArchiveFailed, FileMissing, write_file
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
@@ -37,11 +37,10 @@ from app.recordings.backup import (
     day_of,
     encode,
     folder_name,
-    media_name,
     parse_manifest,
     parse_names,
 )
-from app.recordings.identity import Resource
+from app.recordings.identity import Resource, media_name
 from app.search.criteria import Criteria
 from app.settings import StorageConfig
 from app.store.repository import MatchCounts, RecordingRepository, StoredRecording
@@ -49,11 +48,10 @@ from app.store.repository import MatchCounts, RecordingRepository, StoredRecordi
 # How many recordings are copied concurrently: most of the time each of them waits for a storage, or for the disk.
 PARALLEL = 16
 
-# How many recordings are read at once.
+# How many recordings one search reads.
 _BATCH = 200
 
-# How many lists of days are in memory, and how many names they have together.
-_LISTS = 64
+# How many names the lists of days in memory have together. A list per contact center and tenant is in use at a time.
 _NAMES = 200_000
 
 # How many failures a report has one by one.
@@ -64,7 +62,7 @@ _BY = "backup"
 
 @dataclass(frozen=True)
 class Task:
-    """What to copy, and how.
+    """The recordings to copy, and how to copy them.
 
     `parallel` is the number of recordings that are copied concurrently. `patience` is how many seconds to keep trying
     while Elasticsearch does not answer.
@@ -78,7 +76,7 @@ class Task:
 
 
 class Failure(msgspec.Struct, frozen=True, rename="camel"):
-    """What was not copied. `file` is recording.json, a media file, or empty for the whole recording."""
+    """A recording or a file that was not copied. `file` is empty for the whole recording."""
 
     contact_center: str
     recording_id: str
@@ -262,7 +260,7 @@ class Backup:
         """
         location = resolve_location(media["mediaDescriptor"], self._configured)
         # Where a sound is expected, such a page is that of a login.
-        may_be_html = "html" in (media.get("type") or media_name(media)).lower()
+        may_be_html = is_html(media.get("type"), media_name(media))
         opening = partial(open_media, self._storages, location=location, name=path, may_be_html=may_be_html)
         if known is not None:
             about = await opening("HEAD", headers={})
@@ -334,6 +332,7 @@ class _Days:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._lists: OrderedDict[str, set[str]] = OrderedDict()
+        self._names = 0
         self._changed: set[str] = set()
         self._days: set[str] | None = None
         self._new_days = False
@@ -345,12 +344,14 @@ class _Days:
             names = self._lists.get(day)
             if names is None:
                 names = self._lists[day] = await self._read(f"{day}.json")
+                self._names += len(names)
                 await self._add_day(day)
             self._lists.move_to_end(day)
             if name not in names:
                 names.add(name)
+                self._names += 1
                 self._changed.add(day)
-            while len(self._lists) > 1 and (len(self._lists) > _LISTS or self._size() > _NAMES):
+            while len(self._lists) > 1 and self._names > _NAMES:
                 await self._put(*self._lists.popitem(last=False))
 
     async def close(self) -> None:
@@ -369,10 +370,8 @@ class _Days:
             self._days.add(day)
             self._new_days = True
 
-    def _size(self) -> int:
-        return sum(map(len, self._lists.values()))
-
     async def _put(self, day: str, names: set[str]) -> None:
+        self._names -= len(names)
         if day in self._changed:
             self._changed.discard(day)
             await write_file(self._archive, f"{day}.json", encode(NameList(sorted(names))), last=True)

@@ -28,7 +28,7 @@ from app.media.storages import MediaStorages
 from app.media.stream import MediaStream
 from app.recordings.archive import Manifest, MissingFile
 from app.recordings.dates import format_instant
-from app.recordings.identity import Resource
+from app.recordings.identity import Resource, media_name
 from app.recordings.model import Recording
 from app.recordings.package import PackageWriter
 from app.retry import Backoff
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 # Returns the JSON of a recording as the caller reads it.
 Read = Callable[[Resource, str], Awaitable[bytes]]
 
-# How many media files are asked for at once, before the first byte.
-_AT_ONCE = 4
+# How many media files are asked for concurrently, before the first byte.
+_CONCURRENT = 4
 # A package waits this long for a storage with too many streams, because another attempt begins with the first byte.
 _PATIENCE_SECONDS = 60.0
 
@@ -133,19 +133,19 @@ class Packages:
 
     async def _add(self, plan: Plan, resource: Resource, recording: Recording, folder: str) -> None:
         files = recording["mediaFiles"]
-        part = _Part(resource, recording["id"], folder, [_name(media) for media in files])
+        part = _Part(resource, recording["id"], folder, [media_name(media) for media in files])
         plan.parts.append(part)
-        for start in range(0, len(files), _AT_ONCE):
-            some = files[start : start + _AT_ONCE]
+        for start in range(0, len(files), _CONCURRENT):
+            some = files[start : start + _CONCURRENT]
             for media, found in zip(some, await asyncio.gather(*map(self._find, some)), strict=True):
                 if isinstance(found, _Media):
                     part.media.append(found)
                 else:
-                    plan.manifest.missing.append(MissingFile(_media_path(part, _name(media)), found))
+                    plan.manifest.missing.append(MissingFile(_media_path(part, media_name(media)), found))
 
     async def _find(self, media: Mapping[str, Any]) -> _Media | str:
         """Returns a media file, or why there is none."""
-        name = _name(media)
+        name = media_name(media)
         try:
             location = resolve_location(media["mediaDescriptor"], self._configured)
         except LocationNotAllowed:
@@ -232,7 +232,7 @@ class PackageStream:
             text = await self._read(part.resource, part.recording_id)
             # What was found before is what the package has. Of anything else it would have only a part.
             found = await apart(len(text), codec.decode, text)
-            if [_name(media) for media in found["mediaFiles"]] != part.names:
+            if [media_name(media) for media in found["mediaFiles"]] != part.names:
                 raise MediaStorageFailed(f"{part.resource} {part.recording_id} has changed since the package began")
             yield writer.file(f"{part.folder}recording.json", text + b"\n")
             if part.resource == "recordings" and plan.with_audit_lines:
@@ -259,12 +259,6 @@ class PackageStream:
             yield self._writer.end()
         finally:
             stream.close()
-
-
-def _name(media: Mapping[str, Any]) -> str:
-    """Returns the last segment of the path of a media file, which is different for each of a recording."""
-    path: str = media["mediaPath"]
-    return path.rpartition("/")[2]
 
 
 def _media_path(part: _Part, name: str) -> str:

@@ -42,11 +42,10 @@ from app.recordings.backup import (
     FileEntry,
     Malformed,
     Manifest,
-    media_name,
     parse_archived,
     parse_manifest,
 )
-from app.recordings.identity import Resource
+from app.recordings.identity import Resource, media_name
 from app.recordings.labels import Labels, label_named, name_key
 from app.recordings.mapping import Destination
 from app.recordings.merge import check_size, merge
@@ -187,7 +186,7 @@ class Restore:
                     tasks.create_task(work())
                 async for folder in folders(self._archive, lambda _: None):
                     await queue.put(folder)
-                    if self._patience.is_stopped:
+                    if self.is_stopped:
                         break
                 for _ in range(self._task.parallel):
                     await queue.put(None)

@@ -23,9 +23,9 @@ from app.lifecycle.protection import is_protected
 from app.lifecycle.retention_rules import Rule, Task
 from app.media.archives import Archive, ArchiveFailed, FileMissing, open_archive
 from app.media.storages import MediaStorages
-from app.recordings.backup import MANIFEST, RECORDING, Malformed, folder_of, media_name, parse_manifest
+from app.recordings.backup import MANIFEST, RECORDING, Malformed, folder_of, parse_manifest
 from app.recordings.dates import format_instant
-from app.recordings.identity import Resource
+from app.recordings.identity import Resource, media_name
 from app.settings import Settings
 from app.store.journal import now_milliseconds
 from app.store.lease import LeaseError, LeaseHeld

@@ -8,9 +8,8 @@
 """
 
 import re
-from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -83,12 +82,6 @@ def folder_name(resource: Resource, recording_id: str) -> str:
 def folder_of(resource: Resource, contact_center: str, recording: Recording) -> str:
     """Returns the path of a recording's folder."""
     return f"{day_of(contact_center, recording)}/{folder_name(resource, recording['id'])}"
-
-
-def media_name(media: Mapping[str, Any]) -> str:
-    """Returns the file name of a media file: `{uuid}.{ext}`, the end of its `mediaPath`."""
-    name: str = media["mediaPath"].rpartition("/")[2]
-    return name
 
 
 def is_day(name: str) -> bool:

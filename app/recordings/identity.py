@@ -129,6 +129,12 @@ def media_path(resource: Resource, recording_id: str, media_file: Mapping[str, A
     return f"/{resource}/{encode_segment(recording_id)}/play/{name}"
 
 
+def media_name(media_file: Mapping[str, Any]) -> str:
+    """Returns `{uuid}.{ext}`, the end of a stored media file's `mediaPath`."""
+    path: str = media_file["mediaPath"]
+    return path.rpartition("/")[2]
+
+
 def encode_segment(text: str) -> str:
     """Returns one segment of a URL path; encodes `.` and `..` too, which clients would otherwise resolve."""
     return quote(text, safe="") if text not in {".", ".."} else text.replace(".", "%2E")

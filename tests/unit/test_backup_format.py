@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.media_urls import parse_url
-from app.recordings.backup import CONTENTS, MANIFEST, encode_name, folder_name, is_day, media_name
-from app.recordings.identity import media_path
+from app.recordings.backup import CONTENTS, MANIFEST, encode_name, folder_name, is_day
+from app.recordings.identity import media_name, media_path
 from app.recordings.mapping import Destination, StorageMapping
 
 SAFE = re.compile(r"[a-z0-9._=-]{1,255}")
