@@ -19,9 +19,9 @@ from typing import IO, Any, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from app.media.s3 import s3_session
 from app.settings import S3Config
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class FolderArchive:
             except FileNotFoundError:
                 return {}
 
-        return await self._run(folder, sizes)
+        return await self.run(folder, sizes)
 
     async def read(self, path: str) -> bytes:
         def read() -> bytes:
@@ -165,15 +165,15 @@ class FolderArchive:
                 raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
             return content
 
-        return await self._run(path, read)
+        return await self.run(path, read)
 
     async def chunks(self, path: str) -> AsyncIterator[bytes]:
         def open_() -> IO[bytes]:
             with self._opened(path) as file:
                 return os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
 
-        with await self._run(path, open_) as file:
-            while chunk := await self._run(path, lambda: file.read(_CHUNK)):
+        with await self.run(path, open_) as file:
+            while chunk := await self.run(path, lambda: file.read(_CHUNK)):
                 yield chunk
 
     @asynccontextmanager
@@ -192,17 +192,17 @@ class FolderArchive:
                 os.unlink(name, dir_fd=descriptor)
                 os.fsync(descriptor)
 
-        await self._run(path, remove)
+        await self.run(path, remove)
 
     async def walk(self) -> AsyncIterator[Entry]:
         folders = [""]
         while folders:
             path = folders.pop()
             if path and not path.endswith("/"):
-                yield await self._run(path, lambda path=path: self._entry(path))  # type: ignore[misc]
+                yield await self.run(path, lambda path=path: self._entry(path))  # type: ignore[misc]
                 continue
             # A folder's name is compared with the slash at its end, as S3 does.
-            folders += sorted(await self._run(path, lambda path=path: self._names(path)), key=os.fsencode, reverse=True)  # type: ignore[misc]
+            folders += sorted(await self.run(path, lambda path=path: self._names(path)), key=os.fsencode, reverse=True)  # type: ignore[misc]
 
     def _names(self, folder: str) -> list[str]:
         """Returns the paths in a folder, those of folders with a slash at their end."""
@@ -270,9 +270,6 @@ class FolderArchive:
 
     async def run(self, path: str, work: Callable[[], T]) -> T:
         """Does work with files in a thread."""
-        return await self._run(path, work)
-
-    async def _run(self, path: str, work: Callable[[], T]) -> T:
         with _failures(f"{path} of {self.name}" if path else self.name):
             done = asyncio.get_running_loop().run_in_executor(self._threads, work)
             try:
@@ -384,12 +381,12 @@ class S3Archive:
         return {key[start:]: size async for key, size in self._list(f"{self._key(folder)}/") if "/" not in key[start:]}
 
     async def read(self, path: str) -> bytes:
-        content = b""
+        content = bytearray()
         async for chunk in self.chunks(path):
             content += chunk
             if len(content) > LONGEST_FILE:
                 raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
-        return content
+        return bytes(content)
 
     async def chunks(self, path: str) -> AsyncIterator[bytes]:
         with self._failures(path):
@@ -489,7 +486,7 @@ class _ObjectWriter:
 
 def open_s3(config: S3Config, connections: int) -> Any:
     """Returns the context of a client of an S3 endpoint that sends requests itself."""
-    return get_session().create_client(
+    return s3_session().create_client(
         "s3",
         endpoint_url=config.endpoint_url,
         region_name=config.region,

@@ -155,8 +155,8 @@ class S3Storage:
         return url
 
 
-# One for all storages, because each session reads the API descriptions of botocore again, which takes 0.1 s.
-_session = cache(get_session)
+# One for all clients, because each session reads the API descriptions of botocore again, which takes 0.1 s.
+s3_session = cache(get_session)
 
 
 def _proven_code(body: bytes) -> str:
@@ -180,7 +180,7 @@ def _text(element: Element, name: str) -> str:
 
 
 def s3_client(config: S3Config) -> Any:
-    return _session().create_client(
+    return s3_session().create_client(
         "s3",
         endpoint_url=config.endpoint_url,
         region_name=config.region,

@@ -116,13 +116,8 @@ class OperationStore:
 
     async def read(self, operation_id: str) -> Operation | None:
         """Returns an operation as of its last acknowledged write, None if there is none."""
-        async with store_errors(self._seconds):
-            answer = await self._client.options(ignore_status=404).get(index=self._index, id=operation_id)
-        if "_source" not in answer.body:
-            if "error" in answer.body:  # the index is missing
-                raise ElasticsearchUnavailable
-            return None
-        return _decoded(answer.body["_source"])
+        source = await self._get(operation_id)
+        return None if source is None else _decoded(source)
 
     async def search(
         self, contact_center: str, region: str, by: str | None, since: int, page: PageRequest
@@ -176,15 +171,10 @@ class OperationStore:
 
     async def part(self, operation_id: str, number: int) -> Part:
         """Returns a part of an operation's list; raises LookupError if it is not there."""
-        async with store_errors(self._seconds):
-            answer = await self._client.options(ignore_status=404).get(
-                index=self._index, id=_part_id(operation_id, number)
-            )
-        if "error" in answer.body:
-            raise ElasticsearchUnavailable
-        if "_source" not in answer.body:
+        source = await self._get(_part_id(operation_id, number))
+        if source is None:
             raise LookupError(f"part {number} of the operation {operation_id}")
-        return msgspec.convert(answer.body["_source"], Part)
+        return msgspec.convert(source, Part)
 
     async def forget_list(self, operation: Operation) -> None:
         """Deletes the list of an operation that is over, and its mark."""
@@ -214,6 +204,14 @@ class OperationStore:
         return count
 
     # --- Requests ---
+
+    async def _get(self, document_id: str) -> dict[str, Any] | None:
+        async with store_errors(self._seconds):
+            answer = await self._client.options(ignore_status=404).get(index=self._index, id=document_id)
+        if "error" in answer.body:  # the index is missing
+            raise ElasticsearchUnavailable
+        source: dict[str, Any] | None = answer.body.get("_source")
+        return source
 
     async def _put(self, document_id: str, document: dict[str, Any]) -> None:
         """Creates a document. One that is there stays: an earlier attempt has stored it, and its answer was lost."""

@@ -26,9 +26,10 @@ from app.store.node import Node
 
 log = logging.getLogger(__name__)
 
-# Endpoints that change nothing, whatever the method. `_mget` is absent: `app.store.document_store` repeats each of its
-# documents by itself.
-_READ_ONLY_ENDPOINTS = frozenset({"_search", "_msearch", "_count", "_pit"})
+# Endpoints that change nothing, whatever the method.
+_READ_ONLY_ENDPOINTS = frozenset({"_search", "_msearch", "_count", "_pit", "_mget"})
+# `app.store.document_store` repeats each document of an `_mget` by itself.
+_REPEATED_BY_THEIR_CALLERS = frozenset({"_mget"})
 # What a client of the service looks for decides how long these take.
 _EXPENSIVE_ENDPOINTS = frozenset({"_search", "_msearch", "_count"})
 # A node that is merely busy with searches answers other requests sooner.
@@ -222,13 +223,13 @@ class ResilientTransport(AsyncTransport):
 
 def may_be_repeated(method: str, target: str) -> bool:
     """Whether a request whose outcome is unknown can be sent again without harm."""
-    if _only_reads(method, target) and _endpoint(target) != "_mget":
-        return True
+    if _only_reads(method, target):
+        return _endpoint(target) not in _REPEATED_BY_THEIR_CALLERS
     return method in {"PUT", "DELETE"} and any(condition in target for condition in _WRITE_CONDITIONS)
 
 
 def _only_reads(method: str, target: str) -> bool:
-    return method in {"GET", "HEAD"} or _endpoint(target) in _READ_ONLY_ENDPOINTS | {"_mget"}
+    return method in {"GET", "HEAD"} or _endpoint(target) in _READ_ONLY_ENDPOINTS
 
 
 def _endpoint(target: str) -> str:

@@ -1,6 +1,6 @@
 // The same operation on several recordings, or on all that match: one call, and who failed is told by name.
 
-import { call } from "./api.js";
+import { call, pause } from "./api.js";
 
 const LOOK_MILLISECONDS = 1000;
 
@@ -58,7 +58,7 @@ export async function follow(path, show, signal) {
       const { status } = /** @type {import("./api.js").ApiError} */ (error);
       if (status > 0 && status < 500 && status !== 429) throw error;
     }
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MILLISECONDS));
+    await pause(LOOK_MILLISECONDS);
   }
   return null;
 }
