@@ -31,7 +31,7 @@ from app.search.criteria import given_values, parse_criteria
 from app.search.paging import page_links, parse_page, unpacked
 from app.store.operations import Operation, OperationName
 
-# What may stand in `operationName`, and what it means.
+# Each `operationName` that a client may send, and the operation that it means.
 NAMES: Mapping[str, OperationName] = {
     "applyNonDelete": "applyNonDelete",
     "unapplyNonDelete": "unapplyNonDelete",

@@ -15,7 +15,7 @@ from app.media.response import MediaResponse, unless_client_leaves
 from app.recordings.identity import Resource
 from app.recordings.render import MediaAddresses
 
-# Of a file name, whatever the system: no separator, no wildcard, no control character, and no dot in front.
+# Characters that some system forbids in a file name: separators, wildcards, control characters, and a dot in front.
 _UNSAFE = re.compile(r"[^\w.+=@ -]|^\.")
 
 

@@ -27,6 +27,7 @@ from app.media.archives import ArchiveFailed, open_archive
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource
+from app.search import criteria as search
 from app.search.criteria import STARTED_AFTER, Condition, Criteria
 from app.services import open_services
 from app.settings import Settings
@@ -58,12 +59,7 @@ class BackupReport(Report[Counts]):
 @click.option("--dry-run", is_flag=True, help="Print how many recordings would be backed up; copy nothing.")
 @click.option("--verify", "verifies", is_flag=True, help="Read the whole backup and compare it with its manifests.")
 @once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are copied concurrently (default: 16).")
-@once(
-    "--report",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the result to a file, as JSON.",
-)
+@options.report
 @options.patience
 @click.pass_context
 def command(
@@ -128,7 +124,7 @@ def command(
 
 def _aged(criteria: Criteria, now: int, older_than: Age | None, newer_than: Age | None) -> Criteria:
     if older_than is not None:
-        criteria = options.older_than(now - older_than.milliseconds, criteria)
+        criteria = (*criteria, *search.older_than(now - older_than.milliseconds))
     if newer_than is not None:
         criteria = (*criteria, Condition(STARTED_AFTER, now - newer_than.milliseconds))
     return criteria

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
@@ -14,10 +14,15 @@ def open_private(path: Path, *, append: bool = False) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, 0o600), "ab" if append else "wb")
 
 
-def write_report(path: Path, attributes: dict[str, Any]) -> None:
-    """Writes the file of `--report` as JSON, or ends the process with an error."""
+def report_text(report: object) -> bytes:
+    """Returns a report as JSON that a person can read."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def write_report(path: Path, report: object) -> None:
+    """Writes the file of `--report`, or ends the process with an error."""
     try:
         with open_private(path) as file:
-            file.write(msgspec.json.format(msgspec.json.encode(attributes), indent=2) + b"\n")
+            file.write(report_text(report))
     except OSError as error:
         sys.exit(f"the report cannot be written: {error}")

@@ -1,4 +1,4 @@
-"""What commands share that work on many recordings: they are patient, can be interrupted, and report."""
+"""Code that the commands for many recordings share: longer timeouts, interruption, reports."""
 
 import asyncio
 import signal

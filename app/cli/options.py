@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -9,8 +10,7 @@ from app.cli.framework import Option, once
 from app.cli.types import CONTACT_CENTER, NOT_NEGATIVE, POSITIVE
 from app.errors import RecallError
 from app.recordings.identity import Resource
-from app.search import criteria as search
-from app.search.criteria import CRITERIA, Criteria, parse_search
+from app.search.criteria import CRITERIA, Criteria, parse_criteria
 
 ABOUT_SETTINGS = "Elasticsearch and everything else are configured as for the service (README.md)."
 
@@ -29,6 +29,7 @@ patience = click.option(
     default=120,
     help="Keep trying this long while Elasticsearch does not answer (default: 120).",
 )
+report = once("--report", metavar="FILE", type=click.Path(path_type=Path), help="Write the result to a file, as JSON.")
 
 
 # --- Which recordings ---------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ class _CriterionType(click.ParamType[str]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            parse_search([(self._parameter, str(value))])
+            parse_criteria([(self._parameter, str(value))])
         except RecallError as error:
             self.fail(error.message, param, ctx)
         return str(value)
@@ -100,9 +101,4 @@ def criteria(function: F) -> F:
 
 def parse(given: Mapping[str, str], resource: Resource) -> Criteria:
     """Returns the criteria of the options that were given; raises InvalidParameter when they are too much together."""
-    return parse_search([*given.items()], resource)[0] if given else ()
-
-
-def older_than(instant: int, criteria: Criteria) -> Criteria:
-    """Returns the criteria, further limited to recordings that started and stopped before an instant."""
-    return (*criteria, *search.older_than(instant))
+    return parse_criteria([*given.items()], resource) if given else ()

@@ -18,7 +18,7 @@ from app.cli import options
 from app.cli.failures import configured, first_objects_missing, some_objects_missing
 from app.cli.files import write_report
 from app.cli.framework import Command, exclusive, once
-from app.cli.long_work import patient, stopping
+from app.cli.long_work import INTERRUPTED, patient, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
@@ -26,6 +26,7 @@ from app.lifecycle.purge import Counts, Purge, Task
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource
+from app.search import criteria as search
 from app.search.criteria import ENDED_BEFORE
 from app.services import open_services
 from app.settings import Settings
@@ -33,8 +34,6 @@ from app.store.journal import now_milliseconds
 from app.store.repository import MatchCounts
 
 _WHAT = "What to delete"
-
-_INTERRUPTED = "interrupted; another run goes on with what is left"
 
 
 class Report(msgspec.Struct, rename="camel"):
@@ -76,12 +75,7 @@ class Report(msgspec.Struct, rename="camel"):
 @click.option("--dry-run", is_flag=True, help="Print what would be deleted; delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @once("--rate", metavar="N", type=POSITIVE, help="Recordings per second at most.")
-@once(
-    "--report",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the result to a file, as JSON.",
-)
+@options.report
 @options.patience
 @click.pass_context
 def command(
@@ -113,7 +107,7 @@ def command(
     now = now_milliseconds()
     given = {name: value for name, value in parameters.items() if value is not None}
     try:
-        criteria = options.older_than(now - older_than.milliseconds, options.parse(given, resource))
+        criteria = (*options.parse(given, resource), *search.older_than(now - older_than.milliseconds))
     except RecallError as error:
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.WARNING) as settings, closing(AuditLog(settings.audit_log)) as audit:
@@ -159,7 +153,7 @@ class _Run:
             reason = error.__cause__ or error
             self._report.error = f"cannot go on with the Elasticsearch at {settings.elasticsearch_url}: {reason}"
         except KeyboardInterrupt:
-            self._report.error = _INTERRUPTED
+            self._report.error = INTERRUPTED
         self._report.ended = format_instant(now_milliseconds())
         if self._report.error:
             click.echo(self._report.error, err=True)
@@ -209,7 +203,7 @@ class _Run:
         if purge.missing.suspect is not None:
             self._report.error = first_objects_missing(purge.missing.suspect)
         elif purge.is_stopped:
-            self._report.error = _INTERRUPTED
+            self._report.error = INTERRUPTED
         else:
             self._report.completed = True
 

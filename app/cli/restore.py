@@ -40,12 +40,7 @@ from app.store.journal import now_milliseconds
 @click.option("--merge", is_flag=True, help="Add to recordings that exist what only the backup has.")
 @click.option("--dry-run", is_flag=True, help="Compare, and print what would be restored; change nothing.")
 @once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are restored concurrently (default: 16).")
-@once(
-    "--report",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the result to a file, as JSON.",
-)
+@options.report
 @options.patience
 @click.pass_context
 def command(

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 from app.audit import AuditLog
 from app.cli import options
 from app.cli.failures import configured
-from app.cli.files import open_private
+from app.cli.files import report_text, write_report
 from app.cli.framework import Group, once
 from app.cli.long_work import patient, stopping
 from app.cli.options import ABOUT_SETTINGS
@@ -47,15 +47,10 @@ class Report(msgspec.Struct, rename="camel", kw_only=True):
 
     def write(self, path: Path | None) -> None:
         """Writes it as JSON to a file, or to standard output."""
-        content = msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
         if path is None:
-            click.echo(content, nl=False)
-            return
-        try:
-            with open_private(path) as file:
-                file.write(content)
-        except OSError as error:
-            sys.exit(f"the report cannot be written: {error}")
+            click.echo(report_text(self), nl=False)
+        else:
+            write_report(path, self)
 
 
 command = Group(
@@ -100,8 +95,9 @@ def run(
 ) -> None:
     """Run the rules of a file, one after the other, and each rule's tasks in their order.
 
-    Protected recordings are never purged, and nobody is asked: try the rules with --dry-run first. A rule that another
-    process is running is refused. Without --watch all rules are run now, whatever their time is, as cron needs it.
+    Protected recordings are never purged. The command does not ask, so try the rules with --dry-run first. A rule that
+    another process is running is refused. Without --watch all rules are run now, whatever their time is, as cron needs
+    it.
 
     docs/operations.md describes the file, and docs/examples/retention.toml is one. The exit status is 0 only if
     every rule was a success.
@@ -212,7 +208,7 @@ class _Runner:
             except RecallError as error:
                 click.echo(f"{rule.name}: its last run is unknown: {error.__cause__ or error}", err=True)
                 continue
-            # A rule that ran before makes up for the time at which nobody ran it.
+            # A rule that has run before also runs for a daily time that it has missed.
             done[rule.name] = state.slot or done[rule.name]
             click.echo(f"{rule.name}: next at {format_instant(_next(rule, done[rule.name], begun))}", err=True)
         while not self._stop.is_set():

@@ -1,4 +1,4 @@
-"""What a backup keeps of a recording, and how that becomes the stored recording again (`app.recordings.backup`)."""
+"""Turns a stored recording into the content of a backup, and back (`app.recordings.backup`)."""
 
 from collections.abc import Mapping, Sequence
 from uuid import uuid4

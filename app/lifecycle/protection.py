@@ -115,7 +115,7 @@ class Protection:
     async def _keep_media(self, recording: Recording, screens: Iterable[str]) -> None:
         """As `RecordingRepository.keep_media`, for a recording and its screen recordings.
 
-        The screen recordings are read again, a few at once: a media file that was deleted before its recording was
+        The screen recordings are read again, a few concurrently: a media file that was deleted before its recording was
         protected is no longer in it.
         """
 

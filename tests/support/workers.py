@@ -1,4 +1,4 @@
-"""How pytest-xdist spreads the tests over its workers (`-n 2 --dist loadgroup`), which share one Elasticsearch."""
+"""How pytest-xdist spreads the tests over its workers (`-n 3 --dist loadgroup`), which share one Elasticsearch."""
 
 import os
 from collections.abc import Generator
