@@ -43,13 +43,13 @@ from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import Protection
 from app.recordings.labels import name_key
 from app.retry import Backoff
-from app.search.criteria import Criteria
+from app.search.criteria import Criteria, parse_criteria
 from app.search.paging import Page, PageRequest
 from app.settings import Settings, User
 from app.store.journal import now_milliseconds
 from app.store.lease import Lease, LeaseError
 from app.store.operations import PART, Failure, Operation, OperationName, OperationStore, Part
-from app.store.repository import RecordingRepository
+from app.store.repository import VIEW_SECONDS, RecordingRepository, ViewGone
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,8 @@ _PATIENCE_SECONDS = 30.0
 _CANCEL_SECONDS = 10.0
 _FORGET_SECONDS = 3_600.0
 _TOO_MANY = 429
+
+_LIST_LOST = "Elasticsearch has lost the list of what matched before it was complete. Nothing was done: try again."
 
 
 @dataclass(frozen=True)
@@ -176,20 +178,22 @@ class Operations:
     async def start(self, by: By, asked: Asked, criteria: Criteria, shown: Mapping[str, str]) -> Operation:
         """Stores an operation on all recordings that match now and that its user may see; it goes on by itself.
 
-        `shown` is what clients read of the criteria. Raises LabelDefinitionNotFound, SearchTooLarge, and ShareInUse if
+        The list of these has its first PART of them on return, and the job adds the rest. `shown` is what clients read
+        of the criteria: they parse to the same. Raises LabelDefinitionNotFound, SearchTooLarge, and ShareInUse if
         the contact center has too many running.
         """
         await self._check_label(by, asked)
         if await self._store.count_running(by.contact_center) >= _MAX_RUNNING:
             raise ShareInUse("operations by criteria", "contact center")
         operation = self._new_operation(by, asked, codec.encode(shown).decode())
-        number = 0
-        async for found in self._recordings.matching(_scope(operation, by.user), criteria, size=PART):
-            ids = [each.recording_id for each in found]
-            versions = [(each.seq_no, each.primary_term) for each in found]
-            await self._store.add_part(number, Part(operation.id, operation.created_at, ids, versions))
-            number += 1
-            operation.matched += len(found)
+        operation.view = await self._recordings.open_view()
+        try:
+            operation.matched = await self._list_some(operation, _scope(operation, by.user), criteria) or 0
+        except ViewGone:
+            raise ElasticsearchUnavailable from None
+        except BaseException:
+            await self._recordings.close_view(operation.view)
+            raise
         if not operation.matched:
             operation.state, operation.finished_at = "done", now_milliseconds()
         await self._store.create(operation)
@@ -469,13 +473,54 @@ class Operations:
     async def _work(self, lease: Lease[Operation]) -> None:
         operation = lease.state
         try:
+            await self._complete_list(lease)
             await self._work_on_list(lease)
         except _Ended as end:
             operation.state, operation.message = ("failed" if end.why else "cancelled"), end.why
+            if operation.view:
+                await self._recordings.close_view(operation.view)
         else:
             operation.state = "done"
         operation.finished_at = now_milliseconds()
         await lease.save()
+
+    async def _complete_list(self, lease: Lease[Operation]) -> None:
+        """Adds to the list what it does not have yet. Raises _Ended."""
+        operation = lease.state
+        if not operation.view:
+            return
+        assert operation.criteria is not None
+        criteria = parse_criteria(list(codec.decode(operation.criteria).items()))
+        backoff = Backoff(VIEW_SECONDS, initial=0.2, maximum=5.0)
+        while operation.view:
+            try:
+                async with self._slots:
+                    await self._check_standing(lease)
+                    await self._list_some(operation, self._scope_now(operation), criteria)
+                    await lease.save()
+            except ViewGone:
+                raise _Ended(_LIST_LOST) from None
+            except ElasticsearchUnavailable:
+                if not await backoff.wait():
+                    raise _Ended(_LIST_LOST) from None
+            else:
+                backoff = Backoff(VIEW_SECONDS, initial=0.2, maximum=5.0)
+        operation.matched = operation.listed
+
+    async def _list_some(self, operation: Operation, scope: Scope, criteria: Criteria) -> int | None:
+        """Adds a part to the list; returns how many match, if it is the first. Raises ViewGone."""
+        some = await self._recordings.matching(operation.view, scope, criteria, size=PART, after=operation.after)
+        if some.found:
+            ids = [each.recording_id for each in some.found]
+            versions = [(each.seq_no, each.primary_term) for each in some.found]
+            part = Part(operation.id, operation.created_at, ids, versions)
+            await self._store.add_part(operation.listed // PART, part)
+        operation.listed += len(some.found)
+        operation.view, operation.after = some.view, some.after
+        if len(some.found) < PART:
+            await self._recordings.close_view(operation.view)
+            operation.view, operation.after = "", []
+        return some.total
 
     async def _work_on_list(self, lease: Lease[Operation]) -> None:
         """Does what is left of the list, slice by slice, with a checkpoint before each. Raises _Ended."""
@@ -518,6 +563,14 @@ class Operations:
                 return reason
         return None
 
+    async def _check_standing(self, lease: Lease[Operation]) -> None:
+        """Raises LeaseError if another process works on the operation, _Ended if it is cancelled."""
+        standing = await self._store.standing(lease.state.id, lease.token)
+        if standing == "lost":
+            raise LeaseError("another process works on it")
+        if standing == "cancelled":
+            raise _Ended
+
     async def _patiently(
         self, lease: Lease[Operation], number: int, recording_id: str, version: tuple[int, int], redo: _Redo | None
     ) -> None:
@@ -529,11 +582,7 @@ class Operations:
             try:
                 async with self._slots:
                     begun = time.monotonic()
-                    standing = await self._store.standing(operation.id, lease.token)
-                    if standing == "lost":
-                        raise LeaseError("another process works on it")
-                    if standing == "cancelled":
-                        raise _Ended
+                    await self._check_standing(lease)
                     scope = self._scope_now(operation)
                     raised = _WAITED_FOR if begun < until else (ElasticsearchUnavailable,)
                     seconds = self._settings.delete_seconds

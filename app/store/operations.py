@@ -49,6 +49,8 @@ class Operation(msgspec.Struct, kw_only=True, rename="camel"):
 
     Recordings have numbers, from 0, in the list. All before `position` are done, and those in `finished`. Those from
     `position` to before `begun` may be done: a process has begun with them at `begun_at`.
+
+    As long as it has a `view`, the list has only the first `listed` of them; `after` is where the rest begins.
     """
 
     id: str = ""
@@ -75,6 +77,9 @@ class Operation(msgspec.Struct, kw_only=True, rename="camel"):
     finished: list[int] = []
     begun: int = 0
     begun_at: int = 0
+    view: str = ""
+    listed: int = 0
+    after: list[Any] = []
 
     @property
     def place(self) -> tuple[int, str]:
@@ -103,8 +108,14 @@ class OperationStore:
     # --- For who asks for an operation ---
 
     async def add_part(self, number: int, part: Part) -> None:
-        """Stores a part of a list, before the operation itself."""
-        await self._put(_part_id(part.operation, number), msgspec.to_builtins(part))
+        """Stores a part of a list, the first one before the operation itself. A process that takes over repeats one."""
+        async with store_errors(self._seconds):
+            await self._client.index(
+                index=self._index,
+                id=_part_id(part.operation, number),
+                document=msgspec.to_builtins(part),
+                require_alias=True,
+            )
 
     async def create(self, operation: Operation) -> None:
         """Stores an operation. If it is running, every process of its region may carry it on from now on."""
@@ -236,7 +247,8 @@ class OperationStore:
             self._client,
             self._index,
             query,
-            sort=("createdAt", "operation", "id"),
+            # Parts of one list differ in nothing else. Those of two shards may not: the next run takes what is left.
+            sort=("createdAt", "operation", "id", "_seq_no"),
             batch=_BATCH,
             seconds=self._seconds,
             source_includes=["operation"],

@@ -11,7 +11,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import msgspec
-from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError
+from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 
 from app import codec
 from app.auth.scope import Scope
@@ -57,8 +57,8 @@ _PARTIAL_RESULTS = False
 # The number of recordings, or keys, in one request of an operation on many.
 _BATCH = 500
 
-# How long a point in time waits for the next page.
-_KEEP_ALIVE = "1m"
+# How long a view is kept for the next use. A process that takes over from one that has died comes sooner.
+VIEW_SECONDS = 600
 
 _OLDEST_FIRST = ({"startTime": "asc"}, {"id": "asc"}, {"contactCenter": "asc"})
 
@@ -85,12 +85,28 @@ class StoredRecording:
     size: int = 0
 
 
+class ViewGone(Exception):
+    """Elasticsearch has forgotten a view: its node has died, or nobody has used it for too long."""
+
+
 class Matching(NamedTuple):
     """A recording that matches: its id, and the version in which it does."""
 
     recording_id: str
     seq_no: int
     primary_term: int
+
+
+class Matches(NamedTuple):
+    """Some of the recordings that match in a view, what the view is called from now on, and where they end.
+
+    `total` is the number of all that match, which the first of these have.
+    """
+
+    found: list[Matching]
+    view: str
+    after: list[Any]
+    total: int | None
 
 
 @dataclass(frozen=True)
@@ -257,40 +273,55 @@ class RecordingRepository:
         )
         return MatchCounts(response["hits"]["total"]["value"], response["aggregations"]["protected"]["doc_count"])
 
-    async def matching(self, scope: Scope, criteria: Criteria, *, size: int) -> AsyncIterator[list[Matching]]:
-        """Yields all recordings that match at this moment, `size` at a time, in no order that means anything.
+    async def open_view(self) -> str:
+        """Returns a view of all recordings at this moment: with every acknowledged write, and nothing later.
 
-        They are those of one moment: it includes every acknowledged write and nothing later. Raises SearchTooLarge.
+        Any process may use it. It is kept for VIEW_SECONDS after each use, or until `close_view`.
         """
         await self._refresh()
         async with store_errors(self._search_seconds):
-            opened = await self._searching.open_point_in_time(index=self._index, keep_alive=_KEEP_ALIVE)
-        view = opened.body["id"]
+            opened = await self._searching.open_point_in_time(index=self._index, keep_alive=f"{VIEW_SECONDS}s")
+        view: str = opened.body["id"]
+        return view
+
+    async def matching(
+        self, view: str, scope: Scope, criteria: Criteria, *, size: int, after: Sequence[Any] = ()
+    ) -> Matches:
+        """Returns the next of the recordings that match in a view, `size` at a time, in no order that means anything.
+
+        Raises SearchTooLarge, and ViewGone if Elasticsearch has the view no more.
+        """
         body: dict[str, Any] = {
             "query": query(scope, criteria),
-            "pit": {"id": view, "keep_alive": _KEEP_ALIVE},
+            "pit": {"id": view, "keep_alive": f"{VIEW_SECONDS}s"},
             "sort": [{"_shard_doc": "asc"}],
             "docvalue_fields": ["id"],
             "_source": False,
             "seq_no_primary_term": True,
             "size": size,
-            "track_total_hits": False,
+            "track_total_hits": not after,
         }
-        try:
-            while True:
-                async with store_errors(self._search_seconds):
-                    with _clauses_counted():
-                        answer = await self._searching.search(body=body, allow_partial_search_results=_PARTIAL_RESULTS)
-                hits = answer.body["hits"]["hits"]
-                if hits:
-                    yield [Matching(hit["fields"]["id"][0], hit["_seq_no"], hit["_primary_term"]) for hit in hits]
-                if len(hits) < size:
-                    return
-                body["search_after"] = hits[-1]["sort"]
-        finally:
-            with suppress(RecallError):  # otherwise it expires
-                async with store_errors(self._search_seconds):
-                    await self._searching.close_point_in_time(id=view)
+        if after:
+            body["search_after"] = list(after)
+        async with store_errors(self._search_seconds):
+            with _clauses_counted():
+                try:
+                    answer = await self._searching.search(body=body, allow_partial_search_results=_PARTIAL_RESULTS)
+                except NotFoundError as error:
+                    raise ViewGone from error
+        hits = answer.body["hits"]["hits"]
+        return Matches(
+            [Matching(hit["fields"]["id"][0], hit["_seq_no"], hit["_primary_term"]) for hit in hits],
+            answer.body["pit_id"],
+            hits[-1]["sort"] if hits else [],
+            None if after else answer.body["hits"]["total"]["value"],
+        )
+
+    async def close_view(self, view: str) -> None:
+        """Lets Elasticsearch forget a view. If that fails the view expires."""
+        with suppress(RecallError):
+            async with store_errors(self._search_seconds):
+                await self._searching.options(ignore_status=404).close_point_in_time(id=view)
 
     async def scan(
         self, scope: Scope, criteria: Criteria, *, size: int, after: StoredRecording | None = None

@@ -14,6 +14,7 @@ from elasticsearch import AsyncElasticsearch
 from app.lifecycle import operations
 from app.settings import Settings, User
 from app.store.indices import alias
+from app.store.operations import PART
 from tests.support.audit import lines_but_posts
 from tests.support.recordings import (
     CONTACT_CENTER,
@@ -21,6 +22,7 @@ from tests.support.recordings import (
     OTHER_CONTACT_CENTER,
     a_media_file,
     a_recording,
+    store_many,
 )
 from tests.support.service import PATIENT, USERS, Service, assert_error, hash_password, staff_with
 from tests.support.waiting import eventually
@@ -489,7 +491,8 @@ async def test_operations_are_listed_for_thirty_days_and_then_removed(
     source["createdAt"] -= 30 * 86_400_000
     await elasticsearch.index(index=index, id=old, document=source)
     part = {"operation": "abandoned", "createdAt": source["createdAt"], "ids": [], "versions": []}
-    await elasticsearch.index(index=index, id="abandoned.0", document=part)
+    many = [line for number in range(1_100) for line in ({"index": {"_id": f"abandoned.{number}"}}, part)]
+    await elasticsearch.bulk(index=index, operations=many)
     assert [each["id"] for each in (await admin.get(PATH)).json()["operations"]] == [kept]
     assert_error(await admin.get(f"{PATH}/{old}"), 404, 6)
     service.services.operations._forgotten_at = None  # the process itself may have done it within the hour
@@ -612,6 +615,123 @@ async def test_it_works_on_what_matched_when_it_came(service: Service, monkeypat
     assert (over["matched"], over["succeeded"], over["failed"]) == (6, 5, 1)
     await searchable(service)
     assert await protected(admin) == set(names_of(5))
+
+
+class ListGate:
+    """Lets a job begin with its list beyond what was stored before the 202 only when it is opened."""
+
+    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_reached = False
+        self._open = asyncio.Event()
+        self._matching = service.repository.matching
+        monkeypatch.setattr(service.repository, "matching", self._pass)
+
+    async def _pass(self, *arguments: Any, after: Sequence[Any] = (), **named: Any) -> Any:
+        if after:
+            self.is_reached = True
+            await self._open.wait()
+        return await self._matching(*arguments, after=after, **named)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_the_202_does_not_wait_for_a_long_list(
+    service: Service, elasticsearch: AsyncElasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What matched when it came is in the list all the same, and nothing else."""
+    ops, admin = service.client("ops"), service.client("admin")
+    await store_many(elasticsearch, service.settings, map(a_recording, names_of(PART + 5)))
+    await searchable(service)
+    gate = ListGate(service, monkeypatch)
+    passed = Gate(service, monkeypatch, 0)
+    operation_id = await start(admin, {**APPLY, "criteria": ALL})
+    await eventually(lambda: gate.is_reached)
+    running = await read(admin, operation_id)
+    assert (running["state"], running["matched"], running["succeeded"]) == ("running", PART + 5, 0)
+    await post(ops, "later")
+    await searchable(service)
+    gate.open()
+    document = await eventually_listed(service, operation_id)
+    assert (document["listed"], document["matched"]) == (PART + 5, PART + 5)
+    parts = [await service.services.operations._store.part(operation_id, number) for number in range(2)]
+    assert sorted(each for part in parts for each in part.ids) == sorted(names_of(PART + 5))
+    assert passed.passed == 0
+    cancelling = asyncio.create_task(admin.delete(f"{PATH}/{operation_id}"))
+    passed.open()
+    await cancelling
+
+
+async def eventually_listed(service: Service, operation_id: str) -> dict[str, Any]:
+    index = alias(service.settings, "operations")
+    document: dict[str, Any] = {}
+
+    async def is_listed() -> bool:
+        nonlocal document
+        document = (await service.services.client.get(index=index, id=operation_id))["_source"]
+        return not document["view"]
+
+    await eventually(is_listed)
+    return document
+
+
+async def test_a_list_is_cancelled_too(
+    service: Service, elasticsearch: AsyncElasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = service.client("admin")
+    await store_many(elasticsearch, service.settings, map(a_recording, names_of(2 * PART + 5)))
+    await searchable(service)
+    gate = ListGate(service, monkeypatch)
+    operation_id = await start(admin, {**APPLY, "criteria": ALL})
+    await eventually(lambda: gate.is_reached)
+    cancelling = asyncio.create_task(admin.delete(f"{PATH}/{operation_id}"))
+    index = alias(service.settings, "operations")
+    await eventually(lambda: _exists(service, index, f"{operation_id}.cancelled"))
+    gate.open()
+    assert (await cancelling).json() == {"statusCode": 0}
+    over = await read(admin, operation_id)
+    assert (over["state"], over["succeeded"], over["failed"]) == ("cancelled", 0, 0)
+
+
+async def test_an_operation_whose_list_is_lost_fails_and_does_nothing(
+    service: Service, elasticsearch: AsyncElasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the node of Elasticsearch that kept it has died."""
+    admin = service.client("admin")
+    await store_many(elasticsearch, service.settings, map(a_recording, names_of(PART + 5)))
+    await searchable(service)
+    gate = ListGate(service, monkeypatch)
+    operation_id = await start(admin, {**APPLY, "criteria": ALL})
+    await eventually(lambda: gate.is_reached)
+    operation = await service.services.operations._store.read(operation_id)
+    assert operation is not None
+    await service.repository.close_view(operation.view)
+    gate.open()
+    over = await until_over(admin, operation_id)
+    assert (over["state"], over["succeeded"], over["failed"]) == ("failed", 0, 0)
+    assert "Nothing was done" in over["statusMessage"]
+
+
+async def test_another_process_completes_the_list(
+    new_settings: Settings, elasticsearch: AsyncElasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, other = (Service(msgspec.structs.replace(new_settings, **PATIENT, lease_seconds=1.0)) for _ in range(2))
+    await service.start()
+    await store_many(elasticsearch, new_settings, map(a_recording, names_of(PART + 5)))
+    await searchable(service)
+    gate = ListGate(service, monkeypatch)
+    operation_id = await start(service.client("admin"), {**APPLY, "criteria": ALL})
+    await eventually(lambda: gate.is_reached)
+    await other.start()
+    await post(other.client("ops"), "later")
+    passed = Gate(other, monkeypatch, 0)
+    await service.stop()
+    document = await eventually_listed(other, operation_id)
+    assert (document["listed"], document["matched"]) == (PART + 5, PART + 5)
+    cancelling = asyncio.create_task(other.client("admin").delete(f"{PATH}/{operation_id}"))
+    passed.open()
+    await cancelling
+    await other.stop()
 
 
 async def test_a_contact_center_has_so_many_running(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
