@@ -3,14 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qs, quote, unquote_plus, urlsplit
 from xml.etree.ElementTree import Element
 
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from app.errors import MediaStorageBusy, MediaStorageFailed
 from app.media.http import Address, HttpPool
@@ -25,6 +28,9 @@ log = logging.getLogger(__name__)
 # The clocks of storage and service may differ by minutes. A URL is signed when its request is sent.
 _PRESIGNED_SECONDS = 15 * 60
 
+# A key that is the same in a URL, and that no host name or path ends with.
+_ANY_KEY = "any-key"
+
 # How many versions are asked for in one request.
 _VERSIONS = 100
 
@@ -35,11 +41,53 @@ _WITH_BODY = frozenset({200, *range(300, 600)})
 _SLOW_DOWN_SECONDS = 1.0
 
 
+class Signer:
+    """Signs URLs of an S3 endpoint as its client does, which is slow: it finds the endpoint and checks types each time.
+
+    So the client signs one URL for each bucket. It has the host, the path of the bucket and the region of all others.
+    """
+
+    def __init__(self, client: Any, config: S3Config) -> None:
+        self._client = client
+        self._credentials: AioCredentials | None = None
+        if config.access_key_id is not None:
+            self._credentials = AioCredentials(config.access_key_id, config.secret_access_key)
+        self._buckets: dict[str, tuple[str, str]] = {}
+
+    async def url(self, method: str, bucket: str, key: str) -> str:
+        """Returns the URL of a request for an object. Raises what botocore raises."""
+        base, region = self._buckets.get(bucket) or await self._find(bucket)
+        if self._credentials is None:
+            self._credentials = await s3_session().get_credentials()
+            if self._credentials is None:
+                raise NoCredentialsError
+        request = AWSRequest(method, base + quote(key, safe="/~"))
+        credentials = await self._credentials.get_frozen_credentials()
+        S3SigV4QueryAuth(credentials, "s3", region, expires=_PRESIGNED_SECONDS).add_auth(request)
+        url: str = request.url
+        return url
+
+    async def any_url(self, operation: str, parameters: Mapping[str, Any]) -> str:
+        """Returns the URL of any request, by the names of the client. Raises what botocore raises."""
+        signed: str = await self._client.generate_presigned_url(
+            operation, dict(parameters), ExpiresIn=_PRESIGNED_SECONDS
+        )
+        return signed
+
+    async def _find(self, bucket: str) -> tuple[str, str]:
+        """Returns where the keys of a bucket begin, and its region."""
+        parts = urlsplit(await self.any_url("get_object", {"Bucket": bucket, "Key": _ANY_KEY}))
+        (credential,) = parse_qs(parts.query)["X-Amz-Credential"]
+        base = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(_ANY_KEY)}"
+        found = self._buckets[bucket] = base, credential.split("/")[-3]
+        return found
+
+
 class S3Storage:
     """An S3 endpoint with its buckets. URLs are signed here, so that bodies stream as WebDAV's do."""
 
-    def __init__(self, client: Any, http: HttpPool) -> None:
-        self._client = client
+    def __init__(self, signer: Signer, http: HttpPool) -> None:
+        self._signer = signer
         self._http = http
 
     async def open(self, method: str, location: S3Location, headers: Mapping[str, str]) -> MediaStream:
@@ -47,7 +95,7 @@ class S3Storage:
 
         A refusal of GET is raised as MediaStorageFailed, but for 404 of a missing object, and 416.
         """
-        address = self._address("head_object" if method == "HEAD" else "get_object", location)
+        address = self._address(method, location)
         stream = await self._http.open(method, address, headers)
         if stream.status == 503:
             stream.close()
@@ -77,7 +125,7 @@ class S3Storage:
         else:
             removal = await self._delete(location)
         # Without the permission to list the bucket 403 is the answer about an object that is gone.
-        left = await self._http.request("HEAD", self._address("head_object", location), {}, patiently=True)
+        left = await self._http.request("HEAD", self._address("HEAD", location), {}, patiently=True)
         if left.status in {200, 206}:
             raise _failed(location, f"it still has the object {location.key!r} after its deletion")
         if left.status >= 500 and left.status != 501:
@@ -86,7 +134,7 @@ class S3Storage:
 
     async def is_versioned(self, bucket: str) -> bool:
         """Returns whether a bucket keeps old versions. Raises as `open` does, and when it may not be asked."""
-        address = self._signed("get_bucket_versioning", {"Bucket": bucket}, bucket)
+        address = self._any_address("get_bucket_versioning", {"Bucket": bucket})
         answer = await self._http.request("GET", address, {}, statuses_with_body=_WITH_BODY)
         if answer.status != 200:
             raise MediaStorageFailed(explain("GetBucketVersioning", answer.status, error_code(answer.body)))
@@ -103,7 +151,7 @@ class S3Storage:
             if deleted.issuperset(versions):
                 raise _failed(location, f"it still has versions of {location.key!r} after their deletion")
             for version in versions:
-                await self._delete(location, VersionId=version)
+                await self._delete(location, version)
             deleted.update(versions)
         return "deleted" if deleted else "missing"
 
@@ -111,7 +159,7 @@ class S3Storage:
         """Returns the first version ids of a key, nothing when there are none."""
         # Of all keys with this prefix the key itself comes first.
         parameters = {"Bucket": location.bucket, "Prefix": location.key, "MaxKeys": _VERSIONS}
-        address = self._signed("list_object_versions", parameters, location.bucket)
+        address = self._any_address("list_object_versions", parameters)
         answer = await self._http.request("GET", address, {}, statuses_with_body=_WITH_BODY, patiently=True)
         if answer.status != 200:
             reason = explain("ListObjectVersions", answer.status, error_code(answer.body))
@@ -129,8 +177,11 @@ class S3Storage:
             if (unquote_plus(_text(entry, "Key")) if is_encoded else _text(entry, "Key")) == location.key
         ]
 
-    async def _delete(self, location: S3Location, **parameters: str) -> Removal:
-        address = self._address("delete_object", location, **parameters)
+    async def _delete(self, location: S3Location, version: str = "") -> Removal:
+        address = self._address("DELETE", location)
+        if version:
+            parameters = {"Bucket": location.bucket, "Key": location.key, "VersionId": version}
+            address = self._any_address("delete_object", parameters)
         answer = await self._http.request("DELETE", address, {}, statuses_with_body=_WITH_BODY, patiently=True)
         if answer.status in {200, 204}:
             return "deleted"
@@ -138,21 +189,19 @@ class S3Storage:
             return "missing"
         raise _failed(location, explain("DELETE", answer.status, error_code(answer.body)))
 
-    def _address(self, operation: str, location: S3Location, **parameters: str) -> Address:
-        return self._signed(operation, {"Bucket": location.bucket, "Key": location.key, **parameters}, location.bucket)
+    def _address(self, method: str, location: S3Location) -> Address:
+        return partial(self._signed, location.bucket, partial(self._signer.url, method, location.bucket, location.key))
 
-    def _signed(self, operation: str, parameters: Mapping[str, Any], bucket: str) -> Address:
-        async def url() -> str:
-            try:
-                signed: str = await self._client.generate_presigned_url(
-                    operation, dict(parameters), ExpiresIn=_PRESIGNED_SECONDS
-                )
-            except (BotoCoreError, ClientError) as error:  # no credentials, for one
-                log.warning("media storage %s: its URLs cannot be signed: %s", bucket, error)
-                raise MediaStorageFailed(f"its URLs cannot be signed: {error}") from error
-            return signed
+    def _any_address(self, operation: str, parameters: Mapping[str, Any]) -> Address:
+        return partial(self._signed, parameters["Bucket"], partial(self._signer.any_url, operation, parameters))
 
-        return url
+    async def _signed(self, bucket: str, sign: Address) -> str:
+        """Raises MediaStorageFailed."""
+        try:
+            return await sign()
+        except (BotoCoreError, ClientError) as error:  # no credentials, for one
+            log.warning("media storage %s: its URLs cannot be signed: %s", bucket, error)
+            raise MediaStorageFailed(f"its URLs cannot be signed: {error}") from error
 
 
 # One for all clients, because each session reads the API descriptions of botocore again, which takes 0.1 s.

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from app.media.http import HttpPool
 from app.media.location import Location, WebDavLocation
 from app.media.missing import MissingMedia, Sightings
-from app.media.s3 import S3Storage, s3_client
+from app.media.s3 import S3Storage, Signer, s3_client
 from app.media.stream import MediaStream, Removal
 from app.media.webdav import WebDavStorage
 from app.settings import S3Config, Settings, WebDavConfig
@@ -91,5 +91,5 @@ async def open_storages(settings: Settings) -> AsyncIterator[MediaStorages]:
             client = await stack.enter_async_context(s3_client(s3_config))
             name = s3_config.endpoint_url or "AWS S3"
             http = await stack.enter_async_context(HttpPool(name, s3_config.ca_file, settings))
-            s3[s3_config] = S3Storage(client, http)
+            s3[s3_config] = S3Storage(Signer(client, s3_config), http)
         yield MediaStorages(webdav, s3, sightings, MissingMedia(believes_all=True))

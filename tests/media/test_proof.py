@@ -14,7 +14,7 @@ from app.media import http
 from app.media.http import HttpPool
 from app.media.location import Location, S3Location, resolve_location
 from app.media.missing import Sightings
-from app.media.s3 import S3Storage, s3_client
+from app.media.s3 import S3Storage, Signer, s3_client
 from app.media.storages import Storage
 from app.media.stream import Removal
 from app.media.webdav import WebDavStorage
@@ -114,7 +114,7 @@ async def test_s3_answers_at_random_destroy_nothing_and_never_pretend() -> None:
         deletes_versions = rng.random() < 0.5
         config = S3Config((scene.name,), server.origin, "us-east-1", delete_versions=deletes_versions)
         async with slots:
-            removal = await reported(S3Storage(client, pool), S3Location(config, scene.name, scene.target))
+            removal = await reported(S3Storage(signer, pool), S3Location(config, scene.name, scene.target))
         for key, versions in before.items():
             if key != scene.target:
                 assert scene.objects.get(key) == versions, scene
@@ -127,8 +127,9 @@ async def test_s3_answers_at_random_destroy_nothing_and_never_pretend() -> None:
     async with (
         QuirkyS3() as server,
         HttpPool("quirky", None, _PATIENT) as pool,
-        s3_client(S3Config((), server.origin, "us-east-1", "key", "secret")) as client,
+        s3_client(endpoint := S3Config((), server.origin, "us-east-1", "key", "secret")) as client,
     ):
+        signer = Signer(client, endpoint)
         await asyncio.gather(*map(play, range(DELETION_SCENES // 5)))
     expected: list[tuple[bool, Removal | None]] = [(True, "deleted"), (True, None), (False, "deleted"), (False, None)]
     for outcome in expected:
