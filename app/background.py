@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -149,6 +149,19 @@ async def in_turns(work: Callable[[U], T], items: Iterable[U], size: Callable[[U
             while left and size(left[0]) < _LARGE_BYTES and small < _BYTES_OF_A_TURN:
                 small += size(left[0])
                 results.append(work(left.popleft()))
+    return results
+
+
+async def concurrently(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Awaits all, also when one fails; then raises the first error in their order.
+
+    `asyncio.TaskGroup` raises a group instead, which no client of the service could be told.
+    """
+    results: list[T] = []
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
     return results
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from app.auth.scope import Scope
+from app.background import concurrently
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.store.documents import Hold, ProtectionChange
@@ -125,10 +126,7 @@ class Protection:
                 if screen is not None:
                     await self._screen_recordings.keep_media([screen.recording])
 
-        kept = [self._recordings.keep_media([recording]), *map(keep, screens)]
-        for error in await asyncio.gather(*kept, return_exceptions=True):
-            if error is not None:
-                raise error
+        await concurrently([self._recordings.keep_media([recording]), *map(keep, screens)])
 
     async def complete(self, stored: StoredRecording) -> None:
         """Completes the protection change of a recording, if some screen recordings have yet to follow it."""
@@ -207,10 +205,9 @@ class Protection:
         return max(now_milliseconds(), latest + 1)
 
     async def _complete(self, document: str, change: ProtectionChange, took_along: TookAlong, *, protect: bool) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for screen in change.pending:
-                tasks.create_task(self._follow(screen, document, change, took_along, protect=protect))
-
+        await concurrently(
+            self._follow(screen, document, change, took_along, protect=protect) for screen in change.pending
+        )
         if not change.pending:
             return
 

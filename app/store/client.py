@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
+import msgspec
 from elastic_transport import JsonSerializer, NdjsonSerializer, TransportApiResponse
 from elasticsearch import ApiError, AsyncElasticsearch, TransportError
 from elasticsearch.exceptions import HTTP_EXCEPTIONS
@@ -32,25 +33,8 @@ _CHANGING_STATUSES = frozenset(
 )
 # `security_exception` has status 403 too, but Recall's credentials do not change by themselves.
 _PERMANENT_ERRORS = frozenset({"security_exception"})
-# Errors that Elasticsearch has under load, or while a node or shard goes away, and reports with another status: 500 for
-# most, 400 for a task that was cancelled.
-_TRANSIENT_ERRORS = frozenset(
-    {
-        "already_closed_exception",
-        "circuit_breaking_exception",
-        "connect_transport_exception",
-        "es_rejected_execution_exception",
-        "no_shard_available_action_exception",
-        "node_closed_exception",
-        "node_disconnected_exception",
-        "node_not_connected_exception",
-        "receive_timeout_transport_exception",
-        "search_context_missing_exception",
-        "send_request_transport_exception",
-        "task_cancelled_exception",
-        "timeout_exception",
-    }
-)
+# Of a status that otherwise means a mistake of ours.
+_TRANSIENT_ERRORS = frozenset({"task_cancelled_exception"})
 _MAX_DEAD_NODE_BACKOFF = 5.0
 
 
@@ -140,8 +124,8 @@ def _authorization(settings: Settings) -> dict[str, str]:
 async def store_errors(seconds: float) -> AsyncIterator[None]:
     """Turns every failure of Elasticsearch in the block into an error of Recall, and ends the block after `seconds`.
 
-    Raises ElasticsearchUnavailable when another attempt may help, InternalError otherwise. The log has the messages
-    of Elasticsearch.
+    Raises InternalError for what Elasticsearch refuses as wrong, because that is a mistake of ours, and
+    ElasticsearchUnavailable for everything else. The log has the messages of Elasticsearch.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -149,8 +133,13 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
     except (TransportError, TimeoutError) as error:
         log.warning("Elasticsearch is away or too slow: %s", error or type(error).__name__)
         raise ElasticsearchUnavailable from error
+    except msgspec.ValidationError:  # a document that is stored, and that nothing of ours has written
+        raise
+    except msgspec.DecodeError as error:
+        log.warning("Elasticsearch, or a proxy before it, answers without JSON: %s", error)
+        raise ElasticsearchUnavailable from error
     except ApiError as error:
-        if _is_transient(error):
+        if error.status_code >= 500 or _is_transient(error):
             log.warning("Elasticsearch cannot answer now: %s", error)
             raise ElasticsearchUnavailable from error
         log.exception("Elasticsearch refused a request")
@@ -158,7 +147,7 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
 
 
 def _is_transient(error: ApiError) -> bool:
-    """Returns whether another attempt may succeed, by the status or by what Elasticsearch says of the cause."""
+    """Returns whether another attempt may succeed after a status below 500, by it or by the cause that it has."""
     causes = {error.error, *_causes(error.body)}
     if error.status_code in TRANSIENT_STATUSES | _CHANGING_STATUSES:
         return _PERMANENT_ERRORS.isdisjoint(causes)

@@ -1,14 +1,13 @@
 """Indices and the aliases that lead to them. The files of `es_mappings/` define every field."""
 
-import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from elasticsearch import AsyncElasticsearch, BadRequestError
 
+from app.background import concurrently
 from app.errors import ElasticsearchUnavailable
 from app.settings import Settings
 from app.store.client import store_errors
@@ -40,8 +39,6 @@ MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource not in
 # Fields that are added to existing indices in place: documents may lack them.
 _OPTIONAL_FIELDS = ("recordingBytes", "access", "agents")
 
-T = TypeVar("T")
-
 
 class SchemaMismatch(Exception):
     """An index differs from the definition in `es_mappings/`; the message lists the differences."""
@@ -61,8 +58,8 @@ async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list
     seconds = settings.elasticsearch_admin_timeout
     client = client.options(request_timeout=seconds)
     async with store_errors(seconds):
-        await _concurrently(_create_index(client, settings, resource, index) for resource, index in missing.items())
-        await _concurrently(add_optional_fields(client, resource, alias(settings, resource)) for resource in RESOURCES)
+        await concurrently(_create_index(client, settings, resource, index) for resource, index in missing.items())
+        await concurrently(add_optional_fields(client, resource, alias(settings, resource)) for resource in RESOURCES)
     if missing:
         # Another process may have created an index first, perhaps with another version of the mapping.
         await missing_indices(client, settings)
@@ -75,7 +72,7 @@ async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dic
     Raises SchemaMismatch if an existing index has another mapping, ElasticsearchUnavailable or InternalError.
     """
     async with store_errors(settings.elasticsearch_admin_timeout):
-        exist = await _concurrently(_check_index(client, settings, resource) for resource in RESOURCES)
+        exist = await concurrently(_check_index(client, settings, resource) for resource in RESOURCES)
     return {
         resource: f"{alias(settings, resource)}-v2-000001"
         for resource, exists in zip(RESOURCES, exist, strict=True)
@@ -118,16 +115,6 @@ async def add_optional_fields(client: AsyncElasticsearch, resource: str, index: 
     added = {name: wanted[name] for name in _OPTIONAL_FIELDS if name in wanted}
     if added:
         await client.indices.put_mapping(index=index, properties=added)
-
-
-async def _concurrently(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Awaits all requests, also when one fails; then raises the first error in the order of the requests."""
-    results: list[T] = []
-    for result in await asyncio.gather(*requests, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-        results.append(result)
-    return results
 
 
 async def refresh(client: AsyncElasticsearch, *indices: str) -> None:

@@ -186,6 +186,7 @@ class ResilientTransport(AsyncTransport):
         begun = time.monotonic()
         try:
             response = await perform()
+            _require_json(response)
         except (TransportError, asyncio.CancelledError) as error:
             # After a long wait the caller's deadline has passed, or its client has disconnected.
             is_cancelled = isinstance(error, asyncio.CancelledError)
@@ -219,6 +220,13 @@ class ResilientTransport(AsyncTransport):
             with suppress(asyncio.CancelledError):
                 await self._question
         await super().close()
+
+
+def _require_json(response: TransportApiResponse) -> None:
+    """Raises ConnectionError for a success that is not Elasticsearch's, such as the login page of a proxy."""
+    body = response.body
+    if response.meta.status < 300 and (isinstance(body, str) or (isinstance(body, bytes) and body[:1] != b"{")):
+        raise ConnectionError("the answer is not Elasticsearch's: it is no JSON")
 
 
 def may_be_repeated(method: str, target: str) -> bool:

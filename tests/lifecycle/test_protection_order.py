@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
-from app.errors import MediaBeingDeleted
+from app.errors import ElasticsearchUnavailable, MediaBeingDeleted
 from app.lifecycle.protection import Protection, is_protected
 from app.recordings.identity import media_object_keys
 from app.recordings.merge import merge
@@ -19,7 +19,8 @@ from app.settings import Settings
 from app.store.documents import document_id
 from app.store.indices import create_indices
 from app.store.repository import ProtectionState, StoredRecording, Update
-from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording
+from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
+from tests.support.service import Service, assert_error
 
 SCOPE = Scope(CONTACT_CENTER, REGION)
 
@@ -88,3 +89,26 @@ async def test_an_object_that_its_recording_has_lost_is_not_waited_for(
         assert await claims.begin(await claims.acquire([media_object_keys(kept["mediaDescriptor"])[1]]))
         with pytest.raises(MediaBeingDeleted):
             await services.protection.change(SCOPE, "call", protect=True, by="amy")
+
+
+async def test_a_change_whose_screen_recordings_cannot_be_written_now_is_503_and_is_completed_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    screens_path = OPS_PATH.replace("/recordings", "/screen-recordings")
+    for path, recording_id in ((OPS_PATH, "call"), (screens_path, "one"), (screens_path, "other")):
+        assert (await ops.post(path, json=a_recording(recording_id))).status_code == 201
+    screens = service.services.repositories["screen-recordings"]
+
+    async def fail(*_: object) -> None:
+        raise ElasticsearchUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(screens, "update_document", fail)
+        response = await admin.post("/api/v2/recordings/call", json={"operationName": "applyNonDelete"})
+        assert_error(response, 503, 4)
+        assert_error(await ops.delete(f"{OPS_PATH}/call"), 403, 3)
+    await service.repository.make_searchable()
+    assert await service.services.protection.repair(older_than_seconds=0) == 1
+    for recording_id in ("one", "other"):
+        assert_error(await ops.delete(f"{screens_path}/{recording_id}"), 403, 3)

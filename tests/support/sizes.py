@@ -95,3 +95,6 @@ OPERATION_KILLS = 10 if "RECALL_OPERATED_RECORDINGS" in os.environ else size(2, 
 
 # Rounds in which an operation on many meets each kind of single operation.
 OPERATION_RACES = size(10, full=200)
+
+# Requests to all routes while Elasticsearch fails with every fifth of its own.
+FAULTY_REQUESTS = size(200, full=10_000)

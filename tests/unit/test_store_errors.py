@@ -6,6 +6,7 @@ import pytest
 from elastic_transport import ApiResponseMeta, HttpHeaders, NodeConfig
 from elasticsearch import ApiError
 
+from app import codec
 from app.errors import ElasticsearchUnavailable, InternalError, RecallError
 from app.store.client import store_errors
 
@@ -35,14 +36,22 @@ def of_shards(kind: str) -> dict[str, Any]:
         (403, {"error": {"type": "security_exception"}}, InternalError),
         (400, {"error": {"type": "parsing_exception"}}, InternalError),
         (400, of_shards("query_shard_exception"), InternalError),
-        (500, {"error": {"type": "illegal_state_exception"}}, InternalError),
-        (500, {"error": "…"}, InternalError),
-        (500, "…", InternalError),
+        (500, {"error": {"type": "illegal_state_exception"}}, ElasticsearchUnavailable),
+        (500, {"error": "…"}, ElasticsearchUnavailable),
+        (500, "…", ElasticsearchUnavailable),
+        (401, "…", InternalError),
     ],
 )
-async def test_what_passes_by_itself_is_503_and_what_does_not_is_500(
+async def test_what_elasticsearch_fails_at_is_503_and_what_it_refuses_is_500(
     status: int, body: Any, expected: type[RecallError]
 ) -> None:
     with pytest.raises(expected):
         async with store_errors(5):
             raise failure(status, body)
+
+
+async def test_what_is_no_json_is_503() -> None:
+    for text in (b"<html>", b'{"hits": {"hits": [', b""):
+        with pytest.raises(ElasticsearchUnavailable):
+            async with store_errors(5):
+                codec.decode(text)
