@@ -5,7 +5,7 @@ import signal
 import sys
 
 import click
-from benchmarks import access, backup, ingest, isolation, migrate, page, play, search, soak, wildcard, workers
+from benchmarks import access, backup, growth, ingest, isolation, migrate, page, play, search, soak, wildcard, workers
 
 from app.cli.framework import Group, run
 
@@ -19,7 +19,7 @@ def bench() -> None:
     """
 
 
-for benchmark in (search, access, ingest, wildcard, play, migrate, isolation, soak, workers, backup, page):
+for benchmark in (search, growth, access, ingest, wildcard, play, migrate, isolation, soak, workers, backup, page):
     bench.add_command(benchmark.command)
 
 
