@@ -37,23 +37,38 @@ _KINDS = 9
     "--check", metavar="N", type=NOT_NEGATIVE, default=140, help="Questions to compare beforehand (default: 140)."
 )
 @click.option("--alone", is_flag=True, help="Ask each kind of question alone, and also for single recordings.")
+@click.option("--merged", is_flag=True, help="Merge each index to one segment before.")
 def command(**options: Any) -> None:
     """Search with the API, beside Elasticsearch itself."""
     on_stage(partial(search, **options))
 
 
 async def search(
-    stage: Stage, *, recordings: int, rounds: int, seconds: float, questions: int, kind: str, check: int, alone: bool
+    stage: Stage,
+    *,
+    recordings: int,
+    rounds: int,
+    seconds: float,
+    questions: int,
+    kind: str,
+    check: int,
+    alone: bool,
+    merged: bool,
 ) -> None:
     """Asks the API and Elasticsearch the same questions."""
     sample = Sample(CONTACT_CENTER, REGION)
     ours = await stage.load_ours(sample, recordings)
     plain = await stage.load_plain(sample, recordings)
     await stage.settle()
+    if merged:
+        await stage.merge(ours)
+        await stage.merge(plain)
     fields = await keywords_below(stage.client, plain, "eventHistory.data")
     maker = Questions(sample, recordings, plain, fields)
     if alone:
         kinds = {name: some for name, some in maker.alone(questions // _KINDS).items() if kind in name}
+        for index in (ours, plain):
+            print(f"{index}: {await stage.segments(index)} segments, {await stage.megabytes(index):.0f} MB\n")
         with service(stage.settings) as app_url:
             await _alone(stage, kinds, {"API": app_url, "direct": stage.settings.elasticsearch_url}, rounds, seconds)
         return
@@ -64,7 +79,7 @@ async def search(
         checked = _check(asked[:check], urls)
         sides = await _rounds(asked, urls, rounds, seconds)
     segments = f"{await stage.segments(ours)} (ours) and {await stage.segments(plain)}"
-    print(f"\n{recordings} recordings; segments as the loading left them: {segments}; ", end="")
+    print(f"\n{recordings} recordings; segments: {segments}; ", end="")
     print(f"{checked} questions compared beforehand, the same ids in the same order from both sides\n")
     _print_search(sides["API"], sides["direct"])
 

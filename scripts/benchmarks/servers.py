@@ -109,7 +109,10 @@ def versitygw(bucket: str, key: str, secret: str) -> Iterator[str]:
 
 @contextmanager
 def _nginx(server: str, before: str = "") -> Iterator[str]:
-    """Runs nginx with its default settings, but one worker, as the service has one process."""
+    """Runs nginx with its default settings, but one worker, as the service has one process.
+
+    It keeps a connection for as long as the player does, as the service does.
+    """
     with server_folder() as folder:
         (folder / "files/recordings").mkdir(parents=True)
         with running(folder, _nginx_command(folder, server, before)) as port:
@@ -130,6 +133,7 @@ def _nginx_command(folder: Path, server: str, before: str) -> Callable[[int], Se
             http {{
                 access_log off;
                 sendfile on;
+                keepalive_requests 1000000;
                 {" ".join(f"{what}_temp_path {what};" for what in temporary)}
                 {before}
                 server {{ listen 127.0.0.1:{port}; {server} }}

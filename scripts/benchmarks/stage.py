@@ -95,6 +95,10 @@ class Stage:
         stats = await self.client.indices.stats(index=index, metric="segments")
         return int(stats.body["_all"]["primaries"]["segments"]["count"])
 
+    async def megabytes(self, index: str) -> float:
+        stats = await self.client.indices.stats(index=index, metric="store")
+        return float(stats.body["_all"]["primaries"]["store"]["size_in_bytes"]) / 1e6
+
     async def copy_index(self, resource: str, name: str) -> None:
         """Creates an empty index with the schema and settings of one of ours."""
         created = (await self.client.indices.get(index=alias(self.settings, resource))).body

@@ -1,6 +1,7 @@
 """`bench.py workers`: how much more one more worker process answers."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -54,28 +55,26 @@ async def workers(stage: Stage, *, recordings: int, rounds: int, seconds: float)
     questions = Questions(sample, recordings, index, ()).full_pages(_QUESTIONS)
     requests = [(question.kind, question.api) for question in questions]
     sides: dict[int, list[_Round]] = {count: [] for count in _WORKERS}
-    for number in range(rounds + 1):
-        for count, side in sides.items():
-            # One contact center asks with all connections.
-            settings = msgspec.structs.replace(
-                stage.settings,
-                workers=count,
-                searches_per_contact_center=16,
-                searches_per_user=16,
-                search_wait_seconds=60,
-            )
-            with service(settings) as url:
-                # Both sides start anew in each round, so each gets a warm-up.
-                await load(url, requests, Measured(), connections=_CONNECTIONS, seconds=seconds / 4)
+    with ExitStack() as services:
+        # One contact center asks with all connections.
+        settings = msgspec.structs.replace(
+            stage.settings, searches_per_contact_center=16, searches_per_user=16, search_wait_seconds=60
+        )
+        urls = {
+            count: services.enter_context(service(msgspec.structs.replace(settings, workers=count)))
+            for count in _WORKERS
+        }
+        for number in range(rounds + 1):
+            for count, side in sides.items():
                 before = seconds_by_server()
                 measured = Measured()
-                await load(url, requests, measured, connections=_CONNECTIONS, seconds=seconds)
+                await load(urls[count], requests, measured, connections=_CONNECTIONS, seconds=seconds)
                 spent = [after - before.get(pid, 0.0) for pid, after in seconds_by_server().items()]
-            answers = len(measured.all)
-            one = _Round(measured.rate, answers / max(spent), 1000 * sum(spent) / answers)
-            print(f"round {number}, {count} workers: {one.rate:.0f} requests/s", file=sys.stderr, flush=True)
-            if number:  # the first round is for the Java compiler
-                side.append(one)
+                answers = len(measured.all)
+                one = _Round(measured.rate, answers / max(spent), 1000 * sum(spent) / answers)
+                print(f"round {number}, {count} workers: {one.rate:.0f} requests/s", file=sys.stderr, flush=True)
+                if number:  # the first round is for the Java compiler, and until all workers have started
+                    side.append(one)
     print(f"\nMedians of {rounds} rounds of {seconds:g} s, {_CONNECTIONS} connections, pages of 100\n")
     print_row("workers", "requests/s", "requests for a second of the busiest worker", "service ms")
     print_row("---", *["---:"] * 3)
