@@ -63,6 +63,25 @@ async def all_that_match(page: Page) -> None:
     await page.get_by_text("All that match", exact=True).click()
 
 
+# Recordings that are not protected are unprotected, which changes nothing.
+_BEGIN = """async (more) => {
+  const body = { operationName: "unapplyNonDelete", criteria: { startTime: "0", nonDelete: "false", ...more } };
+  const headers = { "Content-Type": "application/json" };
+  await fetch("/ui/api/recording-operations", { method: "POST", headers, body: JSON.stringify(body) });
+}"""
+
+
+async def running_operation(page: Page) -> None:
+    await page.evaluate(_BEGIN, {})
+    await page.goto("/ui/operations")
+
+
+async def ended_operation(page: Page) -> None:
+    await page.evaluate(_BEGIN, {"minDuration": "900"})
+    await page.goto("/ui/operations")
+    await page.locator("tbody tr:not([data-state=running])").first.wait_for()
+
+
 async def some_fail(page: Page) -> None:
     message = "The recording store is not available at the moment."
 
@@ -161,6 +180,9 @@ STATES = (
     State("label", EVER, ask_to_label),
     State("all-that-match", EVER, all_that_match),
     State("some-fail", EVER, some_fail),
+    State("operations-none", "/ui/operations"),
+    State("operations-running", EVER, running_operation),
+    State("operations", EVER, ended_operation),
     State("keys", EVER, keys),
     State("nothing-found", "/ui/recordings?startTime=2020-01-01&callerPhoneNumber=nobody&userName=x"),
     State("wrong-field", "/ui/recordings?startTime=yesterday&userName=AND"),

@@ -54,7 +54,9 @@ class SessionCookie:
     async def authenticate(self, request: Request) -> User:
         """Returns the user; raises SignedOut."""
         key = session_key(request)
-        signed_in = await services(request).sessions.find(key) if key else None
+        # The page says so of what it asks by itself, so that nobody stays signed in by leaving it open.
+        is_activity = request.headers.get("recall-activity") != "none"
+        signed_in = await services(request).sessions.find(key, is_activity=is_activity) if key else None
         if signed_in is None:
             raise SignedOut
         request.state.session = signed_in.session

@@ -94,6 +94,11 @@ def label_of(name: str) -> str:
     return _LABELS.get(name, words.capitalize())
 
 
+def words_of(name: str, value: str) -> str:
+    """Returns what a parameter's value is called."""
+    return dict(_CHOICES.get(name, ())).get(value, value)
+
+
 def instant_of(text: str) -> int | None:
     """Returns the time that a parameter holds, None if it holds none."""
     try:

@@ -12,9 +12,8 @@ from app import codec
 from app.api import recordings
 from app.api.requests import user_of
 from app.page.peaks import is_encrypted
-from app.page.rendering import page
+from app.page.rendering import page, why_not
 from app.page.rows import leaves
-from app.page.search import why_not
 from app.recordings.dates import parse_instant
 from app.recordings.identity import encode_segment
 

@@ -1,6 +1,6 @@
 """Templates → answers in HTML, errors too."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.requests import services
+from app.auth.policy import Operation, require_permission, require_role
 from app.auth.sessions import Session
 from app.errors import NotAuthenticated, RecallError
 from app.page import assets
@@ -22,6 +23,9 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.globals |= {"static": assets.address, "version": version("recall")}
 _TEMPLATES.filters["utc"] = lambda instant: f"{format_instant(instant).removesuffix('+0000')}Z"
+
+# Whoever may do one of these may have operations on many recordings.
+_OF_MANY: Sequence[Operation] = ("apply", "unapply", "label", "unlabel")
 
 _HTML = "text/html; charset=utf-8"
 
@@ -35,6 +39,8 @@ def page(
     text = _TEMPLATES.get_template(template).render(
         nonce=request.scope["csp_nonce"],
         user=user,
+        here=request.scope["path"],
+        operates=user is not None and any(why_not(user, operation) is None for operation in _OF_MANY),
         seconds_left=services(request).sessions.seconds_left(session) if session else None,
         **context,
     )
@@ -44,6 +50,21 @@ def page(
 def see_other(location: str) -> Response:
     """Returns an answer that leads to another path of the page."""
     return Response(status_code=303, headers={"Location": location})
+
+
+def own_link(path: str, uri: str | None) -> str | None:
+    """Returns a link of the API without its origin: the page's links lead to where the page came from."""
+    return None if uri is None else f"{path}?{uri.partition('?')[2]}"
+
+
+def why_not(user: User, operation: Operation) -> str | None:
+    """Returns why a user may not do something, None for who may."""
+    try:
+        require_role(user, operation)
+        require_permission(user, operation)
+    except RecallError as error:
+        return error.message
+    return None
 
 
 def error_page(request: Request, error: RecallError) -> Response:

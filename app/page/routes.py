@@ -14,7 +14,7 @@ from app.api import routes
 from app.api.endpoint import Endpoint, Method
 from app.api.requests import API
 from app.errors import ResourceNotFound
-from app.page import assets, peaks, recording, search, sign_in
+from app.page import assets, operations, peaks, recording, search, sign_in
 from app.page.rendering import error_page
 from app.recordings.identity import Resource
 
@@ -101,6 +101,23 @@ ENDPOINTS: Sequence[Endpoint] = (
         resource="recordings",
         get=Method(handler=recording.show, operation="read", audit=None),
         mount=_MOUNT,
+        error_answer=error_page,
+    ),
+    Endpoint(
+        name="page-operations",
+        path="/ui/operations",
+        aliases=("/ui/operations/",),
+        authentication="session",
+        get=Method(handler=operations.show, operation="operations", audit=None),
+        mount="/ui",
+        error_answer=error_page,
+    ),
+    Endpoint(
+        name="page-operation-stop",
+        path="/ui/operations/{operation}/stop",
+        authentication="session",
+        resource="recordings",
+        post=Method(handler=operations.stop, operation="operations", audit="cancel-operation"),
         error_answer=error_page,
     ),
     Endpoint(

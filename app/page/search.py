@@ -13,16 +13,14 @@ from app import codec
 from app.api import recordings
 from app.api.requests import query_parameters, user_of
 from app.api.responses import Envelope
-from app.auth.policy import Operation, require_permission, require_role
 from app.errors import InvalidParameter, MissingParameter, RecallError
 from app.page.forms import Form, instant_of, label_of, search_form
-from app.page.rendering import page, see_other
+from app.page.rendering import own_link, page, see_other, why_not
 from app.page.rows import Row, rows
 from app.recordings.dates import EARLIEST, LATEST, format_instant
 from app.search.criteria import CRITERIA, parse_search
 from app.search.paging import PAGING_PARAMETERS, unpacked
 from app.search.parsers import Terms
-from app.settings import User
 
 PATH = "/ui/recordings"
 
@@ -75,9 +73,9 @@ async def show(request: Request) -> Response:
     parameters = [(name, value) for name, value in sent if value]
     now = int(time.time()) * 1000
     if not any(name in _CRITERIA or name == "cursor" or name not in PAGING_PARAMETERS for name, _ in parameters):
-        return see_other(_address([("startTime", _utc(now - _OPENS_WITH)), *_without(parameters, *_PLACE)]))
+        return see_other(address([("startTime", _utc(now - _OPENS_WITH)), *_without(parameters, *_PLACE)]))
     if parameters != sent:
-        return see_other(_address(parameters))
+        return see_other(address(parameters))
     try:
         found, asked = await _found(request), unpacked(parameters)
     except RecallError as error:
@@ -100,8 +98,8 @@ async def _found(request: Request) -> Found:
     return Found(
         rows=found,
         first=int(dict(query_parameters(request)).get("offset", "0")) + 1,
-        previous=_own(content.get("prevUri")),
-        next=_own(content.get("nextUri")),
+        previous=own_link(PATH, content.get("prevUri")),
+        next=own_link(PATH, content.get("nextUri")),
         total=_total(content),
     )
 
@@ -127,21 +125,11 @@ def _page(
         further=[choice for choice in presets[3:] if start is not None and choice.since < start],
         earlier_and_later=_neighbours(values, parameters, now),
         narrowings=_narrowings(form, parameters),
-        counted=_address([*_without(parameters, *_PLACE), ("total", "*")]) if "total" in PAGING_PARAMETERS else None,
+        counted=address([*_without(parameters, *_PLACE), ("total", "*")]) if "total" in PAGING_PARAMETERS else None,
         start=start,
         end=instant_of(values.get("endTime", "")),
         may={name: why_not(user_of(request), name) for name in ("apply", "unapply", "label")},
     )
-
-
-def why_not(user: User, operation: Operation) -> str | None:
-    """Returns why a user may not do something, None for who may."""
-    try:
-        require_role(user, operation)
-        require_permission(user, operation)
-    except RecallError as error:
-        return error.message
-    return None
 
 
 def _presets(parameters: Parameters, now: int) -> list[Choice]:
@@ -183,12 +171,12 @@ def _neighbours(values: Mapping[str, str], parameters: Parameters, now: int) -> 
 
 def _in_window(parameters: Parameters, start: int, end: int | None) -> str:
     times = [("startTime", _utc(start) if start else "0"), *([("endTime", _utc(end))] if end is not None else [])]
-    return _address([*times, *_without(parameters, "startTime", "endTime", *_PLACE)])
+    return address([*times, *_without(parameters, "startTime", "endTime", *_PLACE)])
 
 
 def _narrowings(form: Form, parameters: Parameters) -> list[Narrowing]:
     return [
-        Narrowing(label_of(field.name), field.value, _address(_without(parameters, field.name, *_PLACE)))
+        Narrowing(label_of(field.name), field.value, address(_without(parameters, field.name, *_PLACE)))
         for field in form.fields
         if field.value and field.name in _CRITERIA
     ]
@@ -200,16 +188,12 @@ def _total(content: Mapping[str, Any]) -> str | None:
     return f"{content['total']:,}" if content.get("totalIsExact", True) else f"more than {content['total']:,}"
 
 
-def _own(uri: str | None) -> str | None:
-    """Returns a link of the API without its origin: the page's links lead to where the page came from."""
-    return None if uri is None else f"{PATH}?{uri.partition('?')[2]}"
-
-
 def _without(parameters: Parameters, *names: str) -> Parameters:
     return [(name, value) for name, value in parameters if name not in names]
 
 
-def _address(parameters: Parameters) -> str:
+def address(parameters: Parameters) -> str:
+    """Returns the address of a search with these parameters."""
     query = "&".join(f"{quote(name, safe='')}={quote(value, safe='*:,')}" for name, value in parameters)
     return f"{PATH}?{query}" if query else PATH
 

@@ -240,6 +240,8 @@ NAMELESS = {
     *("audit", "page-api-audit", "me", "page-api-me", "ops-contact-centers"),
     # tests/api/test_operations.py
     *("recording-operations", "page-api-recording-operations", "recording-operation", "page-api-recording-operation"),
+    # tests/page/test_operations.py
+    *("page-operations", "page-operation-stop"),
 }
 REQUESTS = [
     pytest.param(endpoint, name, path, id=f"{name} {path}")

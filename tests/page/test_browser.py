@@ -293,6 +293,7 @@ async def test_an_operation_on_all_that_match_can_be_stopped_with_the_keyboard(
     await page.keyboard.press("Enter")
     await expect(dialog.get_by_role("progressbar")).to_be_visible()
     await expect(dialog.locator("#act-result")).to_have_text("0 of 10")
+    await expect(dialog.get_by_role("link", name="Operations")).to_be_visible()
     await assert_accessible(page)
     async with page.expect_request(lambda request: request.method == "DELETE"):
         await page.keyboard.press("Enter")  # the focus is on "Stop"

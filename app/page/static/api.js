@@ -62,17 +62,21 @@ export async function callUntilAnswered(path, tell) {
  * Calls the API. Without a session it leads to the sign-in, and back here.
  *
  * @param {string} path below /ui/api, such as `/recordings/ID`, with its segments encoded
- * @param {{method?: string, body?: object, signal?: AbortSignal}} [options] `body` becomes JSON
+ * @param {{method?: string, body?: object, signal?: AbortSignal, isActivity?: boolean}} [options] `body` becomes JSON.
+ *   What nobody has caused is no activity, and does not prolong the session.
  * @returns {Promise<any>} the envelope
  * @throws {ApiError}
  */
-export async function call(path, { method = "GET", body, signal } = {}) {
+export async function call(path, { method = "GET", body, signal, isActivity = true } = {}) {
   let response;
+  /** @type {Record<string, string>} */ const headers = {};
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (!isActivity) headers["Recall-Activity"] = "none";
   try {
     response = await fetch(`/ui/api${path}`, {
       method,
       signal,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      headers,
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -85,6 +89,6 @@ export async function call(path, { method = "GET", body, signal } = {}) {
   }
   const envelope = await response.json().catch(() => ({ statusCode: 4, statusMessage: "The answer cannot be read." }));
   if (!response.ok) throw new ApiError(response.status, envelope.statusCode, envelope.statusMessage);
-  noteActivity();
+  if (isActivity) noteActivity();
   return envelope;
 }

@@ -49,7 +49,7 @@ export async function operateOnAll(criteria, body) {
 export async function follow(path, show, signal) {
   while (!signal.aborted) {
     try {
-      const { operation } = await call(path);
+      const { operation } = await call(path, { isActivity: false });
       if (signal.aborted) return null;
       show(operation);
       if (operation.state !== "running") return operation;

@@ -307,6 +307,7 @@ function openDialog(action, title, text) {
   leave.disabled = false;
   leave.onclick = () => dialog.close();
   progress.hidden = true;
+  part("goes-on").hidden = true;
   go.hidden = false;
   go.disabled = true;
   go.textContent = action.title;
@@ -394,6 +395,7 @@ async function askForAll(action, criteria) {
       return;
     }
     showProgress();
+    part("goes-on").hidden = false;
     progress.hidden = false;
     progress.removeAttribute("value");
     leave.textContent = "Stop";
@@ -410,7 +412,7 @@ async function askForAll(action, criteria) {
     const stop = new AbortController();
     dialog.onclose = () => {
       stop.abort();
-      tell("The operation goes on by itself.");
+      tell("It goes on by itself: see Operations.");
     };
     let over;
     try {
@@ -430,6 +432,7 @@ async function askForAll(action, criteria) {
     if (!over) return;
     dialog.onclose = () => location.reload();
     progress.hidden = true;
+    part("goes-on").hidden = true;
     leave.textContent = "Close";
     leave.disabled = false;
     leave.onclick = () => dialog.close();
