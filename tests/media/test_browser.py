@@ -20,6 +20,7 @@ from app.settings import StorageConfig, WebDavConfig
 from tests.support.faults import TypedStorage
 from tests.support.launch import missing
 from tests.support.media import post_media
+from tests.support.recordings import OPS_PATH, a_media_file, a_recording
 from tests.support.service import StartService
 from tests.support.storages import WebDav
 from tests.support.waiting import eventually
@@ -75,6 +76,16 @@ def minutes_of_tones() -> bytes:
     return file.getvalue()
 
 
+def a_second_of_silence() -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(RATE)
+        out.writeframes(bytes(2 * RATE))
+    return file.getvalue()
+
+
 class Page:
     """A page of a browser, by the DevTools protocol."""
 
@@ -84,16 +95,34 @@ class Page:
         self.events: list[dict[str, Any]] = []
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._last += 1
-        await self._connection.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        asked = await self._send(method, **parameters)
         async for message in self._connection:
             answer = json.loads(message)
-            if answer.get("id") == self._last:
+            if answer.get("id") == asked:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
-            self.events.append(answer)
+            if "method" in answer:
+                self.events.append(answer)
+                await self._continue(answer["method"], answer["params"])
         raise AssertionError("the browser has left")
+
+    async def _continue(self, event: str, about: dict[str, Any]) -> None:
+        """Answers what `without_login` has asked for."""
+        if event == "Fetch.requestPaused":
+            await self._send("Fetch.continueRequest", requestId=about["requestId"])
+        elif event == "Fetch.authRequired":
+            cancel = {"response": "CancelAuth"}
+            await self._send("Fetch.continueWithAuth", requestId=about["requestId"], authChallengeResponse=cancel)
+
+    async def _send(self, method: str, **parameters: Any) -> int:
+        self._last += 1
+        await self._connection.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        return self._last
+
+    async def without_login(self) -> None:
+        """Closes each question for name and password."""
+        await self.call("Fetch.enable", handleAuthRequests=True)
 
     async def run(self, script: str) -> Any:
         """The value that a script's promise gives."""
@@ -104,6 +133,13 @@ class Page:
 
 @pytest.fixture
 async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    async with chromium(tmp_path) as page:
+        yield page
+
+
+@contextlib.asynccontextmanager
+async def chromium(folder: Path) -> AsyncIterator[Page]:
+    """A browser's page. Started again with the folder, the browser has all that it has kept, and no login."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         missing("Chromium", "apt-get install chromium")
@@ -118,9 +154,9 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
         "--no-proxy-server",
         "--autoplay-policy=no-user-gesture-required",
         "--remote-debugging-port=0",
-        f"--user-data-dir={tmp_path}",
+        f"--user-data-dir={folder}",
         "about:blank",
-        env={**os.environ, "HOME": str(tmp_path)},
+        env={**os.environ, "HOME": str(folder)},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -147,6 +183,11 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
         await process.wait()
 
 
+async def is_loaded(page: Page) -> bool:
+    """Whether the page shows an answer of the service."""
+    return "statusCode" in (await page.run("document.body ? document.body.innerText : ''"))
+
+
 async def test_audio_element_knows_the_duration_and_seeks(
     start_service: StartService, apache_basic: WebDav, page: Page
 ) -> None:
@@ -159,11 +200,7 @@ async def test_audio_element_knows_the_duration_and_seeks(
     await page.call(
         "Page.navigate", url=f"{service.url}/api/v2/recordings/recording".replace("//", "//admin:admin-password@")
     )
-
-    async def loaded() -> bool:
-        return "callerPhoneNumber" in (await page.run("document.body ? document.body.innerText : ''"))
-
-    await eventually(loaded)
+    await eventually(lambda: is_loaded(page))
     minutes = [18, 3, 11]
     places = [60 * minute + 10 for minute in minutes]
     async with asyncio.timeout(60):
@@ -179,6 +216,60 @@ async def test_audio_element_knows_the_duration_and_seeks(
         assert seen["landed"] == pytest.approx(place, abs=0.1)
         assert place + 1 <= seen["playing"] < place + 5
         assert seen["heard"] == pytest.approx(FREQUENCIES[minute], abs=10)
+
+
+# Tells how a play ends.
+PLAY = """
+new Promise((resolve) => {
+    const audio = new Audio(PATH);
+    for (const event of ["ended", "error"]) audio.addEventListener(event, () => resolve(event));
+    audio.play().catch(() => {});
+})
+"""
+
+
+async def play(page: Page, path: str) -> tuple[str, list[int]]:
+    """How it ends, and the statuses with which the service, and no cache, has answered."""
+    page.events.clear()
+    async with asyncio.timeout(30):
+        end = str(await page.run(PLAY.replace("PATH", json.dumps(path))))
+    answers = [event["params"] for event in page.events if event["method"] == "Network.responseReceived"]
+    return end, [
+        answer["response"]["status"]
+        for answer in answers
+        if answer["response"]["url"].endswith(path) and not answer["response"].get("fromDiskCache")
+    ]
+
+
+async def test_what_was_deleted_or_wants_a_login_is_not_played_from_what_the_browser_has_kept(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    async with TypedStorage() as storage:
+        service = await start_service(storage=StorageConfig(webdav=(WebDavConfig(storage.url),)))
+        about = {"ETag": '"1"', "Last-Modified": "Fri, 17 May 2013 19:45:32 GMT"}
+        ops, paths = service.client("ops"), {}
+        for name in ("deleted", "kept"):
+            url = storage.put(f"{name}.wav", about, a_second_of_silence())
+            media = a_media_file(mediaDescriptor={"storage": "webDAV", "path": url}, type="audio/wav")
+            posted = await ops.post(OPS_PATH, json=a_recording(name, mediaFiles=[media]))
+            stored = (await ops.get(posted.json()["uri"])).json()["recording"]
+            paths[name] = f"/api/v2/recordings/{name}/play/{stored['mediaFiles'][0]['playPath'].rpartition('/')[2]}"
+        async with chromium(tmp_path) as page:
+            await page.call("Network.enable")
+            with_login = service.url.replace("//", "//admin:admin-password@")
+            await page.call("Page.navigate", url=f"{with_login}/api/v2/recordings/kept")
+            await eventually(lambda: is_loaded(page))
+            for path in paths.values():
+                assert (await play(page, path))[0] == "ended"
+            assert (await ops.delete(f"{OPS_PATH}/deleted")).status_code == 200
+            assert await play(page, paths["deleted"]) == ("error", [404])
+        async with chromium(tmp_path) as page:
+            await page.call("Network.enable")
+            await page.without_login()
+            await page.call("Page.navigate", url=f"{service.url}/health/live")
+            await eventually(lambda: is_loaded(page))
+            for path in paths.values():
+                assert await play(page, path) == ("error", [401])
 
 
 # Would lift the protection of the recording, with the login that the browser remembers.
@@ -218,11 +309,7 @@ async def test_media_file_is_not_executed_as_a_page(
         await eventually(has_run)
         with_login = service.url.replace("//", "//admin:admin-password@")
         await page.call("Page.navigate", url=f"{with_login}{recording}")
-
-        async def is_loaded() -> bool:
-            return "callerPhoneNumber" in (await page.run("document.body ? document.body.innerText : ''"))
-
-        await eventually(is_loaded)
+        await eventually(lambda: is_loaded(page))
         opened = await page.call("Page.navigate", url=f"{with_login}{media.path}")
         # It is downloaded instead, and the page stays.
         assert opened.get("errorText") == "net::ERR_ABORTED", opened
