@@ -16,7 +16,10 @@ from app.recordings.model import parse_recording
 from app.settings import Settings
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, REGION
+from tests.support.sizes import FULL
 from tests.support.workers import BENCHMARKS
+
+FULL_ONLY = pytest.mark.skipif(not FULL, reason="takes half a minute in Chromium: scripts/test --full")
 
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -114,6 +117,7 @@ async def test_wrong_arguments_are_refused(settings: Settings, tmp_path: Path, a
             "| callUUID | groups and own recordings | ",
         ),
         (("wildcard", "--recordings", "300", "--rounds", "1", "--warm-up", "0", "--batch", "5"), "| userData | 300 | "),
+        pytest.param(("page", "--minutes", "1", "--rounds", "1"), "| MP3 from 0:50 | ", marks=FULL_ONLY),
     ],
 )
 async def test_bench_prints_its_tables(
