@@ -19,6 +19,7 @@ from app.media.archives import ArchiveFailed
 from app.recordings.dates import format_instant
 from app.settings import Settings
 from app.store.journal import now_milliseconds
+from app.workers import collect_rarely
 
 # A batch is more work than a request of the service, and no client waits for it.
 _LEAST_TIMEOUT = 30.0
@@ -65,6 +66,7 @@ def run_and_report(
 
     Ends the process with status 1 unless all went well.
     """
+    collect_rarely()
     try:
         uvloop.run(work)
     except ArchiveFailed as error:

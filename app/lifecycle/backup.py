@@ -5,6 +5,7 @@ See docs/decisions/0036-backup.md. The archive's format is in `app.recordings.ba
 
 import asyncio
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from app.lifecycle.archiving import Archiving
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
 from app.media.answers import is_html, open_media
-from app.media.archives import LONGEST_FILE, Archive, ArchiveFailed, FileMissing, write_file
+from app.media.archives import LONGEST_FILE, Archive, ArchiveFailed, FileMissing
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
 from app.media.stream import MediaStream, header_of
@@ -50,6 +51,12 @@ PARALLEL = 16
 
 # How many recordings one search reads.
 _BATCH = 200
+
+# So many recordings get recording.json and their manifests together, or as many as there are after so many seconds or
+# bytes. The media of those that have none yet when a run is killed are copied again.
+_FINISHED = 64
+_FINISHED_SECONDS = 2.0
+_FINISHED_BYTES = 16 * 1024 * 1024
 
 # How many names the lists of days in memory have together. A list per contact center and tenant is in use at a time.
 _NAMES = 200_000
@@ -105,6 +112,22 @@ class Counts(msgspec.Struct, rename="camel"):
         return not (self.incomplete or self.failed or self.media_failed)
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """A recording whose media are there. `content` is its recording.json, and `manifest`, None for what it has already.
+
+    It has another manifest until now if it `has_manifest`.
+    """
+
+    stored: StoredRecording
+    day: str
+    name: str
+    content: bytes | None
+    manifest: Manifest | None
+    has_manifest: bool
+    is_incomplete: bool
+
+
 class Backup:
     """One walk from the oldest matching recording to the newest, until `stop`.
 
@@ -131,6 +154,11 @@ class Backup:
         self._audit = audit
         self._task = task
         self._days = _Days(archive)
+        self._finished: dict[str, _Finished] = {}
+        self._finished_at = time.monotonic()
+        self._finished_bytes = 0
+        self._finishing = asyncio.Lock()
+        self._advance: Callable[[int], object] = lambda _: None
         self._patience = Patience(task.patience)
         self.counts = Counts()
         self.failures: list[Failure] = []
@@ -153,12 +181,12 @@ class Backup:
         Raises ElasticsearchUnavailable when Elasticsearch does not answer for longer than the task's patience,
         InternalError, and ArchiveFailed when the archive cannot be written.
         """
+        self._advance = advance
         queue: asyncio.Queue[StoredRecording | None] = asyncio.Queue(2 * self._task.parallel)
 
         async def work() -> None:
             while (stored := await queue.get()) is not None:
                 await self._back_up(stored)
-                advance(1)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -170,6 +198,7 @@ class Backup:
         except* (RecallError, ArchiveFailed) as failures:
             raise first_of(failures) from None
         finally:
+            await self._finish()
             await self._days.close()
         return self.counts
 
@@ -198,40 +227,62 @@ class Backup:
         sizes = await self._archive.sizes(folder)
         before = await self._manifest(folder) if MANIFEST in sizes else None
         if before is not None and not self._is_of(before, stored):
-            self._fail(stored, "", f"{folder} has a recording of the region {before.region!r}: back it up elsewhere")
-            self.counts.failed += 1
+            self._fail_whole(
+                stored, "", f"{folder} has a recording of the region {before.region!r}: back it up elsewhere"
+            )
             return
         known = {
             file: entry for file, entry in (before.files if before else {}).items() if sizes.get(file) == entry.size
         }
         content = await self._patience.call(partial(self._archiving.content, self._task.resource, stored))
         if len(content) > LONGEST_FILE:
-            self._fail(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
-            self.counts.failed += 1
+            self._fail_whole(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
             return
         files, not_copied = await self._copy_media(stored, folder, known)
         is_new = before is None or RECORDING not in known or not _is_content(known[RECORDING], content)
-        if is_new and before is not None:
-            # Until the new manifest is there, another run does not take the old one for that of the new content.
-            await self._archive.remove(f"{folder}/{MANIFEST}")
         if is_new:
-            written = await write_file(self._archive, f"{folder}/{RECORDING}", content)
-            files[RECORDING] = FileEntry(written.size, written.sha256)
+            files[RECORDING] = FileEntry(len(content), sha256(content).hexdigest())
         manifest = self._manifest_of(stored, {**known, **files}, not_copied)
         # What was copied went without a manifest for a moment.
         is_copied = is_new or any(entry is not known.get(file) for file, entry in files.items())
-        has_changed = is_copied or manifest != before
-        if has_changed:
-            await write_file(self._archive, f"{folder}/{MANIFEST}", encode(manifest), last=True)
-        await self._days.add(day, name)
-        if not_copied:
-            self.counts.incomplete += 1
-        elif has_changed:
-            self.counts.copied += 1
-        else:
-            self.counts.unchanged += 1
-        if has_changed:
-            self._write(stored, "failed" if not_copied else "success")
+        new = manifest if is_copied or manifest != before else None
+        self._finished[folder] = _Finished(
+            stored, day, name, content if is_new else None, new, before is not None, bool(not_copied)
+        )
+        self._finished_bytes += len(content)
+        if (
+            len(self._finished) >= _FINISHED
+            or self._finished_bytes >= _FINISHED_BYTES
+            or time.monotonic() - self._finished_at > _FINISHED_SECONDS
+        ):
+            await self._finish()
+
+    async def _finish(self) -> None:
+        """Writes recording.json and the manifest of recordings whose media are there. From then on these count."""
+        async with self._finishing:
+            finished, self._finished = self._finished, {}
+            self._finished_at, self._finished_bytes = time.monotonic(), 0
+            files: dict[str, bytes] = {}
+            for folder, done in finished.items():
+                if done.content is not None:
+                    files[f"{folder}/{RECORDING}"] = done.content
+                    if done.has_manifest:
+                        # Until the new one is there, another run does not take the old one for that of the new content.
+                        await self._archive.remove(f"{folder}/{MANIFEST}")
+                if done.manifest is not None:
+                    files[f"{folder}/{MANIFEST}"] = encode(done.manifest)
+            await self._archive.write_last(files)
+            for done in finished.values():
+                await self._days.add(done.day, done.name)
+                if done.is_incomplete:
+                    self.counts.incomplete += 1
+                elif done.manifest is not None:
+                    self.counts.copied += 1
+                else:
+                    self.counts.unchanged += 1
+                if done.manifest is not None:
+                    self._write(done.stored, "failed" if done.is_incomplete else "success")
+                self._advance(1)
 
     async def _copy_media(
         self, stored: StoredRecording, folder: str, known: Mapping[str, FileEntry]
@@ -308,6 +359,12 @@ class Backup:
             not_copied=not_copied,
         )
 
+    def _fail_whole(self, stored: StoredRecording, file: str, reason: str) -> None:
+        """Tells that nothing of a recording was copied."""
+        self._fail(stored, file, reason)
+        self.counts.failed += 1
+        self._advance(1)
+
     def _fail(self, stored: StoredRecording, file: str, reason: str) -> None:
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(Failure(stored.contact_center, stored.recording["id"], file, reason))
@@ -352,15 +409,18 @@ class _Days:
                 self._names += 1
                 self._changed.add(day)
             while len(self._lists) > 1 and self._names > _NAMES:
-                await self._put(*self._lists.popitem(last=False))
+                day, names = self._lists.popitem(last=False)
+                self._names -= len(names)
+                await self._write({day: names})
 
     async def close(self) -> None:
         """Writes what is not written."""
         async with self._lock:
-            while self._lists:
-                await self._put(*self._lists.popitem())
+            await self._write(self._lists)
+            self._lists.clear()
+            self._names = 0
             if self._new_days and self._days is not None:
-                await write_file(self._archive, CONTENTS, encode(NameList(sorted(self._days))), last=True)
+                await self._archive.write_last({CONTENTS: encode(NameList(sorted(self._days)))})
                 self._new_days = False
 
     async def _add_day(self, day: str) -> None:
@@ -370,11 +430,12 @@ class _Days:
             self._days.add(day)
             self._new_days = True
 
-    async def _put(self, day: str, names: set[str]) -> None:
-        self._names -= len(names)
-        if day in self._changed:
-            self._changed.discard(day)
-            await write_file(self._archive, f"{day}.json", encode(NameList(sorted(names))), last=True)
+    async def _write(self, lists: Mapping[str, set[str]]) -> None:
+        changed = {day: names for day, names in lists.items() if day in self._changed}
+        await self._archive.write_last(
+            {f"{day}.json": encode(NameList(sorted(names))) for day, names in changed.items()}
+        )
+        self._changed.difference_update(changed)
 
     async def _read(self, path: str) -> set[str]:
         try:

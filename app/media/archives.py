@@ -1,22 +1,24 @@
 """Where backups are: a folder, or a prefix of an S3 bucket (docs/decisions/0036-backup.md).
 
-A file of an archive appears as a whole or not at all: in a folder by a rename after `fsync`, in S3 by the end of its
-upload. Paths have `/` between their parts. Nothing outside the archive is read or written: no part of a path is `..`,
-and no symbolic link is followed.
+A file of an archive appears as a whole or not at all: in a folder by a rename, in S3 by the end of its upload. Those
+that come last vouch for others, so they appear when the others are on the disk: what a loss of power destroys is
+nothing that looks whole. One flush does for many files. Paths have `/` between their parts. Nothing outside the archive
+is read or written: no part of a path is `..`, and no symbolic link is followed.
 """
 
 import asyncio
+import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
-from uuid import uuid4
 
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,6 +34,9 @@ _THREADS = 16
 # What is read, and written to a file, in one step. S3 asks for parts of at least 5 MiB.
 _CHUNK = 1024 * 1024
 _PART = 8 * 1024 * 1024
+
+# Small objects that are written concurrently.
+_PUTS = 8
 
 # The longest list or recording.json that is read as a whole. A recording may have thousands of former versions.
 LONGEST_FILE = 256 * 1024 * 1024
@@ -93,10 +98,14 @@ class Archive(Protocol):
         """Yields the content of a file; raises FileMissing."""
         ...
 
-    def writing(self, path: str, *, last: bool = False) -> AbstractAsyncContextManager[Writer]:
-        """Opens a file to be written, in the place of one that exists.
+    def writing(self, path: str) -> AbstractAsyncContextManager[Writer]:
+        """Opens a file to be written, in the place of one that exists. A loss of power may damage it."""
+        ...
 
-        It is the `last` of a folder: when it is there, a loss of power leaves what was written before.
+    async def write_last(self, files: Mapping[str, bytes]) -> None:
+        """Writes whole files by their paths, those of a folder in their order.
+
+        When they are there, no loss of power damages them, or what was there before.
         """
         ...
 
@@ -109,9 +118,9 @@ class Archive(Protocol):
         ...
 
 
-async def write_file(archive: Archive, path: str, content: bytes, *, last: bool = False) -> Written:
-    """Writes a whole file; `last` is that of `Archive.writing`."""
-    async with archive.writing(path, last=last) as writer:
+async def write_file(archive: Archive, path: str, content: bytes) -> Written:
+    """Writes a whole file, as `Archive.writing` does."""
+    async with archive.writing(path) as writer:
         await writer.write(content)
         return await writer.commit()
 
@@ -126,23 +135,23 @@ class FolderArchive:
         self.name = str(folder)
         self._folder = folder
         self._threads = ThreadPoolExecutor(_THREADS, "archive")
-        self._root = -1
+        self._root = self._unfinished = -1
+        self._numbers = itertools.count()
 
     @asynccontextmanager
     async def opened(self, *, to_write: bool) -> AsyncIterator["FolderArchive"]:
         """Opens the folder, to write if no other run does. Raises ArchiveInUse, ArchiveFailed."""
-        lock = -1
         try:
             with _failures(self.name):
                 if to_write:
                     self._folder.mkdir(0o700, parents=True, exist_ok=True)
                 self._root = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
                 if to_write:
-                    lock = _lock(self._root, self.name)
+                    self._unfinished = _lock(self._root, self.name)
             yield self
         finally:
             self._threads.shutdown()
-            for descriptor in (lock, self._root):
+            for descriptor in (self._unfinished, self._root):
                 if descriptor >= 0:
                     os.close(descriptor)
 
@@ -177,12 +186,30 @@ class FolderArchive:
                 yield chunk
 
     @asynccontextmanager
-    async def writing(self, path: str, *, last: bool = False) -> AsyncIterator[Writer]:
-        writer = _FileWriter(self, path, last=last)
+    async def writing(self, path: str) -> AsyncIterator[Writer]:
+        writer = _FileWriter(self, path)
         try:
             yield writer
         finally:
             writer.discard()
+
+    async def write_last(self, files: Mapping[str, bytes]) -> None:
+        def write() -> None:
+            temporaries: dict[str, str] = {}
+            try:
+                for path, content in files.items():
+                    temporary = temporaries[path] = self.new_name()
+                    with os.fdopen(self.create(temporary), "wb", buffering=0) as file:
+                        _write_all(file.fileno(), content)
+                _flush(self._root)
+                for path in files:
+                    self.place(temporaries.pop(path), path)
+            finally:
+                for temporary in temporaries.values():
+                    self.forget(temporary)
+
+        if files:
+            await self.run(next(iter(files)), write)
 
     async def remove(self, path: str) -> None:
         folder, _, name = path.rpartition("/")
@@ -190,7 +217,6 @@ class FolderArchive:
         def remove() -> None:
             with suppress(FileNotFoundError), self._at(folder) as descriptor:
                 os.unlink(name, dir_fd=descriptor)
-                os.fsync(descriptor)
 
         await self.run(path, remove)
 
@@ -249,24 +275,25 @@ class FolderArchive:
                 raise ArchiveFailed(f"{path} of {self.name} is no file")
             yield file
 
-    def place(self, temporary: str, path: str, *, last: bool) -> None:
-        """Gives a file that has been written its name. The renames before the last one are in the same folder."""
+    def place(self, temporary: str, path: str) -> None:
+        """Gives a file that has been written its name."""
         folder, _, name = path.rpartition("/")
         _check_part(name)
-        with self._at(folder, make=True) as descriptor, self._at(_UNFINISHED) as unfinished:
-            os.rename(temporary, name, src_dir_fd=unfinished, dst_dir_fd=descriptor)
-            if last:
-                os.fsync(descriptor)
+        with self._at(folder, make=True) as descriptor:
+            os.rename(temporary, name, src_dir_fd=self._unfinished, dst_dir_fd=descriptor)
+
+    def new_name(self) -> str:
+        """Returns a name for a file that is being written. Only the run that has the lock makes any."""
+        return str(next(self._numbers))
 
     def create(self, temporary: str) -> int:
         """Creates a file without a name that a reader of the archive sees."""
-        with self._at(_UNFINISHED, make=True) as unfinished:
-            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=unfinished)
+        return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._unfinished)
 
     def forget(self, temporary: str) -> None:
         """Removes a file that is not to appear."""
-        with suppress(FileNotFoundError), self._at(_UNFINISHED) as unfinished:
-            os.unlink(temporary, dir_fd=unfinished)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self._unfinished)
 
     async def run(self, path: str, work: Callable[[], T]) -> T:
         """Does work with files in a thread."""
@@ -282,11 +309,10 @@ class FolderArchive:
 class _FileWriter:
     """Writes to a temporary file, in a thread that computes the digest too."""
 
-    def __init__(self, archive: FolderArchive, path: str, *, last: bool) -> None:
+    def __init__(self, archive: FolderArchive, path: str) -> None:
         self._archive = archive
         self._path = path
-        self._last = last
-        self._temporary = uuid4().hex
+        self._temporary = archive.new_name()
         self._descriptor = -1
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -302,8 +328,7 @@ class _FileWriter:
     async def commit(self) -> Written:
         def commit() -> None:
             self._write()
-            os.fsync(self._descriptor)
-            self._archive.place(self._temporary, self._path, last=self._last)
+            self._archive.place(self._temporary, self._path)
             self._close()
 
         await self._archive.run(self._path, commit)
@@ -322,13 +347,27 @@ class _FileWriter:
         for chunk in waiting:
             self._size += len(chunk)
             self._digest.update(chunk)
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            _write_all(self._descriptor, chunk)
 
     def _close(self) -> None:
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _flush(descriptor: int) -> None:
+    """Returns when all that was written to the file system of an open file is on its disk. Raises OSError."""
+    if _libc.syncfs(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _check_part(part: str) -> None:
@@ -396,13 +435,26 @@ class S3Archive:
                     yield chunk
 
     @asynccontextmanager
-    async def writing(self, path: str, *, last: bool = False) -> AsyncIterator[Writer]:
+    async def writing(self, path: str) -> AsyncIterator[Writer]:
         writer = _ObjectWriter(self._client, self._bucket, self._key(path))
         try:
             with self._failures(path):
                 yield writer
         finally:
             await writer.discard()
+
+    async def write_last(self, files: Mapping[str, bytes]) -> None:
+        places = asyncio.Semaphore(_PUTS)
+
+        async def write(paths: Sequence[str]) -> None:
+            async with places:
+                for path in paths:
+                    await write_file(self, path, files[path])
+
+        folders: dict[str, list[str]] = {}
+        for path in files:
+            folders.setdefault(path.rpartition("/")[0], []).append(path)
+        await asyncio.gather(*map(write, folders.values()))
 
     async def remove(self, path: str) -> None:
         with self._failures(path):

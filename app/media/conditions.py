@@ -110,8 +110,8 @@ def precondition_fails(request: Mapping[str, str], answer: Mapping[str, str]) ->
         return if_match.strip() != "*" and answer.get("ETag") not in {
             tag for tag, weak, _ in _tags(if_match) if not weak
         }
-    since, changed = http_date(request.get("If-Unmodified-Since")), http_date(answer.get("Last-Modified"))
-    return since is not None and changed is not None and changed > since
+    since = http_date(request.get("If-Unmodified-Since"))
+    return since is not None and (changed := http_date(answer.get("Last-Modified"))) is not None and changed > since
 
 
 def not_modified(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
@@ -121,8 +121,8 @@ def not_modified(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:
         if if_none_match.strip() == "*":
             return True
         return etag is not None and _opaque(etag) in {opaque for _, _, opaque in _tags(if_none_match)}
-    since, changed = http_date(request.get("If-Modified-Since")), http_date(answer.get("Last-Modified"))
-    return since is not None and changed is not None and changed <= since
+    since = http_date(request.get("If-Modified-Since"))
+    return since is not None and (changed := http_date(answer.get("Last-Modified"))) is not None and changed <= since
 
 
 def if_range_matches(request: Mapping[str, str], answer: Mapping[str, str]) -> bool:

@@ -52,16 +52,17 @@ class Signer:
         self._credentials: AioCredentials | None = None
         if config.access_key_id is not None:
             self._credentials = AioCredentials(config.access_key_id, config.secret_access_key)
-        self._buckets: dict[str, tuple[str, str]] = {}
+        self._buckets: dict[str, tuple[str, str, str]] = {}
 
     async def url(self, method: str, bucket: str, key: str) -> str:
         """Returns the URL of a request for an object. Raises what botocore raises."""
-        base, region = self._buckets.get(bucket) or await self._find(bucket)
+        base, host, region = self._buckets.get(bucket) or await self._find(bucket)
         if self._credentials is None:
             self._credentials = await s3_session().get_credentials()
             if self._credentials is None:
                 raise NoCredentialsError
-        request = AWSRequest(method, base + quote(key, safe="/~"))
+        # It computes the same, and twice, if it is not told.
+        request = AWSRequest(method, base + quote(key, safe="/~"), headers={"Host": host})
         credentials = await self._credentials.get_frozen_credentials()
         S3SigV4QueryAuth(credentials, "s3", region, expires=_PRESIGNED_SECONDS).add_auth(request)
         url: str = request.url
@@ -74,12 +75,14 @@ class Signer:
         )
         return signed
 
-    async def _find(self, bucket: str) -> tuple[str, str]:
-        """Returns where the keys of a bucket begin, and its region."""
+    async def _find(self, bucket: str) -> tuple[str, str, str]:
+        """Returns where the keys of a bucket begin, the host that is signed, and the bucket's region."""
         parts = urlsplit(await self.any_url("get_object", {"Bucket": bucket, "Key": _ANY_KEY}))
         (credential,) = parse_qs(parts.query)["X-Amz-Credential"]
         base = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(_ANY_KEY)}"
-        found = self._buckets[bucket] = base, credential.split("/")[-3]
+        default = {"http": ":80", "https": ":443"}[parts.scheme]
+        host = parts.netloc.lower().removesuffix(default)
+        found = self._buckets[bucket] = base, host, credential.split("/")[-3]
         return found
 
 

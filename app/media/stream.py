@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from starlette.datastructures import Headers
+
 # What a deletion has found: an object that it deleted, or none.
 Removal = Literal["deleted", "missing"]
 
@@ -41,6 +43,8 @@ class MediaStream(Protocol):
 
 def values_of(headers: Mapping[str, str], name: str) -> list[str]:
     """Returns each value of a header that may be repeated, where a plain look-up has only the first one."""
+    if isinstance(headers, Headers):  # which decodes only these
+        return headers.getlist(name)
     return [value for key, value in headers.items() if key.lower() == name.lower()]
 
 

@@ -8,6 +8,7 @@
 """
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import TypeVar
 
@@ -52,6 +53,7 @@ class Malformed(ValueError):
 # --- Names --------------------------------------------------------------------------------------------------
 
 
+@lru_cache(1_000)
 def encode_name(text: str) -> str:
     """Returns a file name for an id: different for different ids, also where letter case does not matter.
 

@@ -28,7 +28,7 @@ CONFIGURED = ("key", "secret/+=")
     "config",
     [
         S3Config(BUCKETS, "http://127.0.0.1:9000", "us-east-1", *CONFIGURED),
-        S3Config(BUCKETS, "https://minio.example:443/base/", None, *CONFIGURED),
+        S3Config(BUCKETS, "https://MinIO.example:443/base/", None, *CONFIGURED),
         S3Config(BUCKETS, None, None, *CONFIGURED),
         S3Config(BUCKETS, None, "eu-central-1", *CONFIGURED),
         S3Config(BUCKETS, None, "cn-north-1", *CONFIGURED),
