@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import audit
-from app.api.requests import base_url, owner_of, query_parameters, scope_of, services
+from app.api.requests import owner_of, query_parameters, request_url, scope_of, services
 from app.api.responses import envelope
 from app.auth import policy
 from app.errors import AuditNotSearchable, InvalidParameter
@@ -78,9 +78,7 @@ async def search(request: Request) -> Response:
             total, is_exact = await index.total(contact_center, conditions)
             content |= {"total": total, "totalIsExact": is_exact}
     content["entries"] = msgspec.Raw(b"[%b]" % b",".join(bytes(line.text) for line in page.hits))
-    query = request.scope["query_string"].decode("latin-1")
-    url = f"{base_url(request)}{request.scope['path']}?{query}"
-    return envelope(content | dict(page_links(url, parameters, wanted, page)))
+    return envelope(content | dict(page_links(request_url(request), parameters, wanted, page)))
 
 
 def _parse(parameters: Sequence[tuple[str, str]]) -> tuple[list[Query], PageRequest]:

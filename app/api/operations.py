@@ -17,6 +17,7 @@ from app.api.requests import (
     owner_of,
     path_segment,
     query_parameters,
+    request_url,
     scope_of,
     services,
     user_of,
@@ -86,9 +87,7 @@ async def search(request: Request) -> Response:
     content: dict[str, Any] = {"operations": [_rendered(operation) for operation in page.hits]}
     if total is not None:
         content |= {"total": total[0], "totalIsExact": total[1]}
-    query = request.scope["query_string"].decode("latin-1")
-    url = f"{base_url(request)}{request.scope['path']}?{query}"
-    return envelope(content | dict(page_links(url, parameters, wanted, page)))
+    return envelope(content | dict(page_links(request_url(request), parameters, wanted, page)))
 
 
 async def read(request: Request) -> Response:

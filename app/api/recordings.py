@@ -11,13 +11,13 @@ from app import codec
 from app.api.audit import audit_entry
 from app.api.requests import (
     api_url,
-    base_url,
     operation_body,
     operation_of,
     owner_of,
     path_segment,
     query_parameters,
     repository,
+    request_url,
     resource_of,
     scope_of,
     services,
@@ -113,9 +113,7 @@ async def search_page(request: Request, addresses: MediaAddresses) -> Response:
             total = await _total(request, criteria) if wanted.total else {}
         shown = await shown_to(request, [hit.source for hit in page.hits], addresses)
         content: dict[str, object] = {NAMES[resource_of(request)].many: msgspec.Raw(b"[%b]" % b",".join(shown))}
-        query = request.scope["query_string"].decode("latin-1")
-        url = f"{base_url(request)}{request.scope['path']}?{query}"
-        response = envelope(content | total | dict(page_links(url, parameters, wanted, page)))
+        response = envelope(content | total | dict(page_links(request_url(request), parameters, wanted, page)))
     except BaseException:
         for place in places:
             place.release()

@@ -130,6 +130,12 @@ def base_url(request: Request) -> str:
     return (services(request).settings.public_url or str(request.base_url)).rstrip("/")
 
 
+def request_url(request: Request) -> str:
+    """Returns the absolute URL that was asked for, with its query, as the client reached it or as configured."""
+    query = request.scope["query_string"].decode("latin-1")
+    return f"{base_url(request)}{request.scope['path']}?{query}"
+
+
 def api_url(request: Request) -> str:
     """Returns the absolute URL up to `/api/v2`, or what stands in its place under the page."""
     endpoint: Endpoint = request.state.endpoint

@@ -15,6 +15,7 @@ import msgspec
 from app.errors import InvalidParameter
 from app.ids import MAX_ID_BYTES
 from app.recordings.dates import EARLIEST, LATEST
+from app.search.clauses import Query
 
 PAGING_PARAMETERS = ("offset", "limit", "order", "total", "cursor")
 
@@ -26,7 +27,6 @@ MAX_TOTAL = 10_000
 
 # The order of recordings, in results and in the indices.
 ORDER = ({"startTime": "desc"}, {"id": "asc"})
-_OLDEST_FIRST = ({"startTime": "asc"}, {"id": "desc"})
 
 # nginx reads request lines of up to 8 KiB by default.
 _MAX_LINK_LENGTH = 7_999
@@ -105,13 +105,19 @@ class PageRequest:
         """Whether the hits are read in reversed order, from the recording that follows the page."""
         return self.cursor is not None and self.cursor.direction != "after"
 
-    def body(self) -> dict[str, Any]:
-        """Returns the part of a search's body that selects the page and one hit more.
+    def body(self, time: str = "startTime", **options: str) -> dict[str, Any]:
+        """Returns the part of a search's body that selects the page and one hit more, in the order of `time`, then id.
 
-        The additional hit tells whether others follow, or stand before a page that is read backwards.
+        The additional hit tells whether others follow, or stand before a page that is read backwards. `options` are
+        those of sorting by `time`.
         """
-        sort = _OLDEST_FIRST if self.oldest_first != self.is_backwards else ORDER
-        body: dict[str, Any] = {"sort": sort, "size": self.limit + 1}
+        directions = ("asc", "desc") if self.oldest_first != self.is_backwards else ("desc", "asc")
+        by_time = {"order": directions[0], **options} if options else directions[0]
+        body: dict[str, Any] = {
+            "sort": ({time: by_time}, {"id": directions[1]}),
+            "size": self.limit + 1,
+            "track_total_hits": False,
+        }
         if self.cursor is None:
             body["from"] = self.offset
         else:
@@ -125,6 +131,17 @@ class PageRequest:
             ends = self.cursor is not None and self.cursor.direction == "until"
             return Page(page[::-1], more, bool(page) and not ends, is_bounded)
         return Page(page, self.offset > 0, more, is_bounded)
+
+
+def total_body(query: Query) -> dict[str, Any]:
+    """Returns the body of a search that counts what a query matches; `total_of` reads the answer."""
+    return {"query": query, "size": 0, "track_total_hits": MAX_TOTAL}
+
+
+def total_of(answer: Mapping[str, Any]) -> tuple[int, bool]:
+    """Returns how many match, and whether that is exact: MAX_TOTAL stands for more, too."""
+    total = answer["hits"]["total"]
+    return min(total["value"], MAX_TOTAL), total["relation"] == "eq"
 
 
 def parse_page(values: Mapping[str, str]) -> PageRequest:

@@ -9,7 +9,7 @@ from app.search.paging import PageRequest
 
 def search_body(scope: Scope, criteria: Criteria, page: PageRequest) -> Query:
     """Returns the body of a search for a page and one hit more; `PageRequest.page_of` reads the hits."""
-    return {"query": query(scope, criteria), **page.body(), "track_total_hits": False}
+    return {"query": query(scope, criteria), **page.body()}
 
 
 def query(scope: Scope, criteria: Criteria) -> Query:

@@ -14,7 +14,7 @@ from app import codec
 from app.errors import ElasticsearchUnavailable
 from app.recordings.identity import Resource
 from app.search.clauses import Query, all_of
-from app.search.paging import MAX_TOTAL, Page, PageRequest
+from app.search.paging import Page, PageRequest, total_body, total_of
 from app.settings import Settings
 from app.store.client import raw_request, store_errors
 from app.store.hits import HitDecoder
@@ -102,21 +102,14 @@ class AuditIndex:
 
     async def search(self, contact_center: str, conditions: Sequence[Query], page: PageRequest) -> Page[FoundLine]:
         """Returns a page of the lines that meet all conditions, the newest first."""
-        body = {"query": _query(contact_center, conditions), **page.body(), "track_total_hits": False}
-        newest = body["sort"][0]["startTime"] == "desc"
-        body["sort"] = [
-            {"time": {"order": "desc" if newest else "asc", "format": "epoch_millis"}},
-            {"id": "asc" if newest else "desc"},
-        ]
+        body = {"query": _query(contact_center, conditions), **page.body("time", format="epoch_millis")}
         hits = msgspec.json.decode(await self._search(body), type=_Found).hits.hits
         # The copies let go of the answer.
         return page.page_of([FoundLine(hit.source.copy(), (int(hit.sort[0]), hit.sort[1])) for hit in hits])
 
     async def total(self, contact_center: str, conditions: Sequence[Query]) -> tuple[int, bool]:
         """Returns how many lines meet all conditions, and whether that is exact: MAX_TOTAL stands for more, too."""
-        body = {"query": _query(contact_center, conditions), "size": 0, "track_total_hits": MAX_TOTAL}
-        total = codec.decode(await self._search(body))["hits"]["total"]
-        return min(total["value"], MAX_TOTAL), total["relation"] == "eq"
+        return total_of(codec.decode(await self._search(total_body(_query(contact_center, conditions)))))
 
     async def about(self, contact_center: str, resource: Resource, recording_id: str) -> AsyncIterator[list[bytes]]:
         """Yields all lines about a recording, as they are, the oldest first, some at a time."""

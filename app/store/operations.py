@@ -12,7 +12,7 @@ from elasticsearch import AsyncElasticsearch, ConflictError
 
 from app.errors import ElasticsearchUnavailable
 from app.search.clauses import Query, all_of
-from app.search.paging import MAX_TOTAL, Page, PageRequest
+from app.search.paging import Page, PageRequest, total_body, total_of
 from app.settings import Settings
 from app.store.client import store_errors
 from app.store.indices import alias, refresh
@@ -134,17 +134,13 @@ class OperationStore:
         self, contact_center: str, region: str, by: str | None, since: int, page: PageRequest
     ) -> Page[Operation]:
         """Returns a page of the operations of a contact center since a time, newest first; `by` one user, or all."""
-        body = {"query": _query(contact_center, region, by, since), **page.body(), "track_total_hits": False}
-        newest = body["sort"][0]["startTime"] == "desc"
-        body["sort"] = [{"createdAt": "desc" if newest else "asc"}, {"id": "asc" if newest else "desc"}]
+        body = {"query": _query(contact_center, region, by, since), **page.body("createdAt")}
         hits = (await self._search(body))["hits"]["hits"]
         return page.page_of([_decoded(hit["_source"]) for hit in hits])
 
     async def total(self, contact_center: str, region: str, by: str | None, since: int) -> tuple[int, bool]:
         """Returns how many operations `search` finds, and whether that is exact: MAX_TOTAL stands for more, too."""
-        body = {"query": _query(contact_center, region, by, since), "size": 0, "track_total_hits": MAX_TOTAL}
-        total = (await self._search(body))["hits"]["total"]
-        return min(total["value"], MAX_TOTAL), total["relation"] == "eq"
+        return total_of(await self._search(total_body(_query(contact_center, region, by, since))))
 
     async def count_running(self, contact_center: str) -> int:
         """Returns how many operations of a contact center are running."""

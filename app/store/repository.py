@@ -34,7 +34,7 @@ from app.recordings.text import from_text
 from app.retry import Backoff
 from app.search.criteria import Criteria
 from app.search.fields import LABEL_NAMES, call_uuids
-from app.search.paging import MAX_TOTAL, ORDER, Page, PageRequest
+from app.search.paging import ORDER, Page, PageRequest, total_body, total_of
 from app.search.query import query, search_body
 from app.settings import Settings
 from app.store.claims import MediaClaims
@@ -256,9 +256,7 @@ class RecordingRepository:
 
         Raises SearchTooLarge.
         """
-        answer = await self._search({"query": query(scope, criteria), "size": 0, "track_total_hits": MAX_TOTAL})
-        total = answer["hits"]["total"]
-        return min(total["value"], MAX_TOTAL), total["relation"] == "eq"
+        return total_of(await self._search(total_body(query(scope, criteria))))
 
     async def count(self, scope: Scope, criteria: Criteria) -> MatchCounts:
         """Counts the recordings that match, as of the last acknowledged write."""

@@ -14,7 +14,7 @@ from app.cli.framework import Command
 from app.cli.types import NOT_NEGATIVE, POSITIVE
 from app.embedded.loader import LoadError, Sample
 from benchmarks import stage as stages
-from benchmarks.client import Request, fetch
+from benchmarks.client import Request, authorization, fetch
 from benchmarks.load import Measured, load
 from benchmarks.processor import seconds_of_servers
 from benchmarks.questions import Question, Questions, keywords_below
@@ -120,6 +120,12 @@ async def _alone(
             f"{median(one.elasticsearch for one in api):.2f}",
             f"{median(one.elasticsearch for one in direct):.2f}",
         )
+    # What no search can be faster than: the HTTP server, and the names of who asks and may.
+    for name, path in {"asks nothing, of nobody": "/health/live", "asks nothing, with a login": "/api/v2/me"}.items():
+        requests = [(name, Request("GET", path, (authorization(),)))]
+        some = [await _round(stage, urls["API"], requests, seconds) for _ in range(rounds + 1)][1:]
+        rate, service_ms = median(one.rate for one in some), median(one.service for one in some)
+        print_row(name, f"{rate:.0f}", "", "", "", f"{service_ms:.2f}", "", "")
 
 
 async def _round(stage: Stage, url: str, requests: list[tuple[str, Request]], seconds: float) -> _Round:
