@@ -85,7 +85,12 @@ class _State(msgspec.Struct):
     help="A file with the user's password (default: RECALL_IMPORT_PASSWORD, or asked for).",
 )
 @once("--lines", metavar="N", type=POSITIVE, help="Recordings in one request, at most 1000 (default: 500).")
-@once("--refused", metavar="FILE", type=click.Path(path_type=Path), help="Where to (default: FILE.refused.ndjson).")
+@once(
+    "--refused",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write refused lines to this file (default: FILE.refused.ndjson).",
+)
 @click.option("--restart", is_flag=True, help="Begin at the first line, also if an earlier import was interrupted.")
 @click.pass_context
 def command(

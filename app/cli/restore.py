@@ -59,7 +59,7 @@ def command(
     """Bring back recordings with their labels, protection and media, from a backup that `recall backup` has made.
 
     What exists and equals is skipped, so another run goes on where one was interrupted. A recording that exists and
-    differs is listed and left. A media object is never overwritten, and one that is damaged in the backup not stored.
+    differs is listed and left. A media object is never overwritten. One that is damaged in the backup is not stored.
 
     The exit status is 0 if everything that the backup has is there.
     """

@@ -29,7 +29,7 @@ _PLACES = (access_groups, partitions)
 
 @click.group("users", cls=Group)
 def command() -> None:
-    """Make the password_hash of a [[users]] entry, and tell what an entry lets its user do."""
+    """Hash a password, and tell what a user may do and see."""
 
 
 @command.command("hash")
