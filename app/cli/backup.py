@@ -23,7 +23,8 @@ from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
 from app.lifecycle.backup import PARALLEL, Backup, Counts, Task
 from app.lifecycle.verification import Verification, verify
-from app.media.archives import ArchiveFailed, open_archive
+from app.media.archives import ArchiveFailed
+from app.media.zipped import open_archive
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource
@@ -57,6 +58,7 @@ class BackupReport(Report[Counts]):
 @once("--newer-than", metavar="AGE", type=AGE, help="Recordings that started less than this long ago.", section=_WHAT)
 @options.criteria
 @click.option("--dry-run", is_flag=True, help="Print how many recordings would be backed up; copy nothing.")
+@click.option("--zip", "zips", is_flag=True, help="Make a zip of each day that is over.")
 @click.option("--verify", "verifies", is_flag=True, help="Read the whole backup and compare it with its manifests.")
 @once("--parallel", metavar="N", type=POSITIVE, help="Recordings that are copied concurrently (default: 16).")
 @options.report
@@ -73,6 +75,7 @@ def command(
     older_than: Age | None,
     newer_than: Age | None,
     dry_run: bool,
+    zips: bool,
     verifies: bool,
     parallel: int | None,
     report: Path | None,
@@ -85,13 +88,16 @@ def command(
     manifest with the SHA-256 of each. What a former run has copied and what has not changed is not copied again, also
     when that run was killed. The backup never loses a recording that is deleted later. Encrypted media stay encrypted.
 
+    With --zip the folder of each day that is over becomes {day}.zip, which a restore and --verify read like a folder.
+
     With --verify nothing is copied: the backup is read, and files that are damaged, missing or surplus are listed.
 
     The exit status is 0 if the backup has everything.
     """
     given = {name: value for name, value in parameters.items() if value is not None}
     if verifies:
-        if given or contact_center or all_contact_centers or screen_recordings or older_than or newer_than or dry_run:
+        others = contact_center, all_contact_centers, screen_recordings, older_than, newer_than, dry_run, zips
+        if given or any(others):
             raise click.UsageError("--verify reads the whole backup, so it takes none of the other options", context)
         with configured(level=logging.WARNING) as settings:
             _end(uvloop.run(_verify(settings, place, parallel or PARALLEL)), report)
@@ -104,7 +110,7 @@ def command(
     except RecallError as error:
         raise click.UsageError(error.message, context) from None
     with configured(level=logging.ERROR) as settings, closing(AuditLog(settings.audit_log)) as audit:
-        task = Task(resource, Scope(contact_center, settings.region), criteria, parallel or PARALLEL, patience)
+        task = Task(resource, Scope(contact_center, settings.region), criteria, parallel or PARALLEL, patience, zips)
         result = BackupReport(
             parameters={
                 "place": place,
@@ -115,6 +121,7 @@ def command(
                 "newerThan": newer_than and newer_than.text,
                 "criteria": given,
                 "dryRun": dry_run,
+                "zip": zips,
             },
             started=format_instant(now),
             counts=Counts(),

@@ -18,8 +18,8 @@ from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import CONTACT_CENTER, POSITIVE
 from app.lifecycle.backup import PARALLEL
 from app.lifecycle.restore import Restore, RestoreCounts, RestoreTask
-from app.media.archives import open_archive
 from app.media.uploads import Uploads
+from app.media.zipped import open_archive
 from app.progress import progress
 from app.recordings.dates import format_instant
 from app.recordings.mapping import Destination

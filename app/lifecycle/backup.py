@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -27,6 +28,7 @@ from app.media.archives import LONGEST_FILE, Archive, ArchiveFailed, FileMissing
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
 from app.media.stream import MediaStream, header_of
+from app.media.zipped import ZippedArchive
 from app.recordings.backup import (
     CONTENTS,
     MANIFEST,
@@ -72,7 +74,7 @@ class Task:
     """The recordings to copy, and how to copy them.
 
     `parallel` is the number of recordings that are copied concurrently. `patience` is how many seconds to keep trying
-    while Elasticsearch does not answer.
+    while Elasticsearch does not answer. With `zips` each day that is over becomes a zip.
     """
 
     resource: Resource
@@ -80,10 +82,14 @@ class Task:
     criteria: Criteria
     parallel: int = PARALLEL
     patience: float = 120.0
+    zips: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True, rename="camel"):
-    """A recording or a file that was not copied. `file` is empty for the whole recording."""
+    """A recording or a file that was not copied, or a day that did not become a zip.
+
+    `file` is empty for the whole recording. Without a contact center the id is a path in the backup.
+    """
 
     contact_center: str
     recording_id: str
@@ -142,7 +148,7 @@ class Backup:
         storages: MediaStorages,
         configured: StorageConfig,
         *,
-        archive: Archive,
+        archive: ZippedArchive,
         audit: AuditLog,
         task: Task,
     ) -> None:
@@ -200,7 +206,23 @@ class Backup:
         finally:
             await self._finish()
             await self._days.close()
+        if self._task.zips:
+            await self._zip()
         return self.counts
+
+    async def _zip(self) -> None:
+        """Makes zips of the days that the run has met and that are over."""
+        today = datetime.now(UTC).date().isoformat()
+        for day in sorted(self._days.met):
+            if self.is_stopped:
+                return
+            if day.rpartition("/")[2] >= today:
+                continue
+            try:
+                await self._archive.zip_day(day)
+            except ArchiveFailed as error:
+                self.counts.failed += 1
+                self._tell(Failure("", day, "", f"the day stays a folder: {error}"))
 
     async def _read_into(self, queue: "asyncio.Queue[StoredRecording | None]") -> None:
         after: StoredRecording | None = None
@@ -366,8 +388,11 @@ class Backup:
         self._advance(1)
 
     def _fail(self, stored: StoredRecording, file: str, reason: str) -> None:
+        self._tell(Failure(stored.contact_center, stored.recording["id"], file, reason))
+
+    def _tell(self, failure: Failure) -> None:
         if len(self.failures) < MAX_FAILURES:
-            self.failures.append(Failure(stored.contact_center, stored.recording["id"], file, reason))
+            self.failures.append(failure)
 
     def _write(self, stored: StoredRecording, outcome: AuditOutcome) -> None:
         self._audit.write(
@@ -391,12 +416,14 @@ class _Days:
         self._lists: OrderedDict[str, set[str]] = OrderedDict()
         self._names = 0
         self._changed: set[str] = set()
+        self.met: set[str] = set()
         self._days: set[str] | None = None
         self._new_days = False
         self._lock = asyncio.Lock()
 
     async def add(self, day: str, name: str) -> None:
         """Adds a recording's folder whose manifest is written."""
+        self.met.add(day)
         async with self._lock:
             names = self._lists.get(day)
             if names is None:

@@ -35,6 +35,7 @@ from app.media.archives import Archive, ArchiveFailed
 from app.media.location import Location, LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
 from app.media.uploads import ObjectExists, Uploads
+from app.media.zipped import is_zip_of_day
 from app.recordings.backup import (
     MANIFEST,
     RECORDING,
@@ -184,7 +185,7 @@ class Restore:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._task.parallel):
                     tasks.create_task(work())
-                async for folder in folders(self._archive, lambda _: None):
+                async for folder in folders(self._archive, self._other):
                     await queue.put(folder)
                     if self.is_stopped:
                         break
@@ -195,6 +196,12 @@ class Restore:
         if not self._task.dry_run:
             await self._let_screen_recordings_follow()
         return self.counts
+
+    def _other(self, path: str) -> None:
+        """Takes a file that is in no recording's folder."""
+        if is_zip_of_day(path):
+            self.counts.failed += 1
+            self._fail("", path, "", "it cannot be read as a zip")
 
     async def _let_screen_recordings_follow(self) -> None:
         """Those that were there already have yet to follow the recordings that hold them."""

@@ -21,8 +21,9 @@ from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import is_protected
 from app.lifecycle.retention_rules import Rule, Task
-from app.media.archives import Archive, ArchiveFailed, FileMissing, open_archive
+from app.media.archives import Archive, ArchiveFailed, FileMissing
 from app.media.storages import MediaStorages
+from app.media.zipped import open_archive
 from app.recordings.backup import MANIFEST, RECORDING, Malformed, folder_of, parse_manifest
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource, media_name

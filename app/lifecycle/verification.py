@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from app.media.archives import Archive, ArchiveFailed, FileMissing
+from app.media.zipped import is_zip_of_day
 from app.recordings.backup import (
     CONTENTS,
     MANIFEST,
@@ -112,6 +113,8 @@ class _Lists:
             return
         if extension == "json" and len(parts) == 3 and is_day(parts[2]):
             self._days.add(day)
+        elif is_zip_of_day(path):
+            self._found.damaged.append(f"{path}: it cannot be read as a zip")
         else:
             self._found.surplus.append(path)
 

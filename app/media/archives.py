@@ -13,9 +13,11 @@ import fcntl
 import itertools
 import os
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
@@ -94,8 +96,12 @@ class Archive(Protocol):
         """Returns the content of a list, a manifest or a recording.json; raises FileMissing."""
         ...
 
-    def chunks(self, path: str) -> AsyncIterator[bytes]:
-        """Yields the content of a file; raises FileMissing."""
+    def chunks(self, path: str, part: range | None = None) -> AsyncIterator[bytes]:
+        """Yields the content of a file, or the bytes at these positions; raises FileMissing."""
+        ...
+
+    async def tail(self, path: str, size: int) -> tuple[bytes, int]:
+        """Returns at most so many of the last bytes of a file, and how many it has; raises FileMissing."""
         ...
 
     def writing(self, path: str) -> AbstractAsyncContextManager[Writer]:
@@ -109,12 +115,20 @@ class Archive(Protocol):
         """
         ...
 
+    async def flush(self) -> None:
+        """Returns when no loss of power can damage what was written."""
+        ...
+
     async def remove(self, path: str) -> None:
         """Removes a file, if it exists."""
         ...
 
-    def walk(self) -> AsyncIterator[Entry]:
-        """Yields all files in the order of their paths as bytes."""
+    async def prune(self, folder: str) -> None:
+        """Removes a folder that is empty, and those around it that are."""
+        ...
+
+    def walk(self, folder: str = "") -> AsyncIterator[Entry]:
+        """Yields all files below a folder, in the order of their paths as bytes."""
         ...
 
 
@@ -176,14 +190,27 @@ class FolderArchive:
 
         return await self.run(path, read)
 
-    async def chunks(self, path: str) -> AsyncIterator[bytes]:
+    async def chunks(self, path: str, part: range | None = None) -> AsyncIterator[bytes]:
         def open_() -> IO[bytes]:
             with self._opened(path) as file:
+                if part is not None:
+                    file.seek(part.start)
                 return os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
 
+        left = sys.maxsize if part is None else len(part)
         with await self.run(path, open_) as file:
-            while chunk := await self.run(path, lambda: file.read(_CHUNK)):
+            while chunk := await self.run(path, partial(file.read, min(left, _CHUNK))):
+                left -= len(chunk)
                 yield chunk
+
+    async def tail(self, path: str, size: int) -> tuple[bytes, int]:
+        def read() -> tuple[bytes, int]:
+            with self._opened(path) as file:
+                total = os.fstat(file.fileno()).st_size
+                file.seek(max(0, total - size))
+                return file.read(size), total
+
+        return await self.run(path, read)
 
     @asynccontextmanager
     async def writing(self, path: str) -> AsyncIterator[Writer]:
@@ -211,17 +238,34 @@ class FolderArchive:
         if files:
             await self.run(next(iter(files)), write)
 
-    async def remove(self, path: str) -> None:
-        folder, _, name = path.rpartition("/")
+    async def flush(self) -> None:
+        await self.run("", lambda: _flush(self._root))
 
+    async def remove(self, path: str) -> None:
         def remove() -> None:
+            folder, _, name = path.rpartition("/")
             with suppress(FileNotFoundError), self._at(folder) as descriptor:
                 os.unlink(name, dir_fd=descriptor)
 
         await self.run(path, remove)
 
-    async def walk(self) -> AsyncIterator[Entry]:
-        folders = [""]
+    async def prune(self, folder: str) -> None:
+        def prune() -> None:
+            outer = folder
+            while outer:
+                outer, _, name = outer.rpartition("/")
+                try:
+                    with self._at(outer) as descriptor:
+                        os.rmdir(name, dir_fd=descriptor)
+                except OSError:  # it is not empty
+                    return
+
+        await self.run(folder, prune)
+
+    async def walk(self, folder: str = "") -> AsyncIterator[Entry]:
+        if folder and not await self.run(folder, lambda: self._exists(folder)):
+            return
+        folders = [f"{folder}/" if folder else ""]
         while folders:
             path = folders.pop()
             if path and not path.endswith("/"):
@@ -229,6 +273,13 @@ class FolderArchive:
                 continue
             # A folder's name is compared with the slash at its end, as S3 does.
             folders += sorted(await self.run(path, lambda path=path: self._names(path)), key=os.fsencode, reverse=True)  # type: ignore[misc]
+
+    def _exists(self, folder: str) -> bool:
+        try:
+            with self._at(folder):
+                return True
+        except FileNotFoundError:
+            return False
 
     def _names(self, folder: str) -> list[str]:
         """Returns the paths in a folder, those of folders with a slash at their end."""
@@ -427,12 +478,23 @@ class S3Archive:
                 raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
         return bytes(content)
 
-    async def chunks(self, path: str) -> AsyncIterator[bytes]:
+    async def chunks(self, path: str, part: range | None = None) -> AsyncIterator[bytes]:
+        if part is not None and not part:
+            return
+        bounds = {} if part is None else {"Range": f"bytes={part.start}-{part.stop - 1}"}
         with self._failures(path):
-            answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(path))
+            answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(path), **bounds)
             async with answer["Body"] as body:
                 while chunk := await body.read(_CHUNK):
                     yield chunk
+
+    async def tail(self, path: str, size: int) -> tuple[bytes, int]:
+        with self._failures(path):
+            answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(path), Range=f"bytes=-{size}")
+            async with answer["Body"] as body:
+                content = await body.read()
+        total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        return content[-size:], int(total) if total.isdecimal() else len(content)
 
     @asynccontextmanager
     async def writing(self, path: str) -> AsyncIterator[Writer]:
@@ -456,12 +518,18 @@ class S3Archive:
             folders.setdefault(path.rpartition("/")[0], []).append(path)
         await asyncio.gather(*map(write, folders.values()))
 
+    async def flush(self) -> None:
+        pass  # what S3 has acknowledged stays
+
     async def remove(self, path: str) -> None:
         with self._failures(path):
             await self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
 
-    async def walk(self) -> AsyncIterator[Entry]:
-        async for key, size in self._list(self._prefix):
+    async def prune(self, folder: str) -> None:
+        pass  # there are no folders
+
+    async def walk(self, folder: str = "") -> AsyncIterator[Entry]:
+        async for key, size in self._list(self._key(f"{folder}/" if folder else "")):
             yield Entry(key[len(self._prefix) :], size)
 
     async def _list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
@@ -504,7 +572,8 @@ class _ObjectWriter:
         self._waiting += chunk
         self._size += len(chunk)
         self._digest.update(chunk)
-        if len(self._waiting) >= _PART:
+        # S3 takes 10,000 parts.
+        if len(self._waiting) >= _PART * (1 + len(self._parts) // 1_000):
             await self._send_part()
 
     async def commit(self) -> Written:
@@ -554,23 +623,3 @@ def open_s3(config: S3Config, connections: int) -> Any:
             response_checksum_validation="when_required",
         ),
     )
-
-
-@asynccontextmanager
-async def open_archive(
-    place: str, storages: tuple[S3Config, ...], *, to_write: bool, connections: int
-) -> AsyncIterator[Archive]:
-    """Opens a folder, or `s3://bucket/prefix` with the credentials of the storage that has the bucket.
-
-    Raises ArchiveInUse, ArchiveFailed. A bucket of no storage is AWS's, with its usual credentials.
-    """
-    if not place.startswith("s3://"):
-        async with FolderArchive(Path(place)).opened(to_write=to_write) as folder:
-            yield folder
-        return
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise ArchiveFailed(f"{place} names no bucket")
-    config = next((config for config in storages if bucket in config.buckets), S3Config((bucket,)))
-    async with AsyncExitStack() as stack:
-        yield S3Archive(await stack.enter_async_context(open_s3(config, connections)), bucket, prefix)

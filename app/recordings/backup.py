@@ -5,6 +5,7 @@
 {contact center}/{tenant}/{yyyy-mm-dd}/{id}/          one recording; a screen recording has `=screen` at its end
     recording.json, {uuid}.{ext} of each media file
     manifest.json                                     the size and SHA-256 of each; written last
+{contact center}/{tenant}/{yyyy-mm-dd}.zip            the folders of a day that is over, if zips are wanted
 """
 
 import re

@@ -87,8 +87,12 @@ class PackageWriter:
         """Adds the manifest, and ends the package."""
         content = self.file(MANIFEST, manifest)
         self.files.pop()  # it lists the others
+        return content + self.close()
+
+    def close(self) -> bytes:
+        """Ends the zip, which is not a package without its manifest."""
         self._zip.close()
-        return content + self._output.take()
+        return self._output.take()
 
     def abort(self) -> None:
         """Lets go of a package that will not be finished."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import msgspec
 import pytest
@@ -18,12 +21,14 @@ from app.auth.scope import Scope
 from app.lifecycle.backup import Backup, Task
 from app.lifecycle.restore import Restore, RestoreTask
 from app.lifecycle.verification import Verification, verify
-from app.media.archives import Archive, ArchiveFailed, ArchiveInUse, open_archive, write_file
+from app.media.archives import ArchiveFailed, ArchiveInUse, write_file
 from app.media.uploads import Uploads
+from app.media.zipped import ZippedArchive, open_archive
 from app.recordings.identity import Resource, media_uuid
 from app.recordings.mapping import Destination, StorageMapping
 from app.search.criteria import parse_search
 from app.settings import S3Config, StorageConfig, WebDavConfig
+from app.store.indices import alias
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
 from tests.support.service import PATIENT, Service, StartService, empty_indices
@@ -84,12 +89,12 @@ class Store:
         return response.content
 
     @asynccontextmanager
-    async def archive(self, *, to_write: bool = False) -> AsyncIterator[Archive]:
+    async def archive(self, *, to_write: bool = False) -> AsyncIterator[ZippedArchive]:
         storages = self.service.settings.storage.s3
         async with open_archive(self.place, storages, to_write=to_write, connections=8) as archive:
             yield archive
 
-    async def backup(self, resource: Resource = "recordings") -> Backup:
+    async def backup(self, resource: Resource = "recordings", *, zips: bool = False) -> Backup:
         """A backup of everything, in this process."""
         services = self.service.services
         await services.repositories[resource].make_searchable()
@@ -101,7 +106,7 @@ class Store:
                 self.service.settings.storage,
                 archive=archive,
                 audit=services.audit,
-                task=Task(resource, Scope(CONTACT_CENTER, REGION), ANYTHING),
+                task=Task(resource, Scope(CONTACT_CENTER, REGION), ANYTHING, zips=zips),
             )
             await backup.run()
         return backup
@@ -396,6 +401,171 @@ async def test_links_and_paths_of_a_hostile_backup_lead_nowhere(backed_up: Store
     assert not (tmp_path / "outside").exists()
 
 
+# --- Zips ---------------------------------------------------------------------------------------------------
+
+DAY = f"{CONTACT_CENTER}/=41cme/2013-05-17"
+
+
+@pytest.fixture
+async def zipped(store: Store) -> Store:
+    await store.post(
+        a_call("one", store.on_apache("one.wav", b"RIFF1"), store.on_s3("more.wav", b"RIFF" * 50_000)),
+        a_call("two", store.on_s3("two.wav", b"RIFF2")),
+    )
+    assert counted(await store.backup(zips=True)) == {"copied": 2, "mediaCopied": 3}
+    assert set(store.files()) == {f"{DAY}.zip", f"{DAY}.json", "=contents.json"}
+    assert (await store.verify()).is_whole
+    return store
+
+
+def entries(store: Store) -> dict[str, bytes]:
+    with ZipFile(store.folder / f"{DAY}.zip") as file:
+        assert file.testzip() is None
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def write_zip(store: Store, content: dict[str, bytes], **options: Any) -> None:
+    with ZipFile(store.folder / f"{DAY}.zip", "w", **options) as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+
+
+async def test_days_that_are_over_become_zips_which_read_like_folders(any_store: Store) -> None:
+    store = any_store
+    one, two = store.on_apache("one.wav", b"RIFF1"), store.on_s3("two.wav", b"RIFF2" * 1_800_000)
+    today = datetime.now(UTC).strftime("%Y-%m-%dT00:00:00.000Z")
+    young = a_call("young", one, startTime=today)
+    await store.post(a_call("one", one, two), a_call("two", two), young)
+    assert counted(await store.backup(zips=True)) == {"copied": 3, "mediaCopied": 4}
+    found = await store.verify()
+    assert (found.is_whole, found.recordings, found.files) == (True, 3, 7)
+    assert counted(await store.backup(zips=True)) == {"unchanged": 3, "mediaUnchanged": 4}
+    # What is newer than the zip is in a folder, until the next run with --zip.
+    await store.post(a_call("three", one), a_call("two", two, callerPhoneNumber="+1"))
+    assert counted(await store.backup()) == {"copied": 2, "unchanged": 2, "mediaCopied": 1, "mediaUnchanged": 4}
+    found = await store.verify()
+    assert (found.is_whole, found.recordings, found.files) == (True, 4, 9)
+    store.on_apache("one.wav", b"RIFFx")
+    changed = {"copied": 3, "unchanged": 1, "mediaCopied": 3, "mediaUnchanged": 2}
+    assert counted(await store.backup(zips=True)) == changed
+    found = await store.verify()
+    assert (found.is_whole, found.recordings, found.files) == (True, 4, 9)
+    paths = [f"{OPS_PATH}/{name}" for name in ("one", "two", "three", "young")]
+    before = await everything(store, *paths)
+    await empty_indices(store.service.settings)
+    assert counted(await store.restore()) == {"restored": 4, "mediaUnchanged": 5}
+    assert await everything(store, *paths) == before
+
+
+async def test_the_command_makes_zips(store: Store) -> None:
+    await store.post(a_call("one", store.on_apache("one.wav", b"RIFF1")))
+    status, _, err = await store.scripts.run("backup.py", store.place, *ALL, "--zip")
+    assert (status, err) == (0, "")
+    content = entries(store)
+    manifest = json.loads(content.pop("one/manifest.json"))
+    assert {f"one/{name}": entry["sha256"] for name, entry in manifest["files"].items()} == {
+        name: hashlib.sha256(data).hexdigest() for name, data in content.items()
+    }
+    status, out, err = await store.scripts.run("backup.py", store.place, "--verify")
+    assert (status, err) == (0, ""), out
+    assert "1 recordings, 2 files" in out
+
+
+async def test_damaged_missing_and_surplus_entries_of_zips_are_found(zipped: Store) -> None:
+    content = entries(zipped)
+    media = next(name for name in content if name.endswith(".wav") and name.startswith("one/"))
+    damaged = content[media][:-1] + bytes([content[media][-1] ^ 1])
+    write_zip(zipped, content | {media: damaged})
+    assert await problems(zipped) == {"damaged": [f"{DAY}/{media}"]}
+    write_zip(zipped, {name: data for name, data in content.items() if name != media})
+    assert await problems(zipped) == {"missing": [f"{DAY}/{media}"]}
+    write_zip(zipped, {name: data for name, data in content.items() if not name.startswith("two/")})
+    assert await problems(zipped) == {"missing": [f"{DAY}/two"]}
+    write_zip(zipped, {name: data for name, data in content.items() if name != "two/manifest.json"})
+    assert await problems(zipped) == {"missing": [f"{DAY}/two/manifest.json"]}
+    for surplus in ("one/more.wav", "more", "one/sub/more"):
+        write_zip(zipped, content | {surplus: b"more"})
+        assert await problems(zipped) == {"surplus": [f"{DAY}/{surplus}"]}
+    (zipped.folder / f"{DAY}.zip").unlink()
+    assert await problems(zipped) == {"missing": [f"{DAY}/one", f"{DAY}/two"]}
+
+
+async def test_what_is_no_zip_of_stored_files_is_damaged(zipped: Store) -> None:
+    content, whole = entries(zipped), (zipped.folder / f"{DAY}.zip").read_bytes()
+    await empty_indices(zipped.service.settings)
+
+    async def check() -> None:
+        found = await problems(zipped)
+        assert found == {"damaged": [f"{DAY}.zip"], "missing": [f"{DAY}/one", f"{DAY}/two"]}
+        restore = await zipped.restore()
+        assert counted(restore) == {"failed": 1}
+        assert "cannot be read as a zip" in restore.failures[0].reason
+
+    for part in (whole[:-1], whole[: len(whole) // 2], b"", b"PK"):
+        (zipped.folder / f"{DAY}.zip").write_bytes(part)
+        await check()
+    write_zip(zipped, content, compression=ZIP_DEFLATED)
+    await check()
+    with ZipFile(zipped.folder / f"{DAY}.zip", "w") as file:
+        file.writestr("one/recording.json", b"")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            file.writestr("one/recording.json", b"")
+    await check()
+    # The head of an entry.
+    (zipped.folder / f"{DAY}.zip").write_bytes(b"??" + whole[2:])
+    assert (await problems(zipped)).keys() == {"damaged"}
+    (zipped.folder / f"{DAY}.zip").write_bytes(whole)
+    assert counted(await zipped.restore()) == {"restored": 2, "mediaUnchanged": 3}
+
+
+class Crash(Exception):
+    """What stands for a kill: the process does nothing more."""
+
+
+def crash_after(archive: ZippedArchive, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets an archive change something so many times."""
+    inner: Any = archive._inner
+    left = iter(range(steps))
+
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if next(left, None) is None:
+                raise Crash
+            return method(*arguments)
+
+        return call
+
+    for name in ("writing", "write_last", "flush", "remove", "prune"):
+        monkeypatch.setattr(inner, name, counted(getattr(inner, name)))
+
+
+async def test_a_kill_at_any_step_of_a_zip_loses_nothing(zipped: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = a_call("one", zipped.on_apache("one.wav", b"RIFF1"), callerPhoneNumber="+1")
+    await zipped.post(changed, a_call("three", zipped.on_apache("3.wav", b"RIFF3")))
+    counts = counted(await zipped.backup())
+    assert (counts["copied"], counts["unchanged"]) == (2, 1)
+    saved = zipped.folder.with_name("saved")
+    zipped.folder.rename(saved)
+    for steps in itertools.count():
+        shutil.rmtree(zipped.folder, ignore_errors=True)
+        shutil.copytree(saved, zipped.folder)
+        is_killed = False
+        async with zipped.archive(to_write=True) as archive:
+            crash_after(archive, steps, monkeypatch)
+            try:
+                await archive.zip_day(DAY)
+            except Crash:
+                is_killed = True
+        found = await zipped.verify()
+        assert (found.is_whole, found.recordings, found.files) == (True, 3, 7), (steps, found)
+        assert counted(await zipped.backup(zips=True)) == {"unchanged": 3, "mediaUnchanged": 4}, steps
+        assert set(zipped.files()) == {f"{DAY}.zip", f"{DAY}.json", "=contents.json"}, steps
+        assert json.loads(entries(zipped)["one/recording.json"])["recording"]["callerPhoneNumber"] == "+1"
+        if not is_killed:
+            break
+    assert steps > 5
+
+
 # --- Restore ------------------------------------------------------------------------------------------------
 
 
@@ -613,7 +783,11 @@ async def test_killed_backups_and_restores_go_on_and_everything_comes_back(
     assert (counts["unchanged"], counts["copied"]) == (copied, BACKED_UP_RECORDINGS - copied)
     assert (await store.verify()).is_whole
 
-    await empty_indices(store.service.settings)
+    status, _, err = await store.scripts.run("purge.py", "--older-than", "1d", *ALL, "--with-media", "--yes")
+    assert status == 0, err
+    await store.service.repository.make_searchable()
+    assert (await elasticsearch.count(index=alias(store.service.settings, "recordings")))["count"] == 0
+    assert not list((store.apache.folder / f"{store.run}/old").glob("*.wav"))
     mapping = store.scripts.folder / "mapping.toml"
     old, new = (store.apache.url_of(f"{store.run}/{name}") for name in ("old", "new"))
     mapping.write_text(
