@@ -19,7 +19,7 @@ from typing import Any
 
 import httptools
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app import codec
@@ -125,11 +125,27 @@ class Cycle(RequestResponseCycle):
             self.expected_content_length += len(message.get("body", b""))
 
 
+class _Flow(FlowControl):
+    """Lets nothing more arrive while much of what has arrived waits, whoever asks for more.
+
+    A client that pipelines sends far more in one read than one request takes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, unread: bytearray, most: int) -> None:
+        super().__init__(transport)
+        self._unread = unread
+        self._most = most
+
+    def resume_reading(self) -> None:
+        if len(self._unread) <= self._most:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection.
 
     `_unread` holds the bytes that have arrived and that the parser has not got: one incomplete head at most, or the
-    rest of one read. The next request is parsed when the response before it is complete and written.
+    rest of one or two reads. The next request is parsed when the response before it is complete and written.
     """
 
     cycle: Cycle | None  # type: ignore[assignment]
@@ -152,6 +168,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport, self._unread, self._limits.head_bytes)
         self._pool.open.inc()
         self._pool.make_room(self, len(self.connections))
         if not self._is_closing:
@@ -336,8 +353,8 @@ class Protocol(HttpToolsProtocol):
 
     def _continue(self) -> None:
         if not self._is_closing and not self.transport.is_closing():
-            self.flow.resume_reading()
             self._advance()
+            self.flow.resume_reading()
 
     # --- times ---
 

@@ -447,6 +447,29 @@ async def test_pipelined_requests_are_not_parsed_while_responses_are_unread(serv
     assert served.app.requests == wanted
 
 
+@pytest.mark.parametrize("path", ["/small", "/stream", "/refuse"])
+async def test_pipelined_requests_wait_in_the_network_and_not_in_memory(serve: Serve, path: str) -> None:
+    served = await serve()
+    requests = (f"GET {path} HTTP/1.1\r\n".encode() + HOST + b"\r\n") * 5_000
+    most, refused = 0, 0
+    with socket.create_connection(("127.0.0.1", served.port)) as client:
+        client.setblocking(False)
+        await eventually(lambda: len(served.server.server_state.connections) == 1)
+        [connection] = served.server.server_state.connections
+        assert isinstance(connection, Protocol)
+        while refused < 20 and most < 5_000_000:  # until the network takes nothing more
+            try:
+                client.send(requests)
+                refused = 0
+                await asyncio.sleep(0)
+            except BlockingIOError:
+                refused += 1
+                await asyncio.sleep(0.01)
+            most = max(most, len(connection._unread))
+    assert served.app.requests > 1
+    assert most <= 64 * 1024 + 2 * 256 * 1024
+
+
 async def test_client_that_reads_nothing_is_disconnected(serve: Serve) -> None:
     served = await serve(QUICK)
     async with served.connect() as (_, writer):
