@@ -98,3 +98,6 @@ OPERATION_RACES = size(10, full=200)
 
 # Requests to all routes while Elasticsearch fails with every fifth of its own.
 FAULTY_REQUESTS = size(200, full=10_000)
+
+# How long three processes that are killed, and everything that deletes, are let loose on what is held.
+EVIDENCE_SECONDS = size(10.0, full=300.0)
