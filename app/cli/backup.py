@@ -17,7 +17,7 @@ from app.cli import options
 from app.cli.failures import configured
 from app.cli.files import write_report
 from app.cli.framework import Command, exclusive, once
-from app.cli.long_work import INTERRUPTED, Report, patient, run_and_report, stopping
+from app.cli.long_work import INTERRUPTED, CopyReport, patient, run_and_report, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
@@ -38,9 +38,10 @@ from app.store.repository import MatchCounts
 _WHAT = "What to back up"
 
 
-class BackupReport(Report[Counts]):
+class BackupReport(CopyReport[Counts]):
     """The report of a backup; `matched` is the number of recordings at the start."""
 
+    failed = "not copied"
     matched: int = 0
 
 
@@ -150,11 +151,10 @@ class _Run:
     def run(self, settings: Settings, task: Task, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
         run_and_report(
-            self._back_up(settings, task, audit),
+            lambda: uvloop.run(self._back_up(settings, task, audit)),
             self._report,
             self._file,
-            failed="not copied",
-            elasticsearch_url=settings.elasticsearch_url,
+            settings.elasticsearch_url,
         )
 
     async def _back_up(self, settings: Settings, task: Task, audit: AuditLog) -> None:

@@ -3,14 +3,13 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import click
 import msgspec
-import uvloop
 
 from app.cli.files import write_report
 from app.errors import RecallError
@@ -42,12 +41,11 @@ C = TypeVar("C", bound=Counted)
 
 
 class Report(msgspec.Struct, Generic[C], kw_only=True, rename="camel"):
-    """The file of `--report`, which has the counts beside the rest. `failures` has the first 1,000."""
+    """The file of `--report`, which has the counts beside the rest."""
 
     parameters: dict[str, Any]
     started: str
     counts: C
-    failures: list[Failure] = []
     ended: str | None = None
     completed: bool = False
     error: str | None = None
@@ -59,16 +57,21 @@ class Report(msgspec.Struct, Generic[C], kw_only=True, rename="camel"):
         write_report(path, attributes)
 
 
-def run_and_report(
-    work: Coroutine[Any, Any, None], report: Report[Any], file: Path | None, *, failed: str, elasticsearch_url: str
-) -> None:
-    """Runs the work of a command, which keeps the report up to date; `failed` is what its failures are called.
+class CopyReport(Report[C]):
+    """The report of a backup or a restore. `failures` has the first 1,000; `failed` is what they are called."""
+
+    failures: list[Failure] = []
+    failed: ClassVar[str]
+
+
+def run_and_report(work: Callable[[], None], report: Report[Any], file: Path | None, elasticsearch_url: str) -> None:
+    """Does the work of a command, which keeps the report up to date.
 
     Ends the process with status 1 unless all went well.
     """
     collect_rarely()
     try:
-        uvloop.run(work)
+        work()
     except ArchiveFailed as error:
         report.error = str(error)
     except RecallError as error:
@@ -76,7 +79,8 @@ def run_and_report(
     except KeyboardInterrupt:
         report.error = INTERRUPTED
     report.ended = format_instant(now_milliseconds())
-    show_failures(failed, report.failures)
+    if isinstance(report, CopyReport):
+        show_failures(report.failed, report.failures)
     if report.error:
         click.echo(report.error, err=True)
     if file:

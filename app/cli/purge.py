@@ -5,20 +5,19 @@ import logging
 import sys
 import time
 from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.cli import options
 from app.cli.failures import configured, first_objects_missing, some_objects_missing
-from app.cli.files import write_report
 from app.cli.framework import Command, exclusive, once
-from app.cli.long_work import INTERRUPTED, patient, stopping
+from app.cli.long_work import INTERRUPTED, Report, patient, run_and_report, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import AGE, POSITIVE, Age
 from app.errors import RecallError
@@ -36,22 +35,10 @@ from app.store.repository import MatchCounts
 _WHAT = "What to delete"
 
 
-class Report(msgspec.Struct, rename="camel"):
-    """The file of `--report`. `matched` is the number of recordings at the start, including protected ones."""
+class PurgeReport(Report[Counts]):
+    """The report of a purge; `matched` is the number of recordings at the start, including protected ones."""
 
-    parameters: dict[str, Any]
-    started: str
     matched: int = 0
-    counts: Counts = msgspec.field(default_factory=Counts)
-    ended: str | None = None
-    completed: bool = False
-    error: str | None = None
-
-    def write(self, path: Path) -> None:
-        """Writes the file as JSON, or ends the process with an error."""
-        attributes = msgspec.to_builtins(self)
-        attributes |= attributes.pop("counts")
-        write_report(path, attributes)
 
 
 @click.command("purge", cls=Command, epilog=ABOUT_SETTINGS)
@@ -133,34 +120,23 @@ def command(
         }
         if missing_media_ok:
             report_parameters["missingMediaOk"] = True
-        run = _Run(Report(parameters=report_parameters, started=format_instant(now)), report, ask=not yes)
-        run.run(patient(settings), task, audit)
+        result = PurgeReport(parameters=report_parameters, started=format_instant(now), counts=Counts())
+        _Run(result, report, ask=not yes).run(patient(settings), task, audit)
 
 
 class _Run:
     """One run of the command: it counts, asks, deletes and reports."""
 
-    def __init__(self, report: Report, file: Path | None, *, ask: bool) -> None:
+    def __init__(self, report: PurgeReport, file: Path | None, *, ask: bool) -> None:
         self._report = report
         self._file = file
         self._ask = ask
 
     def run(self, settings: Settings, task: Task, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
-        try:
-            self._purge(settings, task, audit)
-        except RecallError as error:
-            reason = error.__cause__ or error
-            self._report.error = f"cannot go on with the Elasticsearch at {settings.elasticsearch_url}: {reason}"
-        except KeyboardInterrupt:
-            self._report.error = INTERRUPTED
-        self._report.ended = format_instant(now_milliseconds())
-        if self._report.error:
-            click.echo(self._report.error, err=True)
-        if self._file:
-            self._report.write(self._file)
-        if self._report.error or self._report.counts.failed or self._report.counts.media_failed:
-            sys.exit(1)
+        run_and_report(
+            partial(self._purge, settings, task, audit), self._report, self._file, settings.elasticsearch_url
+        )
 
     def _purge(self, settings: Settings, task: Task, audit: AuditLog) -> None:
         """Raises RecallError."""

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 import msgspec
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from app.audit import AuditLog
 from app.cli import options
 from app.cli.failures import configured
 from app.cli.framework import Command, once
-from app.cli.long_work import INTERRUPTED, Report, patient, run_and_report, stopping
+from app.cli.long_work import INTERRUPTED, CopyReport, patient, run_and_report, stopping
 from app.cli.options import ABOUT_SETTINGS
 from app.cli.types import CONTACT_CENTER, POSITIVE
 from app.lifecycle.backup import PARALLEL
@@ -26,6 +27,12 @@ from app.recordings.mapping import Destination
 from app.services import open_services
 from app.settings import Settings
 from app.store.journal import now_milliseconds
+
+
+class RestoreReport(CopyReport[RestoreCounts]):
+    """The report of a restore."""
+
+    failed = "not restored"
 
 
 @click.command("restore", cls=Command, epilog=ABOUT_SETTINGS, short_help="Bring back what a backup has.")
@@ -68,7 +75,7 @@ def command(
     except (OSError, ValueError, RecursionError) as error:
         raise click.UsageError(f"argument --mapping: {error}", context) from None
     with configured(level=logging.ERROR) as settings, closing(AuditLog(settings.audit_log)) as audit:
-        result = Report(
+        result = RestoreReport(
             parameters={
                 "place": place,
                 "contactCenter": contact_center,
@@ -86,18 +93,17 @@ def command(
 class _Run:
     """One run of the command: it restores and reports."""
 
-    def __init__(self, report: Report[RestoreCounts], file: Path | None) -> None:
+    def __init__(self, report: RestoreReport, file: Path | None) -> None:
         self._report = report
         self._file = file
 
     def run(self, settings: Settings, task: RestoreTask, audit: AuditLog) -> None:
         """Ends the process with status 1 unless all went well."""
         run_and_report(
-            self._restore(settings, task, audit),
+            lambda: uvloop.run(self._restore(settings, task, audit)),
             self._report,
             self._file,
-            failed="not restored",
-            elasticsearch_url=settings.elasticsearch_url,
+            settings.elasticsearch_url,
         )
 
     async def _restore(self, settings: Settings, task: RestoreTask, audit: AuditLog) -> None:

@@ -81,10 +81,15 @@ _SWEEP = Actor("sweep")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for one recording. One that has `changed` since it was read was not deleted."""
+    """The result for one recording. One that has `changed` since it was read was not deleted.
+
+    Without `was_there` a deleted one was gone already: another process has deleted it, or an earlier attempt whose
+    answer was lost.
+    """
 
     status: Literal["deleted", "protected", "changed"]
     failed: tuple[FailedMedia, ...] = ()
+    was_there: bool = True
 
 
 @dataclass
@@ -223,11 +228,11 @@ class Deletion:
         histories = {stored.document_id: stored.protection.history for stored in deletable if stored.protection}
         await versions.begin_deletion([*histories.items()])
         unchanged = await self._repositories[resource].delete(deletable) if deletable else []
-        gone = []
+        gone: dict[str, bool] = {}
         for stored, deleted in zip(deletable, unchanged, strict=True):
             # A conflict may be with our own first attempt, whose answer was lost: then the recording is gone.
             if deleted or await self._repositories[resource].read(stored.document_id) is None:
-                gone.append(stored.document_id)
+                gone[stored.document_id] = deleted
             else:
                 outcomes[stored.document_id] = Outcome("changed")
         await self._journal.remove(
@@ -242,10 +247,9 @@ class Deletion:
             log.warning("former versions of deleted recordings are left; a sweep will delete them")
         objects = [entry for document in gone for entry in entries[document]]
         failed = await self._delete_objects(objects, by, until=begun + seconds)
-        for document in gone:
-            outcomes[document] = Outcome(
-                "deleted", tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
-            )
+        for document, was_there in gone.items():
+            left = tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
+            outcomes[document] = Outcome("deleted", left, was_there)
         return [outcomes[stored.document_id] for stored in recordings]
 
     async def sweep(

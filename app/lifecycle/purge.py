@@ -10,7 +10,7 @@ import msgspec
 from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
-from app.lifecycle.deletion import Actor, Deletion
+from app.lifecycle.deletion import Actor, Deletion, Outcome
 from app.lifecycle.patience import Patience
 from app.media.missing import MissingMedia
 from app.recordings.identity import Resource
@@ -63,6 +63,11 @@ class Counts(msgspec.Struct, rename="camel"):
     changed: int = 0
     failed: int = 0
     media_failed: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was to go is gone."""
+        return not (self.failed or self.media_failed)
 
 
 class Purge:
@@ -131,14 +136,20 @@ class Purge:
     async def _delete(self, batch: Sequence[StoredRecording]) -> None:
         """Deletes each recording in the state that matched. One that has changed since is matched again."""
         task = self._task
+        attempts = 0
+
+        async def delete() -> list[Outcome]:
+            nonlocal attempts
+            attempts += 1
+            return await self._deletion.delete_stored(task.resource, batch, with_media=task.with_media, by=_PURGE)
+
         try:
             conflicts = conflict_backoff()
             for _ in range(_ATTEMPTS):
                 if self._may_delete is not None:
                     batch = await self._patience.call(partial(self._may_delete, batch))
-                outcomes = await self._patience.call(
-                    partial(self._deletion.delete_stored, task.resource, batch, with_media=task.with_media, by=_PURGE)
-                )
+                attempts = 0
+                outcomes = await self._patience.call(delete)
                 changed = []
                 for stored, outcome in zip(batch, outcomes, strict=True):
                     if outcome.status == "changed":
@@ -146,6 +157,9 @@ class Purge:
                     elif outcome.status == "protected":
                         self.counts.protected += 1
                         self._write(stored, "refused", _PROTECTED)
+                    elif not outcome.was_there and attempts == 1:
+                        # Another process has deleted it, and counts it.
+                        self.counts.changed += 1
                     else:
                         self.counts.deleted += 1
                         self.counts.media_failed += len(outcome.failed)
