@@ -3,9 +3,9 @@
 import asyncio
 import sys
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -185,6 +185,33 @@ async def watch_event_loop(registry: CollectorRegistry) -> None:
         await asyncio.sleep(_LOOK_SECONDS)
         delay.observe(max(0.0, loop.time() - due))
         tasks.set(len(asyncio.all_tasks()))
+
+
+async def for_each(items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]], parallel: int) -> None:
+    """Does the work for each item, for so many concurrently. Few more than these are read ahead.
+
+    The first error of the work or the items ends everything, and is raised.
+    """
+    queue: asyncio.Queue[T] = asyncio.Queue(parallel)
+
+    async def take() -> None:
+        while True:
+            await work(await queue.get())
+            queue.task_done()
+
+    try:
+        async with asyncio.TaskGroup() as tasks, aclosing(items):
+            takers = [tasks.create_task(take()) for _ in range(parallel)]
+            async for item in items:
+                await queue.put(item)
+            await queue.join()
+            for taker in takers:
+                taker.cancel()
+    except BaseExceptionGroup as failures:
+        error: BaseException = failures
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +19,7 @@ import msgspec
 from app.audit import AuditLog, Entry
 from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
+from app.background import for_each
 from app.errors import MediaNotFound, MediaStorageFailed, MediaStorageTimeout, OtherMediaObject, RecallError
 from app.lifecycle.archiving import Archiving
 from app.lifecycle.labels import Labelling
@@ -188,21 +189,8 @@ class Backup:
         InternalError, and ArchiveFailed when the archive cannot be written.
         """
         self._advance = advance
-        queue: asyncio.Queue[StoredRecording | None] = asyncio.Queue(2 * self._task.parallel)
-
-        async def work() -> None:
-            while (stored := await queue.get()) is not None:
-                await self._back_up(stored)
-
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._task.parallel):
-                    tasks.create_task(work())
-                await self._read_into(queue)
-                for _ in range(self._task.parallel):
-                    await queue.put(None)
-        except* (RecallError, ArchiveFailed) as failures:
-            raise first_of(failures) from None
+            await for_each(self._matching(), self._back_up, self._task.parallel)
         finally:
             await self._finish()
             await self._days.close()
@@ -224,20 +212,17 @@ class Backup:
                 self.counts.failed += 1
                 self._tell(Failure("", day, "", f"the day stays a folder: {error}"))
 
-    async def _read_into(self, queue: "asyncio.Queue[StoredRecording | None]") -> None:
+    async def _matching(self) -> AsyncGenerator[StoredRecording, None]:
         after: StoredRecording | None = None
         task = self._task
-        while not self.is_stopped:
-            batch = await self._patience.call(
-                partial(self._repository.scan, task.scope, task.criteria, size=_BATCH, after=after)
-            )
-            if not batch:
-                return
-            after = batch[-1]
+        while batch := await self._patience.call(
+            partial(self._repository.scan, task.scope, task.criteria, size=_BATCH, after=after)
+        ):
             for stored in batch:
-                await queue.put(stored)
-                if self._patience.is_stopped:
-                    break
+                if self.is_stopped:
+                    return
+                yield stored
+            after = batch[-1]
 
     # --- One recording ---
 
@@ -471,14 +456,6 @@ class _Days:
             return set()
         except Malformed as error:
             raise ArchiveFailed(f"{path} of {self._archive.name} is damaged: {error}; remove it to go on") from None
-
-
-def first_of(failures: BaseExceptionGroup[Any]) -> BaseException:
-    """Returns the first of the errors of concurrent work."""
-    error: BaseException = failures
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _is_content(entry: FileEntry, content: bytes) -> bool:

@@ -4,7 +4,7 @@ See docs/decisions/0036-backup.md. What exists is never replaced, and a media ob
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -14,6 +14,7 @@ import msgspec
 
 from app import codec
 from app.audit import AuditLog, Entry
+from app.background import for_each
 from app.errors import (
     DisplayNameExists,
     ElasticsearchUnavailable,
@@ -25,7 +26,7 @@ from app.errors import (
     TooManyLabelDefinitions,
 )
 from app.lifecycle.archiving import as_ops_reads_it, protection_from
-from app.lifecycle.backup import MAX_FAILURES, PARALLEL, Failure, first_of, reason_of
+from app.lifecycle.backup import MAX_FAILURES, PARALLEL, Failure, reason_of
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
 from app.lifecycle.protection import Protection
@@ -174,28 +175,21 @@ class Restore:
         Raises ElasticsearchUnavailable when Elasticsearch does not answer for longer than the task's patience,
         InternalError, and ArchiveFailed when the archive cannot be read.
         """
-        queue: asyncio.Queue[Folder | None] = asyncio.Queue(self._task.parallel)
 
-        async def work() -> None:
-            while (folder := await queue.get()) is not None:
-                await self._restore(folder)
-                advance(1)
+        async def restore(folder: Folder) -> None:
+            await self._restore(folder)
+            advance(1)
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._task.parallel):
-                    tasks.create_task(work())
-                async for folder in folders(self._archive, self._other):
-                    await queue.put(folder)
-                    if self.is_stopped:
-                        break
-                for _ in range(self._task.parallel):
-                    await queue.put(None)
-        except* (RecallError, ArchiveFailed) as failures:
-            raise first_of(failures) from None
+        await for_each(self._folders(), restore, self._task.parallel)
         if not self._task.dry_run:
             await self._let_screen_recordings_follow()
         return self.counts
+
+    async def _folders(self) -> AsyncGenerator[Folder, None]:
+        async for folder in folders(self._archive, self._other):
+            if self.is_stopped:
+                return
+            yield folder
 
     def _other(self, path: str) -> None:
         """Takes a file that is in no recording's folder."""

@@ -1,10 +1,11 @@
 """Reads a whole archive, and compares it with its manifests and lists (docs/decisions/0036-backup.md)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from app.background import for_each
 from app.media.archives import Archive, ArchiveFailed, FileMissing
 from app.media.zipped import is_zip_of_day
 from app.recordings.backup import (
@@ -49,7 +50,7 @@ class Folder:
     sizes: dict[str, int | None]
 
 
-async def folders(archive: Archive, others: Callable[[str], object]) -> AsyncIterator[Folder]:
+async def folders(archive: Archive, others: Callable[[str], object]) -> AsyncGenerator[Folder, None]:
     """Yields the folders of recordings in their order; `others` gets the path of each file outside of them."""
     path, sizes = "", dict[str, int | None]()
     async for entry in archive.walk():
@@ -70,24 +71,17 @@ async def verify(archive: Archive, parallel: int, advance: Callable[[int], objec
     """Reads everything, `parallel` recordings concurrently. Raises ArchiveFailed when the archive cannot be read."""
     found = Verification()
     lists = _Lists(archive, found)
-    queue: asyncio.Queue[Folder | None] = asyncio.Queue(parallel)
 
-    async def work() -> None:
-        while (folder := await queue.get()) is not None:
-            await _check(archive, folder, found)
-            advance(1)
+    async def listed() -> AsyncGenerator[Folder, None]:
+        async for folder in folders(archive, lists.other):
+            await lists.folder(folder)
+            yield folder
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(parallel):
-                tasks.create_task(work())
-            async for folder in folders(archive, lists.other):
-                await lists.folder(folder)
-                await queue.put(folder)
-            for _ in range(parallel):
-                await queue.put(None)
-    except* ArchiveFailed as failures:
-        raise failures.exceptions[0] from None
+    async def check(folder: Folder) -> None:
+        await _check(archive, folder, found)
+        advance(1)
+
+    await for_each(listed(), check, parallel)
     await lists.end()
     for problems in (found.damaged, found.missing, found.surplus, found.unfinished):
         problems.sort()

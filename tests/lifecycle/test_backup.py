@@ -749,7 +749,8 @@ async def killed(store: Store, rng: random.Random, script: str, *arguments: str,
     before = done()
     target = before + rng.randrange(1, max(2, BACKED_UP_RECORDINGS // (2 * BACKUP_KILLS)))
     process = await store.scripts.start(script, store.place, *arguments)
-    await eventually(lambda: done() >= target or process.returncode is not None, seconds=120)
+    seconds = 120 + BACKED_UP_RECORDINGS / 10
+    await eventually(lambda: done() >= target or process.returncode is not None, seconds=seconds)
     await asyncio.sleep(rng.uniform(0, 0.01))
     if process.returncode is None:
         process.kill()
