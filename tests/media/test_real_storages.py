@@ -16,6 +16,7 @@ from app.media.answers import open_media
 from app.media.location import Location, resolve_location
 from app.media.storages import MediaStorages, open_storages
 from app.settings import Settings, StorageConfig
+from tests.support import storages
 from tests.support.answers import RANGES, honest_answer, play
 from tests.support.relay import Relay
 from tests.support.storages import S3, S3_SERVERS, WEBDAV_SERVERS, WebDav, storage_of
@@ -189,6 +190,22 @@ async def test_every_play_of_a_row_is_whole(server: WebDav | S3) -> None:
                 body += chunk
                 await asyncio.sleep(pause)
             assert body == LONG[:700_000]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_last_play_of_a_connection_to_nginx_is_whole(tls: bool) -> None:
+    """By default nginx closes a connection behind its thousandth answer."""
+    content = LONG[:20_000]
+    with storages.nginx_webdav(defaults=True, tls=tls) as nginx:
+        nginx.put("thousand.wav", content)
+        async with Relay(nginx.url) as relay:
+            config = through(relay, storage_of(nginx))
+            async with open_storages(Settings(storage=config)) as opened:
+                location = located_through(relay, nginx, "thousand.wav", config)
+                for number in range(1_003):
+                    outcome = await play(opened, "GET", location, {})
+                    assert (outcome.status, outcome.body == content, outcome.complete) == (200, True, True), number
+            assert relay.connections == 2
 
 
 async def test_a_body_that_breaks_off_goes_on(server: WebDav | S3) -> None:

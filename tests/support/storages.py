@@ -211,25 +211,34 @@ def rclone_webdav() -> Iterator[WebDav]:
 
 
 @contextlib.contextmanager
-def nginx_webdav() -> Iterator[WebDav]:
-    """Knows no PROPFIND: nginx has only `dav_methods`. It closes connections after 3 requests; its default is 1000."""
+def nginx_webdav(*, defaults: bool = False, tls: bool = False) -> Iterator[WebDav]:
+    """Knows no PROPFIND: nginx has only `dav_methods`.
+
+    It closes a connection after 3 requests, with its own `defaults` after 1,000.
+    """
     program = find_program("nginx")
     if not program:
         missing("nginx", "apt-get install nginx")
     with server_folder() as folder:
         files = folder / "recordings"
         files.mkdir()
+        certificate = make_certificate(folder) if tls else None
 
         def command(port: int) -> list[Any]:
-            types = "keepalive_requests 3; default_type application/octet-stream; types { audio/wav wav; }"
+            kept = "" if defaults else "keepalive_requests 3;"
+            types = f"{kept} default_type application/octet-stream; types {{ audio/wav wav; }}"
             location = f"location / {{ root {folder}; dav_methods PUT DELETE; }}"
-            _write_nginx_config(folder, f"{types} server {{ listen 127.0.0.1:{port}; {location} }}")
+            listen = f"listen 127.0.0.1:{port};"
+            if certificate:
+                listen = f"listen 127.0.0.1:{port} ssl; ssl_certificate {certificate.file}; "
+                listen += f"ssl_certificate_key {certificate.key};"
+            _write_nginx_config(folder, f"{types} server {{ {listen} {location} }}")
             return [program, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
 
         # Started as root it would want to become somebody else; this way it is somebody else from the start.
         uid = _NOBODY if os.geteuid() == 0 else None
-        with running(folder, command, uid=uid) as port:
-            yield _webdav(port, files, basic=False)
+        with running(folder, command, uid=uid, tls=tls) as port:
+            yield _webdav(port, files, certificate, basic=False)
 
 
 def _write_nginx_config(folder: Path, http: str) -> None:
