@@ -192,10 +192,11 @@ class Campaign:
         return other.resource == "screen-recordings" and other.call == one.call and other.acknowledged > 0
 
     async def churn(self) -> None:
-        """Lifts and applies holds of others, on the same calls."""
+        """Applies and lifts holds of others, on the same calls."""
         one = self.some("recordings", lift=True)
         if one is not None:
-            await self.ask("admin", "POST", f"/api/v2/recordings/{one.id}", json=random.choice((APPLY, UNAPPLY)))
+            for operation in (APPLY, UNAPPLY):
+                await self.ask("admin", "POST", f"/api/v2/recordings/{one.id}", json=operation)
 
     async def delete(self) -> None:
         resource = random.choice(list(PATHS))
