@@ -29,6 +29,7 @@ from app.media.http import REQUEST_WATCH
 from app.media.identity import claim_keys, same_object_keys
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.missing import MissingMedia
+from app.media.proof import GONE
 from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_url, media_uuid
 from app.recordings.merge import merge
@@ -355,10 +356,10 @@ class Deletion:
             async with self._slots:
                 for _ in range(_CLAIM_ATTEMPTS):
                     outcome = await self._delete_claimed(codec.decode(entry.descriptor))
-                    if outcome == "deleted":
+                    if outcome in {"deleted", "lost"}:
                         self._audit.write(_audit_line(entry, by))
                     if outcome is not None:
-                        return outcome
+                        return "needed" if outcome == "lost" else outcome
         except (LocationNotAllowed, ClaimHeld, RecallError, TimeoutError) as error:
             log.warning(
                 "media object %s of recording %s is not deleted: %s",
@@ -368,17 +369,18 @@ class Deletion:
             )
         return "failed"
 
-    async def _delete_claimed(self, descriptor: dict[str, Any]) -> Literal["deleted", "needed"] | None:
+    async def _delete_claimed(self, descriptor: dict[str, Any]) -> Literal["deleted", "needed", "lost"] | None:
         """Claims an object, asks whether a recording needs it, and deletes it if none does.
 
-        Returns None if a recording that refers to it was stored meanwhile and cancelled the claim.
+        Returns None if a recording that refers to it was stored meanwhile and cancelled the claim. An object that is
+        needed is "lost" if an earlier deletion, which did not live to say so, had deleted it already.
         """
         claim = await self._claims.acquire(claim_keys(descriptor, self._configured))
         call = _StorageCall()
         try:
             # Asked after the claim is there: a recording that this misses sees the claim (`MediaClaims.refuse`).
             if await self._questions.submit(frozenset(same_object_keys(descriptor, self._configured))):
-                return "needed"
+                return "lost" if claim.follows_a_call and await self._is_gone(descriptor) else "needed"
             location = resolve_location(descriptor, self._configured)
             call.restart()
             if not await self._claims.begin(claim):
@@ -393,6 +395,11 @@ class Deletion:
             return "deleted"
         finally:
             await self._release(claim, unanswered=call.is_unanswered)
+
+    async def _is_gone(self, descriptor: dict[str, Any]) -> bool:
+        stream = await self._storages.open("HEAD", resolve_location(descriptor, self._configured), {})
+        stream.close()
+        return stream.status in GONE
 
     async def _release(self, claim: Claim, *, unanswered: bool) -> None:
         try:

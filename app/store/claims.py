@@ -67,6 +67,11 @@ class Claim:
 
     stored: list[_Stored]
 
+    @property
+    def follows_a_call(self) -> bool:
+        """Whether an earlier holder may have called the storage, and has not told what came of it."""
+        return any(stored.state.unanswered for stored in self.stored)
+
 
 class ClaimHeld(Exception):
     """Another deletion has claimed the object."""

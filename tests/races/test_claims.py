@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -160,6 +161,36 @@ async def test_a_storage_that_refuses_a_deletion_leaves_no_claim(services: list[
         assert (await ops.delete(f"{OPS_PATH}/first", params=ALL)).json()["statusCode"] == 7
     assert (await post(ops, "second", url)).status_code == 201
     assert storage.exists("refused.wav")
+
+
+async def test_an_object_whose_deletion_was_not_answered_has_its_audit_line_though_it_is_needed_by_then(
+    start_service: StartService, storage: SlowStorage, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit.jsonl"
+    service = await start_service(storage=configured(storage), audit_log=str(audit), **PATIENT)
+    url = storage.put("lost.wav", 10)
+    ops = service.client("ops")
+    assert (await post(ops, "deleted", url)).status_code == 201
+    answer = SlowStorage.answer
+
+    async def delete_without_an_answer(self: SlowStorage, request: Request, connection: Connection) -> None:
+        if request.method == "DELETE":
+            del self.sizes[request.target]
+            connection.reset()
+        else:
+            await answer(self, request, connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlowStorage, "answer", delete_without_an_answer)
+        assert (await ops.delete(f"{OPS_PATH}/deleted", params=ALL)).json()["statusCode"] == 7
+    assert_error(await post(ops, "needs it", url), 503, 4)
+    assert "delete-media" not in audit.read_text()
+    swept = await service.services.deletion.sweep(only_due=False)
+    assert (swept.deleted, swept.needed, swept.failed) == (0, 1, 0)
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(line["user"], line["recordingId"]) for line in lines if line["operation"] == "delete-media"] == [
+        ("sweep", "deleted")
+    ]
 
 
 async def test_random_interleavings_lose_nothing(services: list[Service], storage: SlowStorage) -> None:

@@ -33,7 +33,7 @@ PATHS = {"recordings": OPS_PATH, "screen-recordings": SCREENS_PATH}
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
 ALL = {"subresources": "*"}
 LABEL = "evidence"
-_CALLS = 12
+_CALLS = 6
 _RULES = f"""
 [[rules]]
 name = "all"
@@ -127,11 +127,11 @@ class Campaign:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def some(self, resource: str, *, lift: bool = False) -> Known | None:
+    def some(self, resource: str) -> Known | None:
         """One of the newest recordings."""
         found = [
             one for one in list(self.known.values())[-200:]
-            if one.resource == resource and one.acknowledged and (one.may_be_lifted or not lift)
+            if one.resource == resource and one.acknowledged
         ]  # fmt: skip
         return random.choice(found) if found else None
 
@@ -192,9 +192,9 @@ class Campaign:
         return other.resource == "screen-recordings" and other.call == one.call and other.acknowledged > 0
 
     async def churn(self) -> None:
-        """Applies and lifts holds of others, on the same calls."""
-        one = self.some("recordings", lift=True)
-        if one is not None:
+        """Applies and lifts a hold of another, on a call of those that are held for good."""
+        one = await self.record()
+        if one.resource == "recordings":
             for operation in (APPLY, UNAPPLY):
                 await self.ask("admin", "POST", f"/api/v2/recordings/{one.id}", json=operation)
 
