@@ -40,6 +40,9 @@ async def wrong_password(page: Page) -> None:
 
 
 async def more_criteria(page: Page) -> None:
+    fold = page.get_by_role("button", name="Criteria")
+    if await fold.is_visible():
+        await fold.click()
     await page.get_by_text("More criteria").click()
     await page.get_by_role("textbox", name="User data").focus()
 
@@ -172,7 +175,7 @@ STATES = (
     State("recording-history", EVER, history),
     State("recording-history-fails", EVER, history_fails),
     State("recording-storage-away", EVER, storage_is_away),
-    State("marked", f"{EVER}&userName=*a*&callerPhoneNumber=*4*&userData=*e*"),
+    State("marked", f"{EVER}&userName=*a*&callerPhoneNumber=*4*&userData=CASE*"),
     State("more-criteria", EVER, more_criteria),
     State("columns", EVER, columns),
     State("picked", EVER, pick_three),

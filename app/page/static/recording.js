@@ -229,6 +229,8 @@ function addVideo(media, title) {
   const figure = document.createElement("figure");
   const video = document.createElement("video");
   const caption = document.createElement("figcaption");
+  figure.className = "unseen-yet";
+  video.addEventListener("loadeddata", () => figure.classList.remove("unseen-yet"), { once: true });
   video.preload = "none";
   video.muted = true;
   video.playsInline = true;
