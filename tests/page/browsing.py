@@ -3,13 +3,13 @@
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import httpx
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, ViewportSize
 
 from tests.page.conftest import NewContext
 from tests.page.support import signed_in
 from tests.support.service import Service
-from tests.support.waiting import eventually
 
 NARROW = ViewportSize(width=320, height=640)
 WIDE = ViewportSize(width=1280, height=720)
@@ -59,37 +59,52 @@ window.hears = (channel = 0) => {
 };
 """
 
-_sessions: WeakKeyDictionary[Service, dict[str, Any]] = WeakKeyDictionary()
+_signed_in: WeakKeyDictionary[Service, dict[str, httpx.AsyncClient]] = WeakKeyDictionary()
 
 
-async def sign_in(page: Page, name: str = "admin", leads_to: str = "/ui/recordings") -> None:
+async def sign_in(page: Page, name: str = "admin") -> None:
     await page.get_by_label("User name").fill(name)
     await page.get_by_label("Password").fill(f"{name}-password")
     await page.get_by_role("button", name="Sign in").click()
-    await page.wait_for_url(f"**{leads_to}**")
+    await page.wait_for_url("**/ui/recordings**")
 
 
 async def opened(service: Service, new_context: NewContext, path: str, user: str = "admin", **options: Any) -> Page:
-    """A page of somebody who is signed in; several share a session, so none may sign out."""
-    context = await new_context(service.url, **options)
-    sessions = _sessions.setdefault(service, {})
-    if user not in sessions:
-        client = await signed_in(service, user)
-        sessions[user] = [{"name": c.name, "value": c.value or "", "url": service.url} for c in client.cookies.jar]
-    await context.add_cookies(sessions[user])
-    await context.add_init_script(LISTEN)
+    """A page of somebody who is signed in; several share a session, so none may sign out.
+
+    Without `options` they share a context too. `expected` and `viewport` are of the page.
+    """
+    expected, viewport = options.pop("expected", ()), options.pop("viewport", None)
+    shared_by = None if options else user
+    context = await new_context(service.url, expected=expected, shared_by=shared_by, **options)
+    clients = _signed_in.setdefault(service, {})
+    # The oldest of a user's sessions ends when there are too many.
+    if user not in clients or not (await clients[user].get("/ui/session")).json()["session"]:
+        clients[user] = await signed_in(service, user)
+    cookies = [{"name": c.name, "value": c.value or "", "url": service.url} for c in clients[user].cookies.jar]
+    await context.add_cookies(cookies)  # type: ignore[arg-type]
     page = await context.new_page()
+    await page.add_init_script(LISTEN)
+    if viewport:
+        await page.set_viewport_size(viewport)
     await page.goto(path)
     return page
 
 
+_UNTIL = """() => new Promise((resolve, reject) => {
+  const begun = Date.now();
+  const look = async () => {
+    if (await (EXPRESSION)) resolve();
+    else if (Date.now() - begun > 30_000) reject(new Error("It has not come about."));
+    else setTimeout(look, 50);
+  };
+  void look();
+})"""
+
+
 async def until(page: Page, expression: str) -> None:
-    """Playwright's own way needs `eval`, which the page's policy forbids."""
-
-    async def holds() -> bool:
-        return bool(await page.evaluate(expression))
-
-    await eventually(holds, seconds=30)
+    """Looks within the page. Playwright's own way needs `eval`, which the page's policy forbids."""
+    await page.evaluate(_UNTIL.replace("EXPRESSION", expression))
 
 
 async def position(page: Page) -> float:
@@ -122,9 +137,16 @@ async def assert_accessible(page: Page, rules: dict[str, Any] | None = None, par
         raise AssertionError(results.generate_report())
 
 
+_CUT_OFF = """() => [...document.querySelectorAll("details[open] > :not(summary), dialog[open]")]
+  .map((each) => each.getBoundingClientRect())
+  .filter(({ left, right }) => left < 0 || right > document.documentElement.clientWidth).length"""
+
+
 async def assert_fits(page: Page) -> None:
     overflow = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
+    # What is cut off at the left cannot be scrolled to.
+    assert await page.evaluate(_CUT_OFF) == 0
 
 
 async def assert_good_in_every_look(page: Page, part: str | None = None) -> None:

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from app.page import assets
 from app.page.assets import VERSION, address
 from tests.page.support import OURS, signed_in
-from tests.support.service import PATIENT, Service, StartService
+from tests.support.service import Service
 
 POLICY = re.compile(
     r"default-src 'none'; script-src 'self'; style-src 'self' 'nonce-[\w-]{22}'; img-src 'self' data:; "
@@ -31,8 +32,8 @@ def assert_page_headers(response: httpx.Response, cache: str = "no-store") -> No
 
 
 @pytest.fixture(scope="module")
-def service(module_service: Service) -> Service:
-    return module_service
+def service(shared_service: Service) -> Service:
+    return shared_service
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,8 @@ async def test_each_answer_has_the_headers(client: httpx.AsyncClient, method: st
 
 
 async def test_an_unexpected_error_has_the_headers_and_tells_nothing(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await signed_in(service)
 
     async def fail(*_: object) -> None:
         raise ZeroDivisionError("secret")
@@ -100,8 +100,9 @@ async def test_other_paths_do_not_have_them(service: Service) -> None:
         assert "content-security-policy" not in response.headers
 
 
-async def test_a_nonce_is_never_the_same_and_stands_in_no_page_that_does_not_need_it(service: Service) -> None:
-    client = await signed_in(service)
+async def test_a_nonce_is_never_the_same_and_stands_in_no_page_that_does_not_need_it(
+    client: httpx.AsyncClient,
+) -> None:
     nonces = set()
     for _ in range(3):
         response = await client.get("/ui/recordings?startTime=0")
@@ -110,12 +111,14 @@ async def test_a_nonce_is_never_the_same_and_stands_in_no_page_that_does_not_nee
     assert len(nonces) == 3
 
 
-async def test_only_by_https_browsers_are_told_to_stay_there(start_service: StartService, service: Service) -> None:
-    secure = await start_service(public_url="https://recall.example", **PATIENT)
+async def test_only_by_https_browsers_are_told_to_stay_there(service: Service) -> None:
+    secure = Service(msgspec.structs.replace(service.settings, public_url="https://recall.example"))
+    await secure.start()
     response = await secure.client().get("/ui/sign-in")
     assert response.headers["strict-transport-security"] == "max-age=63072000"
     assert "strict-transport-security" not in (await secure.client().get("/health/live")).headers
     assert "strict-transport-security" not in (await service.client().get("/ui/sign-in")).headers
+    await secure.stop()
 
 
 async def test_static_files_may_be_kept_for_ever_under_their_version_alone(service: Service) -> None:

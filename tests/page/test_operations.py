@@ -3,45 +3,37 @@
 import asyncio
 import html
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from playwright.async_api import expect
 
-from app.store.client import connect
-from tests.page.browsing import assert_good_in_every_look, opened, sign_in
+from tests.page.browsing import assert_good_in_every_look, opened
 from tests.page.conftest import NewContext
+from tests.page.results import ALL, HOSTILE, MANY
 from tests.page.support import OURS, signed_in
-from tests.page.test_search import HOSTILE, text
-from tests.support.recordings import a_recording, store_many
-from tests.support.service import PATIENT, USERS, Service, own_settings
+from tests.page.test_search import text
+from tests.support.service import Service
 from tests.support.waiting import eventually
 
 PATH = "/ui/operations"
 API = "/api/v2/recording-operations"
-MAY_PROTECT = ("RECORDING_PERMISSION_APPLY_NON_DELETE",)
 
 
 @pytest.fixture(scope="module")
-async def service(elasticsearch_url: str) -> AsyncIterator[Service]:
-    supervisor = next(user for user in USERS if user.name == "supervisor")
-    limited = msgspec.structs.replace(supervisor, access_groups=("/",), permissions=MAY_PROTECT)
-    users = (*(user for user in USERS if user is not supervisor), limited)
-    async with own_settings(elasticsearch_url) as settings:
-        service = Service(msgspec.structs.replace(settings, users=users, **PATIENT))
-        await service.start()
-        async with connect(settings) as client:
-            await store_many(client, settings, [a_recording(f"call {i}") for i in range(30)])
-        yield service
-        await service.stop()
+def service(shared_service: Service) -> Service:
+    return shared_service
+
+
+@pytest.fixture(scope="module")
+async def client(service: Service) -> httpx.AsyncClient:
+    return await signed_in(service)
 
 
 @pytest.fixture
 def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Before it is set no recording is protected."""
+    """Before it is set the protection of no recording is changed."""
     may_go_on, change = asyncio.Event(), service.services.protection.change
 
     async def later(*arguments: Any, **named: Any) -> None:
@@ -53,8 +45,8 @@ def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
 
 async def start(service: Service, user: str = "admin", **body: Any) -> str:
-    """Begins to protect all recordings, or what the body says; the operation's id."""
-    asked = {"operationName": "applyNonDelete", "criteria": {"startTime": "0"}, **body}
+    """Begins to unprotect all recordings, none of which is protected, or what the body says; the operation's id."""
+    asked = {"operationName": "unapplyNonDelete", "criteria": {"startTime": "0"}, **body}
     response = await service.client(user).post(API, json={k: v for k, v in asked.items() if v is not None})
     assert response.status_code in {200, 202}, response.text
     return str(response.json()["id"])
@@ -71,27 +63,17 @@ def row(page: httpx.Response, operation: str) -> str:
 
 
 async def test_an_operation_is_found_again_with_its_progress_and_stopped_without_scripts(
-    service: Service, gate: asyncio.Event
+    service: Service, client: httpx.AsyncClient, gate: asyncio.Event
 ) -> None:
-    operation = await start(
-        service, criteria={"startTime": "2010-01-01", "callerPhoneNumber": "+1*"}, reason="LegalHold#245"
-    )
-    client = await signed_in(service)
+    criteria = {"startTime": "2010-01-01", "dialedPhoneNumber": "+49*"}
+    operation = await start(service, criteria=criteria, reason="LegalHold#245")
     page = await client.get(PATH)
     shown = text(row(page, operation))
-    for part in (
-        "Protect",
-        "LegalHold#245",
-        "2010-01-01 00:00:00",
-        "Caller +1*",
-        "admin",
-        "Running",
-        "0 of 30",
-        "Stop",
-    ):
+    for part in ("Unprotect", "LegalHold#245", "2010-01-01 00:00:00", "Dialed number +49*", "admin", "Running", "Stop"):
         assert part in shown
-    assert re.search(r'<progress max="30" value="0"', row(page, operation))
-    assert 'href="/ui/recordings?startTime=2010-01-01&amp;callerPhoneNumber=%2B1*"' in row(page, operation)
+    assert f"0 of {MANY}" in shown
+    assert f'<progress max="{MANY}" value="0"' in row(page, operation)
+    assert 'href="/ui/recordings?startTime=2010-01-01&amp;dialedPhoneNumber=%2B49*"' in row(page, operation)
     (form,) = re.findall(r'<form method="post" action="([^"]+)"', row(page, operation))
     stopping = asyncio.create_task(client.post(form, headers=OURS))
     gate.set()
@@ -103,9 +85,9 @@ async def test_an_operation_is_found_again_with_its_progress_and_stopped_without
     assert "<progress" not in shown
 
 
-async def test_who_failed_is_named_with_a_link_and_the_reason(service: Service) -> None:
-    operation = await start(service, criteria=None, recordings=["call 1", "none / 1", HOSTILE])
-    shown = row(await (await signed_in(service)).get(PATH), operation)
+async def test_who_failed_is_named_with_a_link_and_the_reason(service: Service, client: httpx.AsyncClient) -> None:
+    operation = await start(service, criteria=None, recordings=["many 001", "none / 1", HOSTILE])
+    shown = row(await client.get(PATH), operation)
     assert "3 selected" in text(shown)
     assert "Done" in text(shown)
     assert "3 of 3, 2 failed" in text(shown)
@@ -114,13 +96,13 @@ async def test_who_failed_is_named_with_a_link_and_the_reason(service: Service) 
     assert html.escape(HOSTILE[:20]) in shown.replace("&#34;", "&quot;")
 
 
-async def test_one_sees_ones_own_and_an_administrator_all(service: Service) -> None:
-    mine, other = await start(service, "supervisor"), await start(service)
-    supervisor, admin = await signed_in(service, "supervisor"), await signed_in(service)
+async def test_one_sees_ones_own_and_an_administrator_all(service: Service, client: httpx.AsyncClient) -> None:
+    mine, other = await start(service, "protector"), await start(service)
+    supervisor = await signed_in(service, "protector")
     page = (await supervisor.get(PATH)).text
     assert mine in page
     assert other not in page
-    page = (await admin.get(PATH)).text
+    page = (await client.get(PATH)).text
     assert mine in page
     assert other in page
     for operation in (other, "none"):
@@ -134,15 +116,14 @@ async def test_one_sees_ones_own_and_an_administrator_all(service: Service) -> N
 
 async def test_who_may_do_nothing_with_many_is_not_led_to_the_list(service: Service) -> None:
     link = f'href="{PATH}"'
-    assert link in (await (await signed_in(service, "supervisor")).get("/ui/recordings?startTime=0")).text
+    assert link in (await (await signed_in(service, "protector")).get("/ui/recordings?startTime=0")).text
     agent = await signed_in(service, "agent")
     assert link not in (await agent.get(PATH)).text
     assert "An operation begins in the" in (await agent.get(PATH)).text
 
 
-async def test_pages_are_linked(service: Service) -> None:
-    operations = [await start(service, criteria=None, recordings=[f"call {i}"]) for i in range(3)]
-    client = await signed_in(service)
+async def test_pages_are_linked(service: Service, client: httpx.AsyncClient) -> None:
+    operations = [await start(service, criteria=None, recordings=[f"many 00{i}"]) for i in range(3)]
     page = await client.get(f"{PATH}?limit=2")
     (link,) = re.findall(r'rel="next" href="([^"]+)"', page.text)
     assert link.startswith(f"{PATH}?")
@@ -165,23 +146,22 @@ async def test_it_is_followed_to_its_end_and_is_no_activity(
     assert (await asked.value).headers["recall-activity"] == "none"
     gate.set()
     await expect(line.locator(".state")).to_have_text("Done")
-    await expect(line).to_contain_text("30 of 30")
-    await expect(page.locator("#status")).to_have_text("Protect, Done, 30 of 30")
+    await expect(line).to_contain_text(f"{ALL} of {ALL}")
+    await expect(page.locator("#status")).to_have_text(f"Unprotect, Done, {ALL} of {ALL}")
     await line.get_by_role("link", name="All that match").click()
-    await expect(page.locator("#recordings tbody tr")).to_have_count(30)
+    await expect(page.locator("#recordings tbody tr")).to_have_count(min(ALL, 100))
 
 
 async def test_it_is_stopped_by_its_button_with_and_without_scripts(
     service: Service, new_context: NewContext, gate: asyncio.Event
 ) -> None:
-    for scripts in (True, False):
+    without: dict[str, Any] = {"java_script_enabled": False}
+    for options in ({}, without):
         gate.clear()
         operation = await start(service)
-        page = await (await new_context(service.url, java_script_enabled=scripts)).new_page()
-        await page.goto(PATH)
-        await sign_in(page, "admin", leads_to=PATH)
+        page = await opened(service, new_context, PATH, **options)
         line = page.locator(f"[id='{operation}']")
-        await expect(page.get_by_role("link", name="Reload")).to_be_visible(visible=not scripts)
+        await expect(page.get_by_role("link", name="Reload")).to_be_visible(visible=bool(options))
         async with page.expect_request(f"**{PATH}/{operation}/stop"):
             await line.get_by_role("button", name="Stop").click(no_wait_after=True)
         gate.set()

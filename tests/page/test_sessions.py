@@ -24,7 +24,7 @@ from tests.support.audit import lines_but_posts
 from tests.support.faults import CountingStorage
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
-from tests.support.service import PATIENT, USERS, Service, StartService, assert_error, hash_password, own_settings
+from tests.support.service import PATIENT, USERS, Service, StartService, assert_error, hash_password
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.emptied_indices
@@ -110,8 +110,8 @@ async def test_a_planted_token_is_not_the_one_of_the_session_that_begins(service
 @pytest.mark.parametrize(
     "token", ["", "x", "x" * 43, "x" * 8_000, "%00", "../a", "é".encode().decode("latin-1"), "*", '"'], ids=repr
 )
-async def test_an_unknown_token_is_no_session(module_service: Service, token: str) -> None:
-    response = await module_service.client().get(
+async def test_an_unknown_token_is_no_session(shared_service: Service, token: str) -> None:
+    response = await shared_service.client().get(
         "/ui/api/me", headers={b"Cookie": f"recall-session={token}".encode("latin-1")}
     )
     assert_error(response, 401, 20, "Not authenticated.")
@@ -321,9 +321,9 @@ async def test_a_play_in_flight_ends_with_the_session(
 # --- where it leads ---
 
 
-async def test_who_is_not_signed_in_is_led_to_the_form_and_back(module_service: Service) -> None:
+async def test_who_is_not_signed_in_is_led_to_the_form_and_back(shared_service: Service) -> None:
     path = "/ui/recordings/a%2Fb%20c?x=%2B1&y=a%26b"
-    client = module_service.client()
+    client = shared_service.client()
     asked = await client.get(path)
     assert asked.status_code == 303
     form = await client.get(asked.headers["location"])
@@ -345,23 +345,23 @@ async def test_who_is_not_signed_in_is_led_to_the_form_and_back(module_service: 
         "/api/v2/recordings?startTime=0", "\x00/ui",
     ],
 )  # fmt: skip
-async def test_no_sign_in_leads_elsewhere(module_service: Service, wanted: str) -> None:
-    response = await post_sign_in(module_service.client(), "admin", "admin-password", next=wanted)
+async def test_no_sign_in_leads_elsewhere(shared_service: Service, wanted: str) -> None:
+    response = await post_sign_in(shared_service.client(), "admin", "admin-password", next=wanted)
     assert response.headers["location"] == "/ui/recordings"
 
 
 @pytest.mark.parametrize("path", ["/", "/ui", "/ui/"])
-async def test_the_root_leads_to_the_page(module_service: Service, path: str) -> None:
-    response = await module_service.client().get(path)
+async def test_the_root_leads_to_the_page(shared_service: Service, path: str) -> None:
+    response = await shared_service.client().get(path)
     assert (response.status_code, response.headers["location"]) == (303, "/ui/recordings")
 
 
-async def test_the_api_takes_no_session_and_the_page_no_basic(module_service: Service) -> None:
-    client = await signed_in(module_service)
+async def test_the_api_takes_no_session_and_the_page_no_basic(shared_service: Service) -> None:
+    client = await signed_in(shared_service)
     response = await client.get("/api/v2/me")
     assert_error(response, 401, 20)
     assert "www-authenticate" in response.headers
-    response = await module_service.client("admin").get("/ui/api/me")
+    response = await shared_service.client("admin").get("/ui/api/me")
     assert_error(response, 401, 20)
     assert "www-authenticate" not in response.headers
 
@@ -384,14 +384,13 @@ async def test_the_readers_paths_are_the_same_under_the_page(service: Service) -
 
 
 @pytest.fixture(scope="module")
-async def desk(elasticsearch_url: str) -> AsyncIterator[Service]:
+async def desk(shared_service: Service) -> AsyncIterator[Service]:
     """A service whose API another origin may call."""
-    async with own_settings(elasticsearch_url) as settings:
-        allowed = ("https://desk.example.com",)
-        service = Service(msgspec.structs.replace(settings, allowed_origins=allowed, **PATIENT))
-        await service.start()
-        yield service
-        await service.stop()
+    allowed = ("https://desk.example.com",)
+    service = Service(msgspec.structs.replace(shared_service.settings, allowed_origins=allowed))
+    await service.start()
+    yield service
+    await service.stop()
 
 
 @pytest.mark.parametrize(
@@ -430,8 +429,8 @@ async def test_changes_come_from_pages_of_ours_alone(
     assert "access-control-allow-origin" not in response.headers
 
 
-async def test_a_form_changes_nothing_under_the_api(module_service: Service) -> None:
-    client = await signed_in(module_service)
+async def test_a_form_changes_nothing_under_the_api(shared_service: Service) -> None:
+    client = await signed_in(shared_service)
     for media_type in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"):
         response = await client.post(
             "/ui/api/recordings/recording",
@@ -451,9 +450,9 @@ async def test_a_form_changes_nothing_under_the_api(module_service: Service) -> 
     ],
 )
 async def test_a_sign_in_that_is_no_form_is_refused_in_words(
-    module_service: Service, content: bytes, media_type: str, status: int
+    shared_service: Service, content: bytes, media_type: str, status: int
 ) -> None:
-    response = await module_service.client().post(
+    response = await shared_service.client().post(
         "/ui/sign-in", content=content, headers={**OURS, "Content-Type": media_type}
     )
     assert response.status_code == status

@@ -17,12 +17,12 @@ import pytest
 import soundfile  # type: ignore[import-untyped]
 
 from app.media import decoder, waveform
-from app.settings import StorageConfig, WebDavConfig
+from app.settings import Settings, StorageConfig, WebDavConfig
 from tests.page.support import signed_in
 from tests.support.audit import lines_but_posts
 from tests.support.faults import CountingStorage, FaultServer
 from tests.support.recordings import OPS_PATH, a_media_file, a_recording
-from tests.support.service import PATIENT, STORAGES, USERS, Service, StartService, assert_error, own_settings
+from tests.support.service import PATIENT, STORAGES, USERS, Service, StartService, assert_error
 from tests.support.sizes import size
 from tests.support.storages import WebDav
 from tests.support.waiting import eventually
@@ -45,23 +45,22 @@ def encoded(samples: np.ndarray[Any, Any], kind: str = "WAV", subtype: str | Non
 
 
 @pytest.fixture(scope="module")
-async def service(elasticsearch_url: str, wsgidav_basic: WebDav, tmp_path_factory: Any) -> AsyncIterator[Service]:
-    async with own_settings(elasticsearch_url) as settings:
-        storage = WebDavConfig(wsgidav_basic.url, wsgidav_basic.username, wsgidav_basic.password)
-        supervisor = next(user for user in USERS if user.name == "supervisor")
-        limited = msgspec.structs.replace(supervisor, access_groups=("/US",))
-        service = Service(
-            msgspec.structs.replace(
-                settings,
-                storage=StorageConfig((*STORAGES.webdav, storage), STORAGES.s3),
-                users=(*(user for user in USERS if user is not supervisor), limited),
-                audit_log=tmp_path_factory.mktemp("audit") / "audit.log",
-                **PATIENT,
-            )
+async def service(module_settings: Settings, wsgidav_basic: WebDav, tmp_path_factory: Any) -> AsyncIterator[Service]:
+    storage = WebDavConfig(wsgidav_basic.url, wsgidav_basic.username, wsgidav_basic.password)
+    supervisor = next(user for user in USERS if user.name == "supervisor")
+    limited = msgspec.structs.replace(supervisor, access_groups=("/US",))
+    service = Service(
+        msgspec.structs.replace(
+            module_settings,
+            storage=StorageConfig((*STORAGES.webdav, storage), STORAGES.s3),
+            users=(*(user for user in USERS if user is not supervisor), limited),
+            audit_log=tmp_path_factory.mktemp("audit") / "audit.log",
+            **PATIENT,
         )
-        await service.start()
-        yield service
-        await service.stop()
+    )
+    await service.start()
+    yield service
+    await service.stop()
 
 
 @pytest.fixture
@@ -339,6 +338,7 @@ for at in range(0, int(sys.argv[1]), 65536):
 """
 
 
+@pytest.mark.emptied_indices
 async def test_it_gives_way_to_a_player(
     start_service: StartService,
     counting_storage: CountingStorage,
@@ -364,6 +364,7 @@ async def test_it_gives_way_to_a_player(
         assert await drawing == "busy"
 
 
+@pytest.mark.emptied_indices
 async def test_a_storage_that_breaks_off_or_knows_no_ranges(start_service: StartService, faults: FaultServer) -> None:
     service = await start_service(storage=StorageConfig((faults.config,)), **PATIENT)
     client = await signed_in(service)
