@@ -4,32 +4,31 @@ import resource
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from app.cli.framework import Command, Group, run
 
-# Each has a module of its name here, which is imported when it is needed: an installation without the extra
-# "embedded" lacks what `demo` imports.
-_COMMANDS = (
-    "serve",
-    "demo",
-    "indices",
-    "migrate",
-    "reindex",
-    "purge",
-    "backup",
-    "restore",
-    "retention",
-    "sweep",
-    "verify",
-    "sessions",
-    "users",
-    "sample",
-    "import",
-)
+# Each has a module of its name here, which is imported when it is needed: that takes a second, and an installation
+# without the extra "embedded" lacks what `demo` imports. So the list of commands has the first line of their help here.
+_COMMANDS = {
+    "serve": "Start the service, with as many worker processes as RECALL_WORKERS says.",
+    "demo": "Start the service with Elasticsearch and demo data.",
+    "indices": "Create missing indices, check the others.",
+    "migrate": "Move recordings from schema v1 to schema v2.",
+    "reindex": "Move to a new index: other shards, changed mapping.",
+    "purge": "Delete recordings that are older than some time.",
+    "backup": "Copy recordings and their media.",
+    "restore": "Bring back what a backup has.",
+    "retention": "Purge and back up by rules, once or every day.",
+    "sweep": "Delete media objects that deletions left behind.",
+    "verify": "Check an evidence package: each of its files against the manifest.",
+    "sessions": "List and end the sessions of the page.",
+    "users": "Make the password_hash of a [[users]] entry, and tell what an entry lets its user do.",
+    "sample": "Load made-up recordings.",
+    "import": "Post files of recordings to a running service.",
+}
 # A module cannot be called `import`.
 _MODULES = {"import": "importing"}
 
@@ -41,6 +40,10 @@ class _Commands(Group):
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         return _command(name) if name in _COMMANDS else None
 
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
 
 def _command(name: str) -> Command | Group:
     command: Command | Group = import_module(f"app.cli.{_MODULES.get(name, name)}").command
@@ -48,7 +51,7 @@ def _command(name: str) -> Command | Group:
 
 
 @click.group(cls=_Commands, epilog="recall COMMAND --help describes a command. All settings are in README.md.")
-@click.version_option(version("recall"), prog_name="recall", message="%(prog)s %(version)s")
+@click.version_option(package_name="recall", prog_name="recall", message="%(prog)s %(version)s")
 def recall() -> None:
     """Recall: search, play and keep call recordings."""
 
