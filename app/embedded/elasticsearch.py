@@ -14,6 +14,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,7 +77,11 @@ class Node:
 
         The first node of a cluster names itself in `initial_masters`; the others have its `transport` among
         their `seed_hosts`. Documents are in `data` if given, which is kept, else in a temporary folder.
+        Raises DistributionError, and NodeError if it does not start in time, or a port is in use.
         """
+        for port in (http_port, transport_port):
+            if port:
+                _check_port(port)
         home = readable_by_all(distribution(), "bin/elasticsearch")
         java, trimmed = _java()
         folder = temporary_folder()
@@ -230,6 +235,14 @@ def answers(url: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _check_port(port: int) -> None:
+    """Raises NodeError if a port is in use, which Elasticsearch would find out at the very end of its start."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise NodeError(f"a node cannot listen on 127.0.0.1:{port}: {error.strerror}") from error
 
 
 def _java() -> tuple[Path, bool]:

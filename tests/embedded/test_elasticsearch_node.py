@@ -81,16 +81,30 @@ def test_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
     assert call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_node_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
+def test_node_ends_with_the_process_that_started_it() -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         pid, folder = holder.stdout.readline().split()
         assert exists(int(pid))
-        holder.send_signal(number)
+        holder.kill()
         holder.wait()
         wait_until(lambda: not exists(int(pid)))
         wait_until(lambda: not Path(folder).exists())
+
+
+def test_node_that_starts_ends_with_the_process_that_starts_it() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # see `documents`
+        with subprocess.Popen([sys.executable, "-c", HOLDER], env={**os.environ, "TMPDIR": name}) as holder:
+            wait_until(lambda: any(file.read_text() for file in folder.glob("*/pid")))
+            (file,) = folder.glob("*/pid")
+            pid = int(file.read_text())
+            assert exists(pid)
+            holder.terminate()
+            holder.wait()
+            wait_until(lambda: not exists(pid))
+            wait_until(lambda: not any(folder.iterdir()))
 
 
 def test_the_demo_keeps_its_documents_private_and_leaves_nothing_behind_on_sigterm() -> None:
