@@ -52,7 +52,8 @@ def test_sample_depends_only_on_its_seed() -> None:
 
     assert sample(300, seed=7) == sample(300, seed=7)
     assert sample(300, seed=7)[200:] == sample(100, seed=7, first=200)
-    assert not [recording for recording in sample(300, seed=7) if recording in sample(300, seed=8)]
+    another = sample(300, seed=8)
+    assert not [recording for recording in sample(300, seed=7) if recording in another]
 
 
 async def test_repeated_load_adds_no_recordings(
