@@ -39,8 +39,6 @@ from tests.support.service import (
     own_settings,
 )
 
-pytestmark = pytest.mark.emptied_indices
-
 PATH = "/api/v2/recordings"
 NO_LIMITS: Mapping[str, Any] = {"access_groups": (), "partitions": (), "own_recordings": False}
 

@@ -44,8 +44,6 @@ from tests.support.service import USERS, Service, StartService, basic
 from tests.support.storages import S3
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 ID = 'an "id"\n\u2028\x1b[31m/ü'
 ID_IN_PATH = "an%20%22id%22%0A%E2%80%A8%1B%5B31m%2F%C3%BC"
 SIZE = 1_000_000

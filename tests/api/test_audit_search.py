@@ -40,8 +40,6 @@ from tests.support.sizes import AUDIT_SEARCHES
 from tests.support.waiting import eventually
 from tests.support.workers import SPARE_NODE
 
-pytestmark = pytest.mark.emptied_indices
-
 PATH = "/api/v2/audit"
 OPS_AUDIT = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/audit"
 

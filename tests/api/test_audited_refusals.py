@@ -23,8 +23,6 @@ from tests.page.support import OURS, signed_in
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
 from tests.support.service import PATIENT, USERS, Service, StartService
 
-pytestmark = pytest.mark.emptied_indices
-
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 NDJSON = "application/x-ndjson"
 

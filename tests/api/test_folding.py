@@ -17,9 +17,6 @@ from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording, a_user, an_event
 from tests.support.service import Service, assert_error
 
-# Not of the last test: a reindex leaves an index whose documents cannot be deleted.
-emptied = pytest.mark.emptied_indices
-
 PATH = "/api/v2/recordings"
 NUMBER = "+16504668888"
 
@@ -50,7 +47,6 @@ async def folded(service: Service) -> Service:
     return service
 
 
-@emptied
 async def test_another_spelling_finds_what_was_posted(folded: Service) -> None:
     admin = folded.client("admin")
     for name, found in {
@@ -83,14 +79,12 @@ async def test_another_spelling_finds_what_was_posted(folded: Service) -> None:
     assert await ids(admin, asked("userData", "Jose\u0301 1")) == ["windows"]
 
 
-@emptied
 async def test_a_full_width_star_finds_only_a_star(folded: Service) -> None:
     admin = folded.client("admin")
     assert await ids(admin, asked("callerPhoneNumber", "+1650\uff0a")) == []
     assert await ids(admin, asked("userName", "ali\uff0a")) == []
 
 
-@emptied
 async def test_what_is_returned_is_what_was_posted(folded: Service) -> None:
     found = (await folded.client("admin").get(f"{PATH}/pasted")).json()["recording"]
     assert found["callerPhoneNumber"] == "\u202a+1650466\u200b8888\u202c"
@@ -98,13 +92,11 @@ async def test_what_is_returned_is_what_was_posted(folded: Service) -> None:
     assert found["eventHistory"][0]["contact"]["userName"] == "\u0130stanbul"
 
 
-@emptied
 @pytest.mark.parametrize("query", ["callerPhoneNumber=%E2%80%8B", "userName=%E2%80%8B", "dialedPhoneNumber=%09"])
 async def test_a_query_of_which_nothing_is_left_is_refused(admin: httpx.AsyncClient, query: str) -> None:
     assert_error(await admin.get(f"{PATH}?{query}"), 400, 2, query.partition("=")[0])
 
 
-@emptied
 @pytest.mark.parametrize("number", ["2013", "20130517", "1368792000", "-1", "99999999999"])
 async def test_a_short_number_is_no_time(admin: httpx.AsyncClient, number: str) -> None:
     """It is a year, a date or seconds, and would silently be a time of January 1970."""

@@ -14,6 +14,8 @@ from tests.support.processes import Scripts
 from tests.support.recordings import OPS_PATH, a_recording
 from tests.support.service import StartService
 
+pytestmark = pytest.mark.no_indices
+
 SCRIPT = "create_indices.py"
 
 Run = Callable[..., Awaitable[tuple[int, str]]]

@@ -16,8 +16,6 @@ from app.settings import Settings, User
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, a_media_file, a_recording, a_user, an_event
 from tests.support.service import USERS, Service, StartService, assert_error
 
-pytestmark = pytest.mark.emptied_indices
-
 PATH = "/api/v2/recordings"
 REGIONS = ("eu", "us east")
 # Contact center → its administrator.

@@ -17,8 +17,6 @@ from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER
 from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password, staff_with
 from tests.support.sizes import DEFINITION_ROUNDS
 
-pytestmark = pytest.mark.emptied_indices
-
 PATH = "/api/v2/recording-label-definitions"
 OPS = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recording-label-definitions"
 

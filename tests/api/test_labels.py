@@ -15,8 +15,6 @@ from app.store.indices import alias
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password, staff_with
 
-pytestmark = pytest.mark.emptied_indices
-
 DEFINITIONS = "/api/v2/recording-label-definitions"
 PATH = "/api/v2/recordings"
 LABELS = f"{PATH}/recording/labels"

@@ -27,8 +27,6 @@ from tests.support.recordings import (
 from tests.support.service import Service, assert_error
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 SEARCH = "/api/v2/recordings"
 SIZES = [1_000_000 if i % 3 else 400_000 for i in range(40)]
 

@@ -28,8 +28,6 @@ from tests.support.recordings import (
 )
 from tests.support.service import Service
 
-pytestmark = pytest.mark.emptied_indices
-
 # --- What is posted -------------------------------------------------------------------------------
 
 # Few of each, so that identities meet; and near misses, which must stay apart.

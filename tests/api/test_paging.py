@@ -17,8 +17,6 @@ from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_
 from tests.support.service import Service, assert_error
 from tests.support.sizes import WALKED_RECORDINGS
 
-pytestmark = pytest.mark.emptied_indices
-
 PATH = "/api/v2/recordings"
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

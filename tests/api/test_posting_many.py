@@ -21,8 +21,6 @@ from tests.support.service import PATIENT, USERS, Service, StartService, assert_
 from tests.support.sizes import POSTED_BATCHES
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 NDJSON = {"Content-Type": "application/x-ndjson"}
 OTHER_PATH = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
 INTERNAL_PATH = f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings"

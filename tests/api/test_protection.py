@@ -18,8 +18,6 @@ from tests.support.audit import lines_but_posts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import Service, StartService, assert_error, hash_password
 
-pytestmark = pytest.mark.emptied_indices
-
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
 

@@ -38,8 +38,6 @@ from tests.support.sizes import (
     SMALL_WORLDS,
 )
 
-pytestmark = pytest.mark.emptied_indices
-
 SEEDS = [int(seed) for seed in os.environ.get("RECALL_SEEDS", " ".join(map(str, range(1, BIG_WORLDS + 1)))).split()]
 OTHER_REGION = "Test"
 LONGEST = 5000  # characters of a parameter, and of what is posted to be found by it

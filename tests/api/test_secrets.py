@@ -11,8 +11,6 @@ from tests.support.service import StartService, basic
 
 FAULTS = [fault for fault in FaultServer.FAULTS if fault != "endless"]
 
-pytestmark = pytest.mark.emptied_indices
-
 
 async def test_failures_of_storages_and_of_the_service_log_no_secret(
     start_service: StartService, faults: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -21,8 +21,6 @@ from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CEN
 from tests.support.service import USERS, Service, StartService, basic, hash_password
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 OPS, ADMIN, *_ = USERS
 PATH = "/api/v2/recordings/any"
 OPS_READS = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recordings/any"

@@ -18,8 +18,6 @@ from app.store.document_store import DocumentWriter
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording
 from tests.support.service import PATIENT, StartService, assert_error
 
-pytestmark = pytest.mark.emptied_indices
-
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}
 
 

@@ -18,8 +18,6 @@ from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
 from tests.support.service import Service
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 
 class Import:
     """Runs the command in a folder."""

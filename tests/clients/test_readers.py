@@ -14,8 +14,6 @@ from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_r
 from tests.support.service import Service, StartService, assert_error, basic
 from tests.support.storages import WebDav, webdav_storage
 
-pytestmark = pytest.mark.emptied_indices
-
 INTERNAL = f"/internal-api/contact-centers/{CONTACT_CENTER}/screen-recordings"
 SCREENS = OPS_PATH.replace("recordings", "screen-recordings")
 

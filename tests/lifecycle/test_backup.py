@@ -36,8 +36,6 @@ from tests.support.sizes import BACKED_UP_RECORDINGS, BACKUP_KILLS, RESTORE_KILL
 from tests.support.storages import BUCKETS, S3, WebDav
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 ALL = ("--contact-center", CONTACT_CENTER)
 OTHER_CENTER = "other center/é"
 AWAY = "http://127.0.0.1:1/recordings"

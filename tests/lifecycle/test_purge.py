@@ -47,8 +47,6 @@ from tests.support.sizes import PURGED_RECORDINGS, RACED_BY_PURGE
 from tests.support.storages import WebDav, webdav_storage
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 OTHER_OPS_PATH = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
 SCREENS_PATH = OPS_PATH.replace("recordings", "screen-recordings")
 OURS = ("--contact-center", CONTACT_CENTER)

@@ -39,8 +39,6 @@ from tests.support.storages import BUCKETS, S3, WebDav, webdav_storage
 from tests.support.waiting import eventually
 from tests.unit.test_retention_rules import a_rule, text_of
 
-pytestmark = pytest.mark.emptied_indices
-
 # Two days after Europe's clocks were set forward, and some weeks after America's.
 NOW = datetime(2026, 3, 31, 0, 30, 15, 250_000, tzinfo=UTC)
 DAYS = 90

@@ -23,8 +23,6 @@ from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_r
 from tests.support.service import Service, StartService
 from tests.support.storages import S3, WebDav, s3_storage, webdav_storage
 
-pytestmark = pytest.mark.emptied_indices
-
 ALL = {"subresources": "*"}
 
 

@@ -17,8 +17,6 @@ from tests.support.recordings import OPS_PATH, a_media_file, a_recording
 from tests.support.service import Service, StartService, assert_error
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 HEADERS = {
     "cache-control": "private, no-store",
     "x-content-type-options": "nosniff",

@@ -22,8 +22,6 @@ from tests.support.service import PATIENT, USERS, Service, StartService, assert_
 from tests.support.storages import S3, WebDav, storage_of
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 OPS_PACKAGE = f"{OPS_PATH}/recording/package"
 PACKAGE = "/api/v2/recordings/recording/package"
 SCREENS = OPS_PATH.replace("/recordings", "/screen-recordings")

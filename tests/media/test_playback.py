@@ -15,8 +15,6 @@ from tests.support.sizes import MEDIA_RANGES
 from tests.support.storages import S3, S3_SERVERS, WEBDAV_SERVERS, WebDav, storage_of
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 SIZE = 300_000
 CONTENT = random.Random(4).randbytes(SIZE)
 

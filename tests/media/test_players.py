@@ -22,8 +22,6 @@ from tests.support.service import PATIENT, StartService
 from tests.support.sizes import LEAVING_PLAYERS, size
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 LONG = 200_000_000
 AUTHORIZATION = f"Basic {base64.b64encode(b'admin:admin-password').decode()}"
 HEADERS_END = b"\r\n\r\n"

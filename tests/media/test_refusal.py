@@ -13,8 +13,6 @@ from tests.support.faults import CountingStorage, FaultServer, Trap
 from tests.support.recordings import OPS_PATH, a_media_file, a_recording, store_many
 from tests.support.service import StartService, assert_error
 
-pytestmark = pytest.mark.emptied_indices
-
 # Every address that this process connects to; an audit hook cannot be removed.
 connected: list[Any] = []
 sys.addaudithook(lambda event, arguments: connected.append(arguments[1]) if event == "socket.connect" else None)

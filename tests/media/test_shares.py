@@ -14,8 +14,6 @@ from tests.support.recordings import OPS_PATH, a_media_file, a_recording
 from tests.support.service import USERS, StartService, assert_error
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 SHARE = 4
 
 

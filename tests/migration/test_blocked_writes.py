@@ -22,6 +22,8 @@ from tests.support.recordings import OPS_PATH, a_recording
 from tests.support.service import StartService
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.no_indices
+
 # A migration that has blocked writes and does not swap before the event is set.
 AboutToSwap = Callable[[], contextlib.AbstractAsyncContextManager[tuple[asyncio.Event, "asyncio.Task[None]"]]]
 

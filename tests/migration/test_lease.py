@@ -11,6 +11,8 @@ from app.settings import Settings
 from app.store import lease as lease_module
 from app.store.lease import Lease, LeaseHeld, LeaseLost, read_state
 
+pytestmark = pytest.mark.no_indices
+
 SECONDS = 1.0
 
 

@@ -9,7 +9,7 @@ from app.embedded.elasticsearch import Node
 from app.settings import Settings
 from app.store.client import connect
 from tests.migration.support import behind_alias, callers, make_v1_index, small, start
-from tests.support.service import own_settings
+from tests.support.service import settings_without_indices
 from tests.support.waiting import eventually
 from tests.support.workers import SPARE_NODE
 
@@ -24,7 +24,7 @@ def is_running(process: asyncio.subprocess.Process) -> bool:
 
 async def test_migration_waits_for_a_killed_node_and_completes(spare_node: Node, tmp_path: Path) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(DOCUMENTS)}
-    async with own_settings(spare_node.url) as settings, connect(settings) as elasticsearch:
+    async with settings_without_indices(spare_node.url) as settings, connect(settings) as elasticsearch:
         index = await make_v1_index(
             elasticsearch, settings, [(_id, small(_id, caller)) for _id, caller in truth.items()]
         )

@@ -32,6 +32,8 @@ from tests.support.service import Service
 from tests.support.sizes import MIGRATED_DOCUMENTS, MIGRATION_KILLS, MOST_UNAVAILABLE_SECONDS
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.no_indices
+
 
 class Writer:
     """The earlier deployment: 100 updates and deletions a second in the v1 index, then the service."""

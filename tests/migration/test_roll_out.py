@@ -26,6 +26,8 @@ from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_r
 from tests.support.service import Service, StartService
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.no_indices
+
 _REPOSITORY = Path(__file__).parents[2]
 _RELEASED = "41b05e1"
 _MAPPING = Path(__file__).parent / "version_0_1_0" / "recordings.json"

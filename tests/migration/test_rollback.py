@@ -12,6 +12,8 @@ from tests.migration.support import behind_alias, make_v1_index, run, small
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
 from tests.support.service import Service, assert_error
 
+pytestmark = pytest.mark.no_indices
+
 APPLY = {"operationName": "applyNonDelete"}
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 

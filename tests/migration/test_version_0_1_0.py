@@ -19,6 +19,8 @@ from tests.migration.support import run
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording
 from tests.support.service import PATIENT, Service, StartService, assert_error
 
+pytestmark = pytest.mark.no_indices
+
 MAPPING = Path(__file__).parent / "version_0_1_0" / "recordings.json"
 SCREENS_PATH = OPS_PATH.replace("/recordings", "/screen-recordings")
 APPLY, UNAPPLY = {"operationName": "applyNonDelete"}, {"operationName": "unapplyNonDelete"}

@@ -24,8 +24,6 @@ from tests.support.service import PATIENT, Service, StartService, assert_error
 from tests.support.sizes import CLAIM_ROUNDS
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.emptied_indices
-
 APPLY = {"operationName": "applyNonDelete"}
 ALL = {"subresources": "*"}
 

@@ -15,15 +15,25 @@ from app.store.client import connect
 from tests.support import storages
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.faults import CountingStorage, FaultServer, Trap
-from tests.support.service import PATIENT, USERS, Service, StartService, empty_indices, own_settings
+from tests.support.service import (
+    PATIENT,
+    USERS,
+    Service,
+    StartService,
+    delete_unused_indices,
+    empty_indices,
+    own_settings,
+    settings_without_indices,
+)
 from tests.support.storages import S3, WebDav
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url() -> Iterator[str]:
+async def elasticsearch_url() -> AsyncIterator[str]:
     try:
         with elasticsearch_for_development() as url:
             yield url
+            await delete_unused_indices(url)
     except NoContainerEngine as reason:
         pytest.skip(str(reason))
 
@@ -37,9 +47,12 @@ def spare_node() -> Iterator[Node]:
 
 @pytest.fixture
 def settings(request: pytest.FixtureRequest) -> Settings:
-    """A configuration with indices of the test's own, or with its module's where `emptied_indices` is marked."""
-    emptied = request.node.get_closest_marker("emptied_indices")
-    settings: Settings = request.getfixturevalue("emptied_settings" if emptied else "new_settings")
+    """A configuration with empty indices of the test's own.
+
+    They are its module's where `emptied_indices` is marked, and it has yet to make them where `no_indices` is.
+    """
+    marked = [name for name in ("emptied_indices", "no_indices") if request.node.get_closest_marker(name)]
+    settings: Settings = request.getfixturevalue(f"settings_with_{marked[0]}" if marked else "new_settings")
     return settings
 
 
@@ -50,9 +63,15 @@ async def new_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
 
 
 @pytest.fixture
-async def emptied_settings(module_settings: Settings) -> AsyncIterator[Settings]:
+async def settings_with_emptied_indices(module_settings: Settings) -> AsyncIterator[Settings]:
     yield module_settings
     await empty_indices(module_settings)
+
+
+@pytest.fixture
+async def settings_with_no_indices(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    async with settings_without_indices(elasticsearch_url) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +240,9 @@ def versitygw_tls() -> Iterator[S3]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rclone_s3() -> Iterator[S3]:
+    """Of one module: after some requests it uses a thirtieth of a processor for the rest of its life."""
     with storages.rclone_s3() as server:
         yield server
 

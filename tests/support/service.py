@@ -11,12 +11,14 @@ from uuid import uuid4
 import httpx
 import uvicorn
 from argon2 import PasswordHasher
+from elasticsearch import AsyncElasticsearch
 
 from app.main import create_app
 from app.server import server_config
 from app.services import Services
 from app.settings import Role, S3Config, Settings, StorageConfig, User, WebDavConfig
 from app.store.client import connect
+from app.store.indices import create_indices
 from app.store.repository import RecordingRepository
 from tests.support.described import DescribedClient
 from tests.support.recordings import CONTACT_CENTER, OTHER_CONTACT_CENTER, REGION
@@ -135,35 +137,100 @@ class Service:
 StartService = Callable[..., Awaitable[Service]]
 
 
+# Elasticsearch is asked to delete so many documents; of more it deletes the indices.
+_MOST_DOCUMENTS = 2_000
+
+# By the URL of an Elasticsearch: the prefixes of indices that nobody uses, and what they were when they were made.
+_unused: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+
+
 @asynccontextmanager
 async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
+    """A configuration with empty indices that nobody else uses.
+
+    They may have been another test's: making a service's indices takes Elasticsearch most of a second of processor
+    time. Indices that a test has changed otherwise than by documents are not used again.
+    """
+    unused = _unused.setdefault(elasticsearch_url, [])
+    if unused:
+        prefix, made = unused.pop()
+        settings = _settings(elasticsearch_url, prefix)
+    else:
+        settings = _settings(elasticsearch_url)
+        async with connect(settings) as client:
+            await create_indices(client, settings)
+            made = await _indices(client, settings)
+    yield settings
+    async with connect(settings) as client:
+        if await _indices(client, settings) == made and await _emptied(client, settings):
+            unused.append((settings.index_prefix, made))
+        else:
+            await _delete_indices(client, settings)
+
+
+@asynccontextmanager
+async def settings_without_indices(elasticsearch_url: str) -> AsyncIterator[Settings]:
     """A configuration with an index prefix of its own, whose indices are gone afterwards."""
-    settings = Settings(
+    settings = _settings(elasticsearch_url)
+    yield settings
+    async with connect(settings) as client:
+        await _delete_indices(client, settings)
+
+
+async def delete_unused_indices(elasticsearch_url: str) -> None:
+    for prefix, _ in _unused.pop(elasticsearch_url, []):
+        settings = _settings(elasticsearch_url, prefix)
+        async with connect(settings) as client:
+            await _delete_indices(client, settings)
+
+
+async def empty_indices(settings: Settings) -> None:
+    """Deletes every document. (The node has no delete by query.)"""
+    async with connect(settings) as client:
+        assert await _emptied(client, settings, most=None)
+
+
+def _settings(elasticsearch_url: str, prefix: str | None = None) -> Settings:
+    return Settings(
         elasticsearch_url=elasticsearch_url,
-        index_prefix=f"test-{uuid4().hex[:12]}",
+        index_prefix=prefix or f"test-{uuid4().hex[:12]}",
         replicas=0,
         region=REGION,
         users=USERS,
         storage=STORAGES,
     )
-    yield settings
-    async with connect(settings) as connected:
-        client = connected.options(request_timeout=60)
-        indices = list((await client.indices.get(index=f"{settings.index_prefix}-*")).body)
-        if indices:
-            await client.indices.delete(index=indices)
 
 
-async def empty_indices(settings: Settings) -> None:
-    """Deletes every document, which takes a tenth of the time of new indices. (The node has no delete by query.)"""
-    indices = f"{settings.index_prefix}-*"
-    async with connect(settings) as connected:
-        client = connected.options(request_timeout=60)
-        await client.indices.refresh(index=indices)
-        while hits := (await client.search(index=indices, size=10_000, source=False))["hits"]["hits"]:
+async def _indices(client: AsyncElasticsearch, settings: Settings) -> dict[str, Any]:
+    """Aliases, mappings and settings of the indices, by their names."""
+    found: dict[str, Any] = (await client.options(request_timeout=60).indices.get(index=_all(settings))).body
+    return found
+
+
+async def _delete_indices(client: AsyncElasticsearch, settings: Settings) -> None:
+    if indices := list(await _indices(client, settings)):
+        await client.options(request_timeout=60).indices.delete(index=indices)
+
+
+async def _emptied(client: AsyncElasticsearch, settings: Settings, most: int | None = _MOST_DOCUMENTS) -> bool:
+    """Deletes every document, or returns False if there are more than `most`."""
+    client = client.options(request_timeout=60)
+    await client.indices.refresh(index=_all(settings))
+    while True:
+        found = await client.search(index=_all(settings), size=10_000, source=False, track_total_hits=True)
+        total, hits = found["hits"]["total"]["value"], found["hits"]["hits"]
+        if most is not None and total > most:
+            return False
+        if hits:
             operations = [{"delete": {"_index": hit["_index"], "_id": hit["_id"]}} for hit in hits]
             response = await client.bulk(operations=operations, refresh=True)
             assert not response["errors"], response
+        if total == len(hits):
+            return True
+
+
+def _all(settings: Settings) -> str:
+    return f"{settings.index_prefix}-*"
 
 
 def basic(name: str, password: str, encoding: str = "utf-8") -> str:

@@ -1,5 +1,6 @@
 """How pytest-xdist spreads the tests over its workers (`-n 3 --dist loadgroup`), which share one Elasticsearch."""
 
+import gc
 import os
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -60,7 +61,12 @@ def _module(item: pytest.Item) -> str:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Fails if pytest-xdist cannot see the groups, as with a version of pytest that it does not know."""
+    """Fails if pytest-xdist cannot see the groups, as with a version of pytest that it does not know.
+
+    The garbage collector need not look at modules and tests again and again: they stay.
+    """
+    gc.collect()
+    gc.freeze()
     if session.config.getoption("loadgroup", default=False):
         assert all("@" in item.nodeid.rpartition("]")[2] for item in session.items), "the groups of tests are lost"
 
