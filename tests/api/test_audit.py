@@ -39,6 +39,7 @@ from app.main import create_app
 from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig
 from tests.support.audit import lines_but_posts
 from tests.support.faults import CountingStorage, FaultServer
+from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_media_file, a_recording
 from tests.support.service import USERS, Service, StartService, basic
 from tests.support.storages import S3
@@ -631,16 +632,9 @@ def test_a_file_that_cannot_be_opened_fails_at_the_start(tmp_path: Path) -> None
 
 
 async def test_the_start_says_so_in_one_line(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "app",
-        env={**os.environ, "RECALL_AUDIT_LOG": str(tmp_path)},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, errors = await process.communicate()
-    assert process.returncode == 1
-    told = [line for line in errors.decode().splitlines() if "no [[users]] are configured" not in line]
+    status, _, errors = await Scripts(Settings(audit_log=str(tmp_path)), tmp_path).run("-m", "app")
+    assert status == 1
+    told = [line for line in errors.splitlines() if "no [[users]] are configured" not in line]
     assert told == [f"the audit log cannot be opened: [Errno 21] Is a directory: '{tmp_path}'"]
 
 

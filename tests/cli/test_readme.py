@@ -16,6 +16,8 @@ import msgspec
 import pytest
 
 from app.embedded.servers import free_port
+from app.settings import Settings
+from tests.support.processes import Scripts
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -128,23 +130,12 @@ async def test_scripts_test_passes_its_arguments_to_pytest() -> None:
     assert "test_default_page" not in output
 
 
-async def test_port_in_use_is_reported_in_one_line() -> None:
+async def test_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app",
-            "demo",
-            cwd=ROOT,
-            env={**{k: v for k, v in os.environ.items() if not k.startswith("RECALL_")}, "RECALL_PORT": str(port)},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, errors = await process.communicate()
-    assert process.returncode == 1
-    assert errors.decode() == (
-        f"cannot listen on 127.0.0.1:{port}: Address already in use; RECALL_PORT chooses another port\n"
-    )
+        status, _, errors = await Scripts(Settings(port=port), tmp_path).run("-m", "app", "demo")
+    assert status == 1
+    assert errors == f"cannot listen on 127.0.0.1:{port}: Address already in use; RECALL_PORT chooses another port\n"
 
 
 async def test_demo_refuses_to_listen_for_other_machines() -> None:

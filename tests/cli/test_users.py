@@ -1,7 +1,5 @@
 """`scripts/users.py check`: what the entry of a user lets her do and see."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from elasticsearch import AsyncElasticsearch
 
 from app.settings import Settings, User
 from app.store.indices import create_indices
+from tests.support.forked import Forked
 from tests.support.recordings import CONTACT_CENTER, REGION, a_media_file, a_recording, store_many
 from tests.support.service import PATIENT, hash_password
 
@@ -47,10 +46,12 @@ def _set(user: User) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(user).items() if value is not None}
 
 
-def check(config: Path, *arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, str(ROOT / "scripts" / "users.py"), "check", str(config), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin"})
-    return done.returncode, done.stdout, done.stderr
+async def check(config: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error. The script has no settings but those of the file."""
+    out, err = config.with_name("out"), config.with_name("err")
+    program = [str(ROOT / "scripts" / "users.py"), "check", str(config), *arguments]
+    status = await Forked(program, {"PATH": "/usr/bin"}, out=out, err=err).wait()
+    return status, out.read_text(), err.read_text()
 
 
 def line(text: str, name: str) -> str:
@@ -58,21 +59,21 @@ def line(text: str, name: str) -> str:
     return found.removeprefix(name).strip()
 
 
-def test_check_tells_what_a_user_may_do_and_see(config: Path) -> None:
-    status, told, _ = check(config, "amy")
+async def test_check_tells_what_a_user_may_do_and_see(config: Path) -> None:
+    status, told, _ = await check(config, "amy")
     assert status == 0
     assert {"search", "read", "play"} <= set(line(told, "may").split(", "))
     assert "apply" not in line(told, "may").split(", ")
     assert line(told, "sees") == "media files in the access groups /US; the user's own recordings"
-    _, told, _ = check(config, "bob")
+    _, told, _ = await check(config, "bob")
     assert "apply" in line(told, "may").split(", ")
     assert line(told, "sees") == "no recording"
-    assert line(check(config, "carl")[1], "sees") == "every recording of the contact center"
-    assert line(check(config, "olga")[1], "sees") == "every recording"
+    assert line((await check(config, "carl"))[1], "sees") == "every recording of the contact center"
+    assert line((await check(config, "olga"))[1], "sees") == "every recording"
 
 
-def test_check_names_the_users_of_the_file_when_one_is_missing(config: Path) -> None:
-    status, _, message = check(config, "dora")
+async def test_check_names_the_users_of_the_file_when_one_is_missing(config: Path) -> None:
+    status, _, message = await check(config, "dora")
     assert status == 1
     assert "no user 'dora'" in message
     assert "'amy', 'bob'" in message
@@ -88,17 +89,17 @@ async def test_check_tells_which_media_files_of_a_recording_a_user_sees_and_why(
     ]
     await store_many(elasticsearch, settings, [a_recording("r", mediaFiles=media)])
     await store_many(elasticsearch, settings, [a_recording("s", mediaFiles=[media[1]])])
-    status, told, _ = check(config, "amy", "--recording", "r")
+    status, told, _ = await check(config, "amy", "--recording", "r")
     assert status == 0
     assert "r is visible" in told
     assert "own recording: no; its agents are dima.p@genesys.com" in told
     assert "visible  one  access groups US/CA; partitions /" in told
     assert 'hidden   "two\\u001b[31m"  access groups DE; partitions sales' in told
-    assert check(config, "amy", "--recording", "s")[0] == 1
-    assert check(config, "carl", "--recording", "s")[0] == 0
-    status, told, _ = check(config, "amy", "--recording", "absent")
+    assert (await check(config, "amy", "--recording", "s"))[0] == 1
+    assert (await check(config, "carl", "--recording", "s"))[0] == 0
+    status, told, _ = await check(config, "amy", "--recording", "absent")
     assert status == 1
     assert "absent does not exist in the region test" in told
-    status, _, message = check(config, "olga", "--recording", "r")
+    status, _, message = await check(config, "olga", "--recording", "r")
     assert (status, "--contact-center" in message) == (2, True)
-    assert check(config, "olga", "--recording", "r", "--contact-center", CONTACT_CENTER)[0] == 0
+    assert (await check(config, "olga", "--recording", "r", "--contact-center", CONTACT_CENTER))[0] == 0
