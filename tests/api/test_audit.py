@@ -120,7 +120,9 @@ async def faulty(start_service: StartService, tmp_path: Path, faults: FaultServe
         ("GET", {"If-None-Match": f'"{SIZE:x}"'}, 304, 0),
     ],
 )
-async def test_a_play(played: Played, method: str, headers: dict[str, str], status: int, sent: int) -> None:
+async def test_a_play_is_one_line_with_the_bytes_that_were_sent(
+    played: Played, method: str, headers: dict[str, str], status: int, sent: int
+) -> None:
     response = await played.admin.request(method, played.path, headers=headers)
     assert (response.status_code, len(response.content)) == (status, sent)
     played.only_line(
@@ -171,7 +173,7 @@ async def test_the_line_is_there_when_the_last_byte_arrives(played: Played) -> N
         ),
     ],
 )
-async def test_a_play_that_is_refused(
+async def test_a_refused_play_is_one_line_with_its_status(
     played: Played, user: str | None, headers: dict[str, str], expected: dict[str, Any]
 ) -> None:
     response = await played.service.client(user).get(played.path, headers=headers)
@@ -188,7 +190,9 @@ async def test_a_play_that_is_refused(
         (f"{'x' * 5000}/play/b", "x" * 500, "b", 404),
     ],
 )
-async def test_a_play_of_what_is_not_there(played: Played, path: str, recording: str, media: str, status: int) -> None:
+async def test_a_play_of_what_is_not_there_is_one_line(
+    played: Played, path: str, recording: str, media: str, status: int
+) -> None:
     assert (await played.admin.get(f"/api/v2/recordings/{path}")).status_code == status
     played.only_line(
         outcome="refused", httpStatus=status, statusCode=6 if status == 404 else 2, recordingId=recording, media=media
@@ -196,7 +200,9 @@ async def test_a_play_of_what_is_not_there(played: Played, path: str, recording:
 
 
 @pytest.mark.parametrize(("fault", "status"), [("status-404", 404), ("status-500", 502), ("stall-before-headers", 504)])
-async def test_a_play_whose_storage_fails(faulty: Played, faults: FaultServer, fault: str, status: int) -> None:
+async def test_a_play_whose_storage_fails_is_one_line(
+    faulty: Played, faults: FaultServer, fault: str, status: int
+) -> None:
     await faulty.post(faults.url_of(fault))
     assert (await faulty.admin.get(faulty.path)).status_code == status
     faulty.only_line(
@@ -207,7 +213,7 @@ async def test_a_play_whose_storage_fails(faulty: Played, faults: FaultServer, f
     )
 
 
-async def test_a_play_that_breaks_off(faulty: Played, faults: FaultServer) -> None:
+async def test_a_play_that_breaks_off_is_one_line(faulty: Played, faults: FaultServer) -> None:
     await faulty.post(faults.url_of("short-body"))
     received = 0
 
@@ -341,7 +347,7 @@ async def test_refused_logins_cannot_fill_the_disk(played: Played, monkeypatch: 
     assert played.lines()[-1]["user"] == "agent"  # whoever is authenticated is never left out
 
 
-def test_a_bound_of_lines_for_each_network_and_for_all() -> None:
+def test_lines_are_bounded_for_each_network_and_for_all() -> None:
     now = 0.0
     bound = app.audit._Bound(lambda: now)
     taken = [bound.take("192.0.2.1") for _ in range(100)]
@@ -561,7 +567,7 @@ def test_a_line_is_ascii_without_control_characters(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o007 == 0
 
 
-def test_rotation_by_moving_by_deleting_and_by_truncating(tmp_path: Path) -> None:
+def test_the_file_may_be_moved_deleted_or_truncated_meanwhile(tmp_path: Path) -> None:
     file, moved = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
     log = AuditLog(str(file))
     log.write(an_entry("1"))

@@ -142,7 +142,7 @@ async def test_a_login_that_is_not_verified(audited: Audited, monkeypatch: pytes
             audited.assert_line(row, allowed(row), 429, 20)
 
 
-async def test_a_caller_without_the_role(audited: Audited) -> None:
+async def test_a_caller_without_the_role_is_one_line(audited: Audited) -> None:
     await audited.start()
     refused = 0
     for row in ROWS:
@@ -157,7 +157,7 @@ async def test_a_caller_without_the_role(audited: Audited) -> None:
     assert refused > 100
 
 
-async def test_a_caller_without_the_permission(audited: Audited) -> None:
+async def test_a_caller_without_the_permission_is_one_line(audited: Audited) -> None:
     await audited.start()
     seen = set()
     for row in ROWS:
@@ -172,7 +172,7 @@ async def test_a_caller_without_the_permission(audited: Audited) -> None:
     assert {"apply", "unapply", "add-label", "delete-label", "create-label-definition"} <= seen
 
 
-async def test_what_does_not_exist(audited: Audited) -> None:
+async def test_a_request_for_what_does_not_exist_is_one_line(audited: Audited) -> None:
     await audited.start()
     seen = set()
     for row in ROWS:
@@ -201,7 +201,7 @@ def body_that_is_right(row: Row) -> dict[str, Any]:
     return {"json": {"name": "other", "displayName": "Other"} if "definition" in row.path else {"name": "other"}}
 
 
-async def test_a_body_that_is_too_large(audited: Audited) -> None:
+async def test_a_body_that_is_too_large_is_one_line(audited: Audited) -> None:
     await audited.start(max_body_bytes=1_000)
     seen = set()
     for row in ROWS:
@@ -213,7 +213,7 @@ async def test_a_body_that_is_too_large(audited: Audited) -> None:
     assert len(seen) >= 5
 
 
-async def test_a_state_that_forbids_it(audited: Audited) -> None:
+async def test_a_change_that_the_state_forbids_is_one_line(audited: Audited) -> None:
     """A definition that exists or is in use, and recordings that are protected."""
     service = await audited.start()
     admin, ops = service.client("admin"), service.client("ops")
@@ -243,7 +243,7 @@ async def test_a_state_that_forbids_it(audited: Audited) -> None:
     assert len(seen) == 4
 
 
-async def test_a_share_in_use(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_beyond_a_share_is_one_line(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches and plays, and posts of many, while all of the contact center's places are taken."""
     monkeypatch.setattr(app.services, "_BATCH_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(app.services, "_SEARCH_PATIENCE_SECONDS", 0.01)

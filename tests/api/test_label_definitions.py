@@ -73,7 +73,7 @@ NAMES = ("a", "Z9-_.", "-", "_", "_a", "...", "a__", "x" * 64, ".a", "0", "a.", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_name_that_is_allowed(module_service: Service, name: str) -> None:
+async def test_names_within_the_limits_are_taken(module_service: Service, name: str) -> None:
     admin = module_service.client("admin")
     created = await define(admin, name)
     assert created.status_code == 201
@@ -89,7 +89,7 @@ BAD_NAMES = (
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
-async def test_name_that_is_not_allowed(module_service: Service, name: object) -> None:
+async def test_other_names_are_refused(module_service: Service, name: object) -> None:
     admin = module_service.client("admin")
     assert_error(await admin.post(PATH, json={"name": name}), 400, 2, "Parameter 'name' is invalid: it must have 1 to")
 
@@ -109,7 +109,7 @@ async def test_name_that_is_not_allowed(module_service: Service, name: object) -
         ({"name": "a", "description": ["x"]}, 2, "'description'"),
     ],
 )
-async def test_body_that_is_not_allowed(module_service: Service, body: Any, code: int, message: str) -> None:
+async def test_a_wrong_body_is_refused(module_service: Service, body: Any, code: int, message: str) -> None:
     admin = module_service.client("admin")
     assert_error(await admin.post(PATH, json=body), 400, code, message)
     assert await names(admin) == []
@@ -213,7 +213,7 @@ USERS_OF_TABLE = ("ops", "recorder", *(f"{role}-{p}" for role in ("admin", "supe
 
 
 @pytest.mark.parametrize("user", USERS_OF_TABLE)
-async def test_who_may_do_what(module_service: Service, user: str) -> None:
+async def test_role_and_permission_decide_who_may_do_what(module_service: Service, user: str) -> None:
     client = module_service.client(user)
     for path in (PATH, OPS):
         for method, target in (("GET", "/x"), ("POST", ""), ("PUT", "/x"), ("DELETE", "/x")):
@@ -230,7 +230,7 @@ async def test_a_user_of_another_contact_center_may_not_use_the_paths_of_ops(ser
     assert_error(await service.client("other-admin").get(OPS), 403, 5)
 
 
-async def test_method_that_is_not_allowed(module_service: Service) -> None:
+async def test_other_methods_are_refused(module_service: Service) -> None:
     admin = module_service.client("admin")
     refused = await admin.put(PATH, json={})
     assert_error(refused, 405, 2)
@@ -238,7 +238,7 @@ async def test_method_that_is_not_allowed(module_service: Service) -> None:
     assert (await admin.post(f"{PATH}/a", json={})).headers["allow"] == "GET, HEAD, PUT, DELETE"
 
 
-async def test_change_by_a_page_of_another_origin(service: Service, admin: httpx.AsyncClient) -> None:
+async def test_a_page_of_another_origin_changes_nothing(service: Service, admin: httpx.AsyncClient) -> None:
     assert (await define(admin, "a")).status_code == 201
     foreign = {"Origin": "https://elsewhere.example"}
     assert_error(await admin.put(f"{PATH}/a", json={"description": "x"}, headers=foreign), 403, 3)

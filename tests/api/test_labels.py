@@ -234,7 +234,7 @@ async def test_at_most_fifty_labels(service: Service, admin: httpx.AsyncClient) 
         ({"name": "a", "comment": "x" * 1001}, 2, "Parameter 'comment' is invalid"),
     ],
 )
-async def test_body_that_is_not_allowed(service: Service, body: Any, code: int, message: str) -> None:
+async def test_a_wrong_body_is_refused(service: Service, body: Any, code: int, message: str) -> None:
     admin = service.client("admin")
     await define(admin, "a")
     await post(service.client("ops"))
@@ -310,7 +310,7 @@ BODIES = {"POST": {"name": "x"}, "PUT": {"comment": "x"}}
 
 
 @pytest.mark.parametrize("user", USERS_OF_TABLE)
-async def test_who_may_do_what(module_service: Service, user: str) -> None:
+async def test_role_and_permission_decide_who_may_do_what(module_service: Service, user: str) -> None:
     client, admin, ops = (module_service.client(name) for name in (user, "admin", "ops"))
     assert (await ops.post(OPS_PATH, json=a_recording())).status_code in {200, 201}
     await admin.post(DEFINITIONS, json={"name": "known"})

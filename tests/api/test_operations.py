@@ -199,7 +199,7 @@ async def test_an_id_that_is_there_twice_counts_once(service: Service, audit_log
     assert [line["recordingId"] for line in lines_but_posts(audit_log)] == ["r0", ""]
 
 
-async def test_a_thousand_ids(service: Service) -> None:
+async def test_an_operation_takes_a_thousand_ids_and_no_more(service: Service) -> None:
     ops, admin = service.client("ops"), service.client("admin")
     await post(ops, *names_of(3))
     body = {**APPLY, "recordings": [f"r{number}" for number in range(1_000)]}

@@ -106,7 +106,7 @@ async def targets(module_service: Service) -> dict[str, str]:
 
 @pytest.mark.parametrize("permissions", PERMISSIONS)
 @pytest.mark.parametrize("role", ROLES)
-async def test_protection_permissions_by_role_and_recording(
+async def test_role_and_permission_decide_who_protects_which_recording(
     module_service: Service, targets: dict[str, str], role: str, permissions: str
 ) -> None:
     client = module_service.client(f"{role}-{permissions}")
@@ -131,7 +131,7 @@ async def test_protection_permissions_by_role_and_recording(
                 assert (await admin.post(path, json=UNAPPLY if wanted else APPLY)).status_code == 200
 
 
-async def test_messages_for_an_invalid_operation(module_service: Service) -> None:
+async def test_an_invalid_operation_names_the_parameter(module_service: Service) -> None:
     admin = module_service.client("admin")
     response = await admin.post("/api/v2/recordings/any", json={"operationName": "protect"})
     assert response.status_code == 400
@@ -296,7 +296,7 @@ async def test_holds_of_version_0_1_0_have_the_holders_that_they_can_have(
     assert not await is_screen_protected(ops, "screen")
 
 
-async def test_protection_of_more_screen_recordings_than_one_page(
+async def test_protection_takes_along_more_screen_recordings_than_a_page_holds(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.repository._BATCH", 3)

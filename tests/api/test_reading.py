@@ -148,7 +148,7 @@ async def test_extension_comes_from_the_path_or_else_the_type(
 
 
 @pytest.mark.parametrize("media_type", [None, "", "wav", "audio/", "/wav", "audio/../../x", "a b/c d", "é/é", "*/*"])
-async def test_default_extension_without_usable_path_or_type(
+async def test_a_media_file_without_usable_path_or_type_gets_the_default_extension(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, new_id: str, media_type: str | None
 ) -> None:
     await post_media(ops, new_id, s3("no-extension"), **({"type": media_type} if media_type is not None else {}))

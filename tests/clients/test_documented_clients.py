@@ -51,7 +51,7 @@ async def demo(start_service: StartService) -> Service:
     return service
 
 
-async def test_curl_examples(demo: Service) -> None:
+async def test_the_curl_examples_work(demo: Service) -> None:
     found = json.loads(await run(demo, "sh", "-c", example("sh")))
     assert sorted(recording["id"] for recording in found["recordings"]) == ["r0", "r1", "r2"]
     lines = {"FIRST": json.dumps(a_recording("n1")), "SECOND": json.dumps(a_recording("n2"))}
@@ -59,11 +59,11 @@ async def test_curl_examples(demo: Service) -> None:
     assert json.loads(answer) == {"statusCode": 0, "created": 2, "updated": 0}
 
 
-async def test_python_example(demo: Service) -> None:
+async def test_the_python_example_works(demo: Service) -> None:
     assert sorted((await run(demo, sys.executable, "-c", example("python"))).split()) == ["r0", "r1", "r2"]
 
 
-async def test_java_example(demo: Service, tmp_path: Path) -> None:
+async def test_the_java_example_works(demo: Service, tmp_path: Path) -> None:
     java, javac = shutil.which("java"), shutil.which("javac")
     if not (java and javac):
         missing("a Java compiler", "install a JDK, such as default-jdk-headless")
@@ -73,7 +73,7 @@ async def test_java_example(demo: Service, tmp_path: Path) -> None:
     assert len(found["recordings"]) == 3
 
 
-async def test_javascript_example(demo: Service, tmp_path: Path) -> None:
+async def test_the_javascript_example_works(demo: Service, tmp_path: Path) -> None:
     node = shutil.which("node")
     if not node:
         missing("Node", "install nodejs")

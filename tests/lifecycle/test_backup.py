@@ -615,7 +615,7 @@ async def test_labels_protection_and_former_versions_come_back_byte_for_byte(any
     assert counted(await store.backup()) == {"unchanged": 2, "mediaUnchanged": 2}
 
 
-async def test_another_contact_center_region_and_storage(store: Store) -> None:
+async def test_a_restore_maps_to_another_contact_center_region_and_storage(store: Store) -> None:
     one, two = store.on_apache("a b/one.wav", b"RIFF1"), store.on_s3("two.wav", b"RIFF2" * 1_800_000)
     named = {
         "storage": "webDAV",

@@ -314,7 +314,9 @@ async def test_filters_restrict_the_purge(store: Store, quickly: Quickly) -> Non
         (OLD, "there is no terminal to ask on; give --yes or --dry-run"),
     ],
 )
-async def test_wrong_arguments(tmp_path: Path, quickly: Quickly, arguments: tuple[str, ...], message: str) -> None:
+async def test_wrong_arguments_are_refused(
+    tmp_path: Path, quickly: Quickly, arguments: tuple[str, ...], message: str
+) -> None:
     # Nothing answers there: it is never asked.
     scripts = Scripts(Settings(elasticsearch_url="http://127.0.0.1:1"), tmp_path)
     status, out, err = await quickly(scripts, *arguments)

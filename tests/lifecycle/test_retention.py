@@ -164,7 +164,7 @@ async def test_ages_at_the_boundaries(
     assert rest.counts["deleted"] == sum(is_older for *_, is_older in AGES.values() if oldest)
 
 
-async def test_labels_include_any_and_exclude(runs: Runs, store: Store) -> None:
+async def test_labels_include_and_exclude_recordings(runs: Runs, store: Store) -> None:
     labels = {"none": (), "vip": ("VIP",), "test": ("test",), "training": ("Training",), "both": ("test", "vip")}
     for name in ("vip", "test", "Training"):
         assert (await store.admin.post("/api/v2/recording-label-definitions", json={"name": name})).status_code == 201
@@ -187,7 +187,7 @@ async def test_labels_include_any_and_exclude(runs: Runs, store: Store) -> None:
         assert await store.left() == left, task
 
 
-async def test_criteria_contact_centers_and_resources(runs: Runs, store: Store) -> None:
+async def test_rules_select_by_criteria_contact_center_and_resource(runs: Runs, store: Store) -> None:
     other = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
     short = aged("short")
     short["mediaFiles"][0]["startTime"] = short["mediaFiles"][0]["stopTime"]

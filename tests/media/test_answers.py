@@ -135,7 +135,9 @@ SORTS: tuple[Callable[[Case], Any], ...] = (
 )
 
 
-async def test_every_answer_to_every_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_answer_to_any_request_makes_a_play_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Given always, and given once by a storage that is honest from then on: then the client gets what it asked for.
 
     Without `--full` it is a sample of them, in which each two properties meet.
@@ -185,7 +187,7 @@ HEADS = [
 
 @pytest.mark.parametrize("answer", HEADS, ids=lambda answer: str(answer.status))
 @pytest.mark.parametrize(("request_range", "status"), [(None, 200), ("bytes=-0", 416), ("bytes=10-", 416)])
-async def test_a_storage_without_head(
+async def test_a_storage_that_answers_no_head_is_asked_by_get(
     monkeypatch: pytest.MonkeyPatch, answer: Answer, request_range: str | None, status: int
 ) -> None:
     """HEAD is also how the length is found out that a range goes beyond. GET tells what HEAD does not."""
@@ -610,7 +612,7 @@ class RandomStorage(LocalServer):
         return Answer(status, told, body, framing, end, right.headers)
 
 
-def test_random_answers(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_random_answer_makes_a_play_wrong(caplog: pytest.LogCaptureFixture) -> None:
     """No client gets bytes of another object, or a complete answer with wrong bytes. On uvloop, as in production."""
     caplog.set_level(logging.CRITICAL)
     rng = random.Random(12)

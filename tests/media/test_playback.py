@@ -118,7 +118,7 @@ async def test_range_beyond_the_end_is_416_with_the_length(media: Media) -> None
         assert response.headers["content-range"] == f"bytes */{SIZE}", header
 
 
-async def test_conditions(media: Media) -> None:
+async def test_conditions_are_decided_by_tag_and_date(media: Media) -> None:
     whole = await media.play()
     etag, date = whole.headers["etag"], whole.headers["last-modified"]
     for headers in ({"If_None_Match": etag}, {"If_None_Match": f'"x", W/{etag}'}, {"If_Modified_Since": date}):

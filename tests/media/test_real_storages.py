@@ -125,7 +125,7 @@ async def test_a_404_counts_only_while_the_presence_url_answers(dav: WebDav) -> 
 # --- Playback ---------------------------------------------------------------------------------------------------
 
 
-async def test_ranges_of_short_and_empty_files(server: WebDav | S3) -> None:
+async def test_ranges_of_short_and_empty_files_are_served_or_416(server: WebDav | S3) -> None:
     """dufs, gofakes3 and rclone answer 416 to `bytes=-20` of 10 bytes."""
     async with open_storages(Settings(storage=storage_of(server))) as storages:
         for size in (10, 1, 0):

@@ -449,7 +449,7 @@ async def test_endless_body_does_not_end(faults: FaultServer, http: httpx.AsyncC
     await eventually(lambda: faults.open_connections == 0)
 
 
-async def test_wrong_answers(faults: FaultServer, http: httpx.AsyncClient) -> None:
+async def test_fault_server_gives_wrong_answers(faults: FaultServer, http: httpx.AsyncClient) -> None:
     wanted = {"Range": "bytes=10-19"}
     whole = await http.get(faults.url_of("ignores-range"), headers=wanted)
     assert (whole.status_code, len(whole.content)) == (200, FaultServer.SIZE)

@@ -99,7 +99,7 @@ async def read(admin: httpx.AsyncClient, until: "asyncio.Task[None]") -> int:
     return reads
 
 
-async def test_migration_from_v1_beside_a_writer_and_a_reader(
+async def test_migration_from_v1_loses_nothing_beside_a_writer_and_a_reader(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     truth = {f"r{i}": f"+{i}" for i in range(MIGRATED_DOCUMENTS)}
@@ -125,7 +125,7 @@ async def test_migration_from_v1_beside_a_writer_and_a_reader(
     assert all(reject["document"]["id"] == reject["id"] for reject in rejects)
 
 
-async def test_reindex_to_more_shards_beside_writes_deletions_and_protection(
+async def test_reindex_to_more_shards_loses_nothing_beside_writes_deletions_and_protection(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, tmp_path: Path
 ) -> None:
     ops = service.client("ops")

@@ -82,7 +82,7 @@ async def cluster(elasticsearch_url: str, tmp_path_factory: pytest.TempPathFacto
             await process.stop()
 
 
-async def test_two_labels(cluster: Cluster) -> None:
+async def test_two_labels_given_at_once_are_both_there(cluster: Cluster) -> None:
     await cluster.define("a", "b")
 
     async def run(recording_id: str, rng: random.Random) -> None:
@@ -97,7 +97,7 @@ async def test_two_labels(cluster: Cluster) -> None:
     await in_rounds("two", run)
 
 
-async def test_the_same_label_twice(cluster: Cluster) -> None:
+async def test_the_same_label_given_twice_at_once_is_there_once(cluster: Cluster) -> None:
     await cluster.define("a")
 
     async def run(recording_id: str, rng: random.Random) -> None:
@@ -113,7 +113,7 @@ async def test_the_same_label_twice(cluster: Cluster) -> None:
     await in_rounds("same", run)
 
 
-async def test_a_label_and_an_update(cluster: Cluster) -> None:
+async def test_labels_and_updates_at_once_lose_nothing(cluster: Cluster) -> None:
     await cluster.define("a", "b")
 
     async def run(recording_id: str, rng: random.Random) -> None:
@@ -133,7 +133,7 @@ async def test_a_label_and_an_update(cluster: Cluster) -> None:
     await in_rounds("update", run)
 
 
-async def test_a_label_and_protection(cluster: Cluster) -> None:
+async def test_labels_and_protection_at_once_lose_nothing(cluster: Cluster) -> None:
     await cluster.define("a", "b")
 
     async def run(recording_id: str, rng: random.Random) -> None:

@@ -205,7 +205,9 @@ FILE = {"ETag": '"a,b"', "Last-Modified": DATE}
         ({"If-Match": '"a,b"', "If-Unmodified-Since": EARLIER}, FILE, False),
     ],
 )
-def test_preconditions(request_headers: dict[str, str], file: dict[str, str], fails: bool) -> None:
+def test_a_precondition_fails_unless_tag_or_date_match(
+    request_headers: dict[str, str], file: dict[str, str], fails: bool
+) -> None:
     assert precondition_fails(request_headers, file) is fails
 
 
@@ -230,7 +232,9 @@ def test_preconditions(request_headers: dict[str, str], file: dict[str, str], fa
         ({"If-Modified-Since": DATE}, {"Last-Modified": "Sun, 06 Nov 1994 08:49:38 -0000"}, False),
     ],
 )
-def test_not_modified(request_headers: dict[str, str], file: dict[str, str], unchanged: bool) -> None:
+def test_not_modified_follows_from_tag_or_date(
+    request_headers: dict[str, str], file: dict[str, str], unchanged: bool
+) -> None:
     assert not_modified(request_headers, file) is unchanged
 
 
@@ -251,5 +255,5 @@ def test_not_modified(request_headers: dict[str, str], file: dict[str, str], unc
         ("never", False),
     ],
 )
-def test_if_range(if_range: str | None, holds: bool) -> None:
+def test_if_range_holds_for_the_same_tag_or_date(if_range: str | None, holds: bool) -> None:
     assert if_range_matches({} if if_range is None else {"If-Range": if_range}, FILE) is holds

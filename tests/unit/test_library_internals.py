@@ -20,14 +20,14 @@ def parameters(function: Callable[..., Any]) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_uvicorn_startup_internals() -> None:
+def test_uvicorn_starts_as_our_server_expects() -> None:
     """app/server/__init__.py announces the service after `startup`."""
     assert inspect.iscoroutinefunction(uvicorn.Server.startup)
     assert parameters(uvicorn.Server.startup) == ["self", "sockets"]
     assert uvicorn.Server(uvicorn.Config(lambda: None)).started is False
 
 
-def test_uvicorn_protocol_internals() -> None:
+def test_uvicorn_parses_as_our_protocol_expects() -> None:
     """app/server/protocol.py stands before the parser, makes the cycles and keeps the timers."""
     assert parameters(HttpToolsProtocol.__init__) == ["self", "config", "server_state", "app_state", "_loop"]
     assert parameters(HttpToolsProtocol._start_asgi_task) == ["self", "cycle", "app"]
@@ -43,7 +43,7 @@ def test_uvicorn_protocol_internals() -> None:
         assert parameters(getattr(HttpToolsProtocol, name)) == parameters(vars(Protocol)[name]), name
 
 
-def test_uvicorn_cycle_internals() -> None:
+def test_uvicorn_makes_cycles_as_our_protocol_expects() -> None:
     """app/server/protocol.py makes it, and sends HTTP/1.0 clients no chunks."""
     assert parameters(RequestResponseCycle.__init__)[1:] == [
         "scope", "transport", "flow", "logger", "access_logger", "access_log", "default_headers", "message_event",
@@ -61,7 +61,7 @@ def test_uvicorn_cycle_internals() -> None:
     assert {"read_paused", "write_paused"} <= set(FlowControl.__init__.__code__.co_names)
 
 
-def test_elastic_transport_request_internals() -> None:
+def test_elastic_transport_sends_requests_as_our_transport_expects() -> None:
     """app/store/transport.py repeats requests in the place of the library."""
     assert inspect.iscoroutinefunction(AsyncTransport.perform_request)
     options = inspect.signature(AsyncTransport.perform_request).parameters
@@ -73,7 +73,7 @@ def test_elastic_transport_request_internals() -> None:
     assert inspect.iscoroutinefunction(AsyncTransport.close)
 
 
-def test_elastic_transport_node_internals() -> None:
+def test_elastic_transport_keeps_nodes_as_ours_expect() -> None:
     """app/store/node.py opens connections of its own with the library's TLS context."""
     assert AiohttpHttpNode(NodeConfig("http", "127.0.0.1", 9200))._ssl_context is None
     assert isinstance(AiohttpHttpNode(NodeConfig("https", "127.0.0.1", 9200))._ssl_context, ssl.SSLContext)

@@ -149,7 +149,7 @@ def test_journal_entries_are_copied_unchanged() -> None:
 @pytest.mark.parametrize(
     ("contact_center", "expected"), [(CONTACT_CENTER, "recording"), ("another contact center", None)]
 )
-def test_source_id_of_a_copy(contact_center: str, expected: str | None) -> None:
+def test_a_copy_knows_the_id_of_its_source(contact_center: str, expected: str | None) -> None:
     copied = hit({}, "an id", contactCenter=contact_center, id="recording")
     assert V1.source_id(copied) == expected
     assert V2Recordings("old").source_id(copied) == "an id"
