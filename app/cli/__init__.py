@@ -25,7 +25,7 @@ _COMMANDS = {
     "sweep": "Delete media objects that deletions left behind.",
     "verify": "Check an evidence package: each of its files against the manifest.",
     "sessions": "List and end the sessions of the page.",
-    "users": "Make the password_hash of a [[users]] entry, and tell what an entry lets its user do.",
+    "users": "Hash a password, and tell what a user may do and see.",
     "sample": "Load made-up recordings.",
     "import": "Post files of recordings to a running service.",
 }
