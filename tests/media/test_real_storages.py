@@ -5,8 +5,10 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from random import Random
 
+import botocore.auth
 import httpx
 import msgspec
 import pytest
@@ -161,6 +163,17 @@ async def test_a_listing_of_a_folder_is_not_played(
 async def test_what_is_missing_is_404(server: WebDav | S3, method: str) -> None:
     async with open_storages(Settings(storage=storage_of(server))) as storages:
         assert (await play(storages, method, located(server, "never/was.wav"), {"range": "bytes=0-3"})).status == 404
+
+
+@pytest.mark.parametrize("ahead", [-800, -62, 62])
+async def test_clocks_that_differ_by_minutes_refuse_no_play(
+    versitygw: S3, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    now = botocore.auth.get_current_datetime
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now() + timedelta(seconds=ahead))
+    versitygw.put("clock.wav", SHORT)
+    async with open_storages(Settings(storage=storage_of(versitygw))) as opened:
+        assert (await play(opened, "GET", located(versitygw, "clock.wav"), {})).body == SHORT
 
 
 # --- Connections ------------------------------------------------------------------------------------------------
