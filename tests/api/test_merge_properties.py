@@ -27,6 +27,7 @@ from tests.support.recordings import (
     an_event,
 )
 from tests.support.service import Service
+from tests.support.sizes import MERGED_IDS
 
 # --- What is posted -------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ def _differing(expected: Any, got: Any, path: str = "recording") -> str:
 
 
 @hypothesis.settings(
-    max_examples=60,
+    max_examples=MERGED_IDS,
     deadline=None,
     derandomize=False,
     print_blob=True,

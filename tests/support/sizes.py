@@ -64,6 +64,9 @@ BIG_WORLD_SEARCHES = size(100, full=1_100)
 SMALL_WORLDS = size(5, full=40)
 PART_OF_SPECIAL_SEARCHES = size(6, full=1)
 
+# Ids that hypothesis posts one to five times, each read in every way after each post.
+MERGED_IDS = size(20, full=60)
+
 # Plays from a storage in memory, each with one of all combinations of request and answer, at least; and from one that
 # answers at random, over sockets.
 ANSWERED_PLAYS = size(3_000, full=1_000_000)

@@ -29,6 +29,8 @@ _LONG = (
     "lifecycle/test_purge.py",
     "api/test_elasticsearch_faults.py",
     "media/test_players.py",
+    "cli/test_soak.py",
+    "page/test_recording.py",
 )
 
 
