@@ -15,6 +15,8 @@ NARROW = ViewportSize(width=320, height=640)
 WIDE = ViewportSize(width=1280, height=720)
 # 200 % of a screen 1,280 wide.
 ZOOMED = ViewportSize(width=640, height=400)
+# A window beside another one.
+HALF = ViewportSize(width=1100, height=720)
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 # What depends on colours alone.
@@ -157,8 +159,9 @@ async def assert_good_in_every_look(page: Page, part: str | None = None) -> None
     await page.emulate_media(color_scheme="dark")
     await assert_accessible(page, CONTRAST, part)
     await assert_fits(page)
-    await page.set_viewport_size(ZOOMED)
-    await assert_fits(page)
+    for viewport in (HALF, ZOOMED):
+        await page.set_viewport_size(viewport)
+        await assert_fits(page)
     await page.set_viewport_size(NARROW)
     await assert_fits(page)
     await assert_accessible(page, RULES, part)
