@@ -72,7 +72,8 @@ class ZippedArchive:
     def __init__(self, inner: Archive) -> None:
         self.name = inner.name
         self._inner = inner
-        self._zips: OrderedDict[str, _Zip | None] = OrderedDict()
+        self._zips: OrderedDict[str, _Zip] = OrderedDict()
+        self._without: set[str] = set()
         self._reading = asyncio.Lock()
         self._unpacked: set[str] = set()
         self._unpacking = asyncio.Lock()
@@ -158,6 +159,7 @@ class ZippedArchive:
             await self._write_zip(day, sorted(new | old))
             await self._inner.flush()
             self._zips.pop(day, None)
+            self._without.discard(day)
         # What a kill has left of a folder whose recording is in the zip goes too.
         for folder in folders.keys() & (new | old):
             for path in sorted(folders[folder], key=lambda path: not path.endswith(f"/{MANIFEST}")):
@@ -168,9 +170,15 @@ class ZippedArchive:
 
     async def _zip(self, day: str) -> _Zip | None:
         """Returns the directory of the zip of a day, None if there is none. Raises ArchiveFailed."""
+        if day in self._without:
+            return None
         async with self._reading:
             if day not in self._zips:
-                self._zips[day] = await self._read_zip(f"{day}{_ZIP}")
+                zipped = await self._read_zip(f"{day}{_ZIP}")
+                if zipped is None:
+                    self._without.add(day)
+                    return None
+                self._zips[day] = zipped
                 if len(self._zips) > _ZIPS:
                     self._zips.popitem(last=False)
             self._zips.move_to_end(day)
