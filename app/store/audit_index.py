@@ -4,8 +4,8 @@ A document is the line itself, under the line's id. So a line that is written tw
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from elasticsearch import AsyncElasticsearch
@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 
 _CONFLICT = 409
 # Of a document, and of a cluster that is about to change. Another attempt may help.
-_TRANSIENT = frozenset({403, 404, 408, 429, 502, 503, 504})
+_TRANSIENT = frozenset({403, 404, 408, 429})
 _BATCH = 1_000
+
+T = TypeVar("T")
 
 
 class IndexedLine(NamedTuple):
@@ -60,6 +62,9 @@ class _Found(msgspec.Struct):
     hits: _Hits
 
 
+_found = msgspec.json.Decoder(_Found)
+
+
 class AuditIndex:
     """The lines of all contact centers. Every method raises ElasticsearchUnavailable or InternalError."""
 
@@ -81,7 +86,7 @@ class AuditIndex:
         body = b"".join(b'{"create":{"_id":"%b"}}\n%b\n' % (line.id.encode(), line.text) for line in lines)
         refused = []
         for line, outcome in zip(lines, await self._bulk(body), strict=True):
-            if outcome["status"] in _TRANSIENT:
+            if outcome["status"] in _TRANSIENT or outcome["status"] >= 500:
                 log.warning("Elasticsearch did not take a line of the audit log: %s", outcome.get("error"))
                 raise ElasticsearchUnavailable
             if outcome["status"] >= 400 and outcome["status"] != _CONFLICT:
@@ -94,7 +99,7 @@ class AuditIndex:
         body = codec.encode({"ids": [line.id for line in lines]})
         async with store_errors(self._seconds):
             answer = await raw_request(self._client, "POST", f"/{self._index}/_mget?_source=false", body, self._seconds)
-        found = self._decoder.mget(answer.body)
+            found = self._decoder.mget(answer.body)
         for hit in found:
             if hit.error is not None:
                 raise ElasticsearchUnavailable
@@ -103,13 +108,13 @@ class AuditIndex:
     async def search(self, contact_center: str, conditions: Sequence[Query], page: PageRequest) -> Page[FoundLine]:
         """Returns a page of the lines that meet all conditions, the newest first."""
         body = {"query": _query(contact_center, conditions), **page.body("time", format="epoch_millis")}
-        hits = msgspec.json.decode(await self._search(body), type=_Found).hits.hits
+        hits = (await self._search(body, _found.decode)).hits.hits
         # The copies let go of the answer.
         return page.page_of([FoundLine(hit.source.copy(), (int(hit.sort[0]), hit.sort[1])) for hit in hits])
 
     async def total(self, contact_center: str, conditions: Sequence[Query]) -> tuple[int, bool]:
         """Returns how many lines meet all conditions, and whether that is exact: MAX_TOTAL stands for more, too."""
-        return total_of(codec.decode(await self._search(total_body(_query(contact_center, conditions)))))
+        return total_of(await self._search(total_body(_query(contact_center, conditions)), codec.decode))
 
     async def about(self, contact_center: str, resource: Resource, recording_id: str) -> AsyncIterator[list[bytes]]:
         """Yields all lines about a recording, as they are, the oldest first, some at a time."""
@@ -122,7 +127,7 @@ class AuditIndex:
             "track_total_hits": False,
         }
         while True:
-            hits = msgspec.json.decode(await self._search(body), type=_Found).hits.hits
+            hits = (await self._search(body, _found.decode)).hits.hits
             texts = [bytes(hit.source) for hit in hits]
             yield [text for text in texts if msgspec.json.decode(text, type=_Subject).resource == resource]
             if len(hits) < _BATCH:
@@ -144,19 +149,19 @@ class AuditIndex:
         ):
             yield [hit["_id"] for hit in hits]
 
-    async def _search(self, query: dict[str, Any]) -> bytes:
+    async def _search(self, query: dict[str, Any], decode: Callable[[bytes], T]) -> T:
         async with store_errors(self._search_seconds):
             answer = await raw_request(
                 self._client, "POST", self._search_target, codec.encode(query), self._search_seconds
             )
-        body: bytes = answer.body
-        return body
+            return decode(answer.body)
 
     async def _bulk(self, body: bytes) -> list[dict[str, Any]]:
         """Returns what became of each operation."""
         async with store_errors(self._write_seconds):
             answer = await raw_request(self._client, "POST", self._bulk_target, body, self._write_seconds)
-        return [outcome for item in codec.decode(answer.body)["items"] for outcome in item.values()]
+            items = codec.decode(answer.body)["items"]
+        return [outcome for item in items for outcome in item.values()]
 
 
 def _query(contact_center: str, conditions: Sequence[Query]) -> Query:
