@@ -149,42 +149,30 @@ def test_the_demo_leaves_nothing_behind_on_sigterm_while_it_starts() -> None:
         wait_until(lambda: not any(folder.iterdir()))
 
 
-def test_documents_survive_a_crash(node: Node) -> None:
-    call(node, "PUT", "/crash")
-    call(node, "PUT", "/crash/_doc/1", {"some": "thing"})
-    before = node.pid, node.url
-    node.kill()
-    try:
-        assert not exists(before[0])
-        with pytest.raises(NodeError, match="does not run"):
-            _ = node.pid
-    finally:
-        node.restart()
-    assert (node.pid != before[0], node.url) == (True, before[1])
-    wait_until(lambda: shards_are_there(node, "crash"))
-    assert call(node, "GET", "/crash/_doc/1")["_source"] == {"some": "thing"}
-    call(node, "DELETE", "/crash")
-
-
-def test_nodes_are_alone_and_leave_nothing_but_a_data_folder_for_the_next_one(node: Node, documents: Path) -> None:
+def test_a_stalled_node_is_stopped_and_leaves_nothing_but_documents_for_the_next_one(
+    node: Node, documents: Path
+) -> None:
     first = Node.start(data=documents)
     pid = first.pid
     call(first, "PUT", "/kept")
     call(first, "PUT", "/kept/_doc/1", {"some": "thing"})
     assert call(node, "GET", "/_cat/indices/kept*?format=json") == []
     assert call(first, "GET", "/_cluster/health")["number_of_nodes"] == 1
+    first.pause()
     first.stop()
     assert not exists(pid)
     assert not first.folder.exists()
     first.stop()  # again does no harm
 
-    second = Node.start(data=documents)
-    pid = second.pid
-    wait_until(lambda: shards_are_there(second, "kept"))
-    assert call(second, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
-    second.pause()
-    second.stop()  # also when it is stalled
-    assert not exists(pid)
+    with Node.start(data=documents) as second:
+        pid = second.pid
+        wait_until(lambda: shards_are_there(second, "kept"))
+        assert call(second, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
+        second.kill()
+        assert not exists(pid)
+        with pytest.raises(NodeError, match="does not run"):
+            _ = second.pid
+    assert not second.folder.exists()
 
 
 def test_failed_start_reports_the_log_of_the_node() -> None:

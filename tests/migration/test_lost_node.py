@@ -30,9 +30,11 @@ async def test_migration_waits_for_a_killed_node_and_completes(spare_node: Node,
         )
         migration = await start(settings, "migrate_to_v2.py", "--rate", "500", cwd=tmp_path)
         await eventually(lambda: is_half_filled(elasticsearch, settings))
+        before = spare_node.pid, spare_node.url
         spare_node.kill()
         assert is_running(migration)
         await asyncio.to_thread(spare_node.restart)
+        assert (spare_node.pid != before[0], spare_node.url) == (True, before[1])
         await eventually(lambda: has_all_shards(elasticsearch, index))
         # The migration must see writes after the restart.
         await elasticsearch.index(index=index, id="late", document=small("late", "+late"))
