@@ -205,7 +205,8 @@ async def test_a_body_that_is_too_large_is_one_line(audited: Audited) -> None:
     await audited.start(max_body_bytes=1_000)
     seen = set()
     for row in ROWS:
-        if row.name in {"POST", "PUT"}:
+        # A form without fields: its body is not read.
+        if row.name in {"POST", "PUT"} and row.endpoint.name != "page-operation-stop":
             response = await audited.ask(row, allowed(row), json={"x": "x" * 1_000})
             assert response.status_code == 413
             audited.assert_line(row, allowed(row), 413, 2)
