@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -48,6 +48,7 @@ class WebDav:
     username: str | None = None
     password: str | None = None
     ca_file: Path | None = None
+    listing_seconds: float = 0.0  # how long the server believes what it has seen of a folder
 
     @property
     def auth(self) -> tuple[str, str] | None:
@@ -66,6 +67,7 @@ class WebDav:
             if created == self.folder:
                 break
             give(created, owner_of(self.folder))
+        time.sleep(self.listing_seconds)
         return self.url_of(path)
 
     def descriptor(self, path: str) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def rclone_webdav() -> Iterator[WebDav]:
         # With a time of 0 it forgets folders in an endless loop, which takes a core.
         command = [*_rclone(folder), "serve", "webdav", "--dir-cache-time", "1ms", "--baseurl", "recordings", "--addr"]
         with running(folder, lambda port: [*command, f"127.0.0.1:{port}", files]) as port:
-            yield _webdav(port, files, basic=False)
+            yield replace(_webdav(port, files, basic=False), listing_seconds=0.005)
 
 
 @contextlib.contextmanager
