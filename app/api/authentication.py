@@ -54,7 +54,7 @@ class SessionCookie:
     async def authenticate(self, request: Request) -> User:
         """Returns the user; raises SignedOut."""
         key = session_key(request)
-        # The page says so of what it asks by itself, so that nobody stays signed in by leaving it open.
+        # The page marks what it asks by itself, so that a page that is left open keeps nobody signed in.
         is_activity = request.headers.get("recall-activity") != "none"
         signed_in = await services(request).sessions.find(key, is_activity=is_activity) if key else None
         if signed_in is None:

@@ -139,6 +139,16 @@ async def write_file(archive: Archive, path: str, content: bytes) -> Written:
         return await writer.commit()
 
 
+async def read_chunks(archive: Archive, path: str) -> bytes:
+    """Returns what `Archive.chunks` yields of a file, as `Archive.read` does."""
+    content = bytearray()
+    async for chunk in archive.chunks(path):
+        content += chunk
+        if len(content) > LONGEST_FILE:
+            raise ArchiveFailed(f"{path} of {archive.name} is larger than {LONGEST_FILE} bytes")
+    return bytes(content)
+
+
 # --- A folder -----------------------------------------------------------------------------------------------
 
 
@@ -471,12 +481,7 @@ class S3Archive:
         return {key[start:]: size async for key, size in self._list(f"{self._key(folder)}/") if "/" not in key[start:]}
 
     async def read(self, path: str) -> bytes:
-        content = bytearray()
-        async for chunk in self.chunks(path):
-            content += chunk
-            if len(content) > LONGEST_FILE:
-                raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
-        return bytes(content)
+        return await read_chunks(self, path)
 
     async def chunks(self, path: str, part: range | None = None) -> AsyncIterator[bytes]:
         if part is not None and not part:

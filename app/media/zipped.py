@@ -15,7 +15,6 @@ from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 from app.media.archives import (
-    LONGEST_FILE,
     Archive,
     ArchiveFailed,
     Entry,
@@ -24,6 +23,7 @@ from app.media.archives import (
     S3Archive,
     Writer,
     open_s3,
+    read_chunks,
 )
 from app.recordings.backup import MANIFEST, Malformed, is_day, parse_manifest
 from app.recordings.package import PackageWriter
@@ -87,12 +87,7 @@ class ZippedArchive:
     async def read(self, path: str) -> bytes:
         if await self._member(path) is None:
             return await self._inner.read(path)
-        content = bytearray()
-        async for chunk in self.chunks(path):
-            content += chunk
-            if len(content) > LONGEST_FILE:
-                raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
-        return bytes(content)
+        return await read_chunks(self, path)
 
     async def chunks(self, path: str, part: range | None = None) -> AsyncIterator[bytes]:
         member = await self._member(path) if part is None else None
@@ -160,7 +155,7 @@ class ZippedArchive:
             await self._inner.flush()
             self._zips.pop(day, None)
             self._without.discard(day)
-        # What a kill has left of a folder whose recording is in the zip goes too.
+        # A run that was killed may have left a part of a folder whose recording is in the zip. It goes, too.
         for folder in folders.keys() & (new | old):
             for path in sorted(folders[folder], key=lambda path: not path.endswith(f"/{MANIFEST}")):
                 await self._inner.remove(path)
@@ -301,7 +296,7 @@ class ZippedArchive:
 
 
 class _Merged:
-    """What the zip of a day has, between what the folder of the day has."""
+    """The files of the zip of a day, put between those of the day's folder in their order."""
 
     def __init__(self, day: str, zipped: _Zip) -> None:
         self.day = day

@@ -24,7 +24,7 @@ _TEMPLATES = Environment(
 _TEMPLATES.globals |= {"static": assets.address, "version": version("recall")}
 _TEMPLATES.filters["utc"] = lambda instant: f"{format_instant(instant).removesuffix('+0000')}Z"
 
-# Whoever may do one of these may have operations on many recordings.
+# A user who may do one of these may start operations on many recordings.
 _OF_MANY: Sequence[Operation] = ("apply", "unapply", "label", "unlabel")
 
 _HTML = "text/html; charset=utf-8"

@@ -33,7 +33,7 @@ _CHANGING_STATUSES = frozenset(
 )
 # `security_exception` has status 403 too, but Recall's credentials do not change by themselves.
 _PERMANENT_ERRORS = frozenset({"security_exception"})
-# Of a status that otherwise means a mistake of ours.
+# Transient, although the status otherwise means a mistake of ours.
 _TRANSIENT_ERRORS = frozenset({"task_cancelled_exception"})
 _MAX_DEAD_NODE_BACKOFF = 5.0
 

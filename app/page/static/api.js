@@ -63,7 +63,7 @@ export async function callUntilAnswered(path, tell) {
  *
  * @param {string} path below /ui/api, such as `/recordings/ID`, with its segments encoded
  * @param {{method?: string, body?: object, signal?: AbortSignal, isActivity?: boolean}} [options] `body` becomes JSON.
- *   What nobody has caused is no activity, and does not prolong the session.
+ *   A request that no user has caused is no activity, and does not prolong the session.
  * @returns {Promise<any>} the envelope
  * @throws {ApiError}
  */
