@@ -29,7 +29,6 @@ from app.media.http import REQUEST_WATCH
 from app.media.identity import claim_keys, same_object_keys
 from app.media.location import LocationNotAllowed, resolve_location
 from app.media.missing import MissingMedia
-from app.media.proof import GONE
 from app.media.storages import MediaStorages
 from app.recordings.identity import Resource, media_object_key, media_url, media_uuid
 from app.recordings.merge import merge
@@ -397,9 +396,7 @@ class Deletion:
             await self._release(claim, unanswered=call.is_unanswered)
 
     async def _is_gone(self, descriptor: dict[str, Any]) -> bool:
-        stream = await self._storages.open("HEAD", resolve_location(descriptor, self._configured), {})
-        stream.close()
-        return stream.status in GONE
+        return await self._storages.is_gone(resolve_location(descriptor, self._configured))
 
     async def _release(self, claim: Claim, *, unanswered: bool) -> None:
         try:

@@ -37,6 +37,8 @@ _VERSIONS = 100
 # The statuses of answers whose XML is read.
 _WITH_BODY = frozenset({200, *range(300, 600)})
 
+_FIRST_BYTE = {"Range": "bytes=0-0"}
+
 # The pause before a request is repeated that S3 refused with 503 SlowDown.
 _SLOW_DOWN_SECONDS = 1.0
 
@@ -134,6 +136,12 @@ class S3Storage:
         if left.status >= 500 and left.status != 501:
             raise _failed(location, f"it answers HEAD with {left.status} after the deletion of {location.key!r}")
         return removal
+
+    async def is_gone(self, location: S3Location) -> bool:
+        # Only the answer to GET tells a missing object from a missing bucket.
+        stream = await self.open("GET", location, _FIRST_BYTE)
+        stream.close()
+        return stream.status == 404
 
     async def is_versioned(self, bucket: str) -> bool:
         """Returns whether a bucket keeps old versions. Raises as `open` does, and when it may not be asked."""

@@ -30,6 +30,10 @@ class Storage(Protocol[LocationT_contra]):
         """Deletes an object; returns when the storage has shown that it is gone. Raises as `open` does."""
         ...
 
+    async def is_gone(self, location: LocationT_contra) -> bool:
+        """Returns whether an object is missing. Raises as `open` does, and if the storage does not prove either."""
+        ...
+
 
 class MediaStorages:
     """All configured storages, each with a pool of connections of its own for the life of the process."""
@@ -69,12 +73,24 @@ class MediaStorages:
     async def delete(self, location: Location) -> Removal:
         """Deletes a media object, as `Storage.delete` does. Raises MediaStorageFailed for a doubtful one, too."""
         if isinstance(location, WebDavLocation):
-            storage = self._webdav[location.storage]
-            removal = await storage.delete(location)
+            removal = await self._webdav[location.storage].delete(location)
             if removal == "missing":
-                await self._missing.check(location, self._sightings, partial(storage.has_folder, location))
+                await self._check_missing(location)
             return removal
         return await self._s3[location.storage].delete(location)
+
+    async def is_gone(self, location: Location) -> bool:
+        """As `Storage.is_gone`. Raises MediaStorageFailed for a doubtful one, too."""
+        if isinstance(location, WebDavLocation):
+            is_gone = await self._webdav[location.storage].is_gone(location)
+            if is_gone:
+                await self._check_missing(location)
+            return is_gone
+        return await self._s3[location.storage].is_gone(location)
+
+    async def _check_missing(self, location: WebDavLocation) -> None:
+        storage = self._webdav[location.storage]
+        await self._missing.check(location, self._sightings, partial(storage.has_folder, location))
 
 
 @asynccontextmanager

@@ -75,6 +75,13 @@ class WebDavStorage:
             log.warning("media storage %s: an object is not deleted: %s", self._name, error)
             raise MediaStorageFailed(str(error)) from None
 
+    async def is_gone(self, location: WebDavLocation) -> bool:
+        try:
+            return await self._prove(location) is None and await self._believe_missing() == "missing"
+        except Unproven as error:
+            log.warning("media storage %s: it does not show whether it has an object: %s", self._name, error)
+            raise MediaStorageFailed(str(error)) from None
+
     async def has_folder(self, location: WebDavLocation) -> bool:
         """Returns whether the storage shows the folder of an object, below the base URL: that may be a mount point."""
         parent = WebDavLocation(location.storage, location.url.rpartition("/")[0])

@@ -113,15 +113,37 @@ async def test_a_404_counts_only_while_the_presence_url_answers(dav: WebDav) -> 
     location = located(dav, "presence/gone.wav", config)
     async with open_storages(Settings(storage=config)) as storages:
         assert await storages.delete(location) == "missing"
+        assert await storages.is_gone(location)
         share = dav.folder / "presence"
         share.rename(dav.folder / "unmounted")
         with pytest.raises(MediaStorageFailed) as raised:
             await storages.delete(location)
         assert "presence_url" in raised.value.reason
+        with pytest.raises(MediaStorageFailed):
+            await storages.is_gone(location)
         (dav.folder / "unmounted").rename(share)
         assert await storages.delete(location) == "missing"
         dav.put("presence/gone.wav", b"back")
         assert await storages.delete(location) == "deleted"
+
+
+async def test_a_missing_object_is_gone_but_one_in_a_missing_bucket_is_not(server: WebDav | S3) -> None:
+    config = storage_of(server)
+    config = msgspec.structs.replace(
+        config, s3=tuple(msgspec.structs.replace(one, buckets=(*one.buckets, "no-such-bucket")) for one in config.s3)
+    )
+    server.put("asked/here.wav", SHORT)
+    server.put("asked/empty.wav", b"")
+    async with open_storages(Settings(storage=config)) as storages:
+        assert not await storages.is_gone(located(server, "asked/here.wav", config))
+        if isinstance(server, S3):  # WebDAV servers cannot always tell an empty file from a folder
+            assert not await storages.is_gone(located(server, "asked/empty.wav", config))
+        assert await storages.is_gone(located(server, "asked/never.wav", config))
+        if isinstance(server, S3):
+            elsewhere = server.descriptor("asked/here.wav")
+            elsewhere["data"]["bucket"] = "no-such-bucket"
+            with pytest.raises(MediaStorageFailed):
+                await storages.is_gone(resolve_location(elsewhere, config))
 
 
 # --- Playback ---------------------------------------------------------------------------------------------------

@@ -191,6 +191,40 @@ async def test_an_object_whose_deletion_was_not_answered_has_its_audit_line_thou
     ]
 
 
+async def test_an_unmounted_share_does_not_prove_that_a_deletion_without_an_answer_took_effect(
+    start_service: StartService, storage: SlowStorage, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit.jsonl"
+    presence = storage.put("mounted", 1)
+    storage_config = StorageConfig(webdav=(WebDavConfig(storage.url, presence_url=presence),))
+    service = await start_service(storage=storage_config, audit_log=str(audit), **PATIENT)
+    url = storage.put("kept.wav", 10)
+    ops, sweep = service.client("ops"), service.services.deletion.sweep
+    assert (await post(ops, "deleted", url)).status_code == 201
+    answer = SlowStorage.answer
+
+    async def reset_deletes(self: SlowStorage, request: Request, connection: Connection) -> None:
+        if request.method == "DELETE":
+            connection.reset()
+        else:
+            await answer(self, request, connection)
+
+    async def unmounted(_: SlowStorage, __: Request, connection: Connection) -> None:
+        await connection.respond(404)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlowStorage, "answer", reset_deletes)
+        assert (await ops.delete(f"{OPS_PATH}/deleted", params=ALL)).json()["statusCode"] == 7
+        assert_error(await post(ops, "needs it", url), 503, 4)
+        patch.setattr(SlowStorage, "answer", unmounted)
+        swept = await sweep(only_due=False)
+        assert (swept.deleted, swept.needed, swept.failed) == (0, 0, 1)
+    swept = await sweep(only_due=False)
+    assert (swept.deleted, swept.needed, swept.failed) == (0, 1, 0)
+    assert storage.exists("kept.wav")
+    assert "delete-media" not in audit.read_text()
+
+
 async def test_random_interleavings_lose_nothing(services: list[Service], storage: SlowStorage) -> None:
     storage.slowest = 0.03
     outcomes: set[tuple[int, bool]] = set()
