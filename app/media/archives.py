@@ -10,15 +10,15 @@ import asyncio
 import ctypes
 import errno
 import fcntl
-import itertools
 import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
+from itertools import count, groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 # Threads for the files of a folder.
 _THREADS = 16
+
+# Folders that hold those of recordings and are kept open: of days, for each tenant.
+_OPEN_FOLDERS = 64
 
 # What is read, and written to a file, in one step. S3 asks for parts of at least 5 MiB.
 _CHUNK = 1024 * 1024
@@ -160,7 +163,9 @@ class FolderArchive:
         self._folder = folder
         self._threads = ThreadPoolExecutor(_THREADS, "archive")
         self._root = self._unfinished = -1
-        self._numbers = itertools.count()
+        self._numbers = count()
+        # The recordings of a day follow each other: its folder stays open.
+        self._outer = lru_cache(_OPEN_FOLDERS)(self._open_folder)
 
     @asynccontextmanager
     async def opened(self, *, to_write: bool) -> AsyncIterator["FolderArchive"]:
@@ -175,6 +180,7 @@ class FolderArchive:
             yield self
         finally:
             self._threads.shutdown()
+            self._outer.cache_clear()
             for descriptor in (self._unfinished, self._root):
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -236,14 +242,18 @@ class FolderArchive:
             try:
                 for path, content in files.items():
                     temporary = temporaries[path] = self.new_name()
-                    with os.fdopen(self.create(temporary), "wb", buffering=0) as file:
-                        _write_all(file.fileno(), content)
+                    descriptor = self.create(temporary)
+                    try:
+                        _write_all(descriptor, content)
+                    finally:
+                        os.close(descriptor)
                 _flush(self._root)
-                for path in files:
-                    self.place(temporaries.pop(path), path)
-            finally:
+                for folder, paths in groupby(files, lambda path: path.rpartition("/")[0]):
+                    self.place(folder, {path.rpartition("/")[2]: temporaries[path] for path in paths})
+            except BaseException:
                 for temporary in temporaries.values():
                     self.forget(temporary)
+                raise
 
         if files:
             await self.run(next(iter(files)), write)
@@ -269,6 +279,7 @@ class FolderArchive:
                         os.rmdir(name, dir_fd=descriptor)
                 except OSError:  # it is not empty
                     return
+                self._outer.cache_clear()  # which may have it
 
         await self.run(folder, prune)
 
@@ -309,19 +320,33 @@ class FolderArchive:
     @contextmanager
     def _at(self, folder: str, *, make: bool = False) -> Iterator[int]:
         """Yields a descriptor of a folder below the root; no part of its path is a symbolic link."""
-        descriptor = os.dup(self._root)
+        if not folder:
+            yield self._root
+            return
+        for part in folder.rstrip("/").split("/"):
+            _check_part(part)
+        outer, _, name = folder.rstrip("/").rpartition("/")
         try:
-            for part in folder.rstrip("/").split("/") if folder else ():
-                _check_part(part)
-                if make:
-                    with suppress(FileExistsError):
-                        os.mkdir(part, 0o700, dir_fd=descriptor)
-                inner = os.open(part, _FOLDER, dir_fd=descriptor)
-                os.close(descriptor)
-                descriptor = inner
-            yield descriptor
-        finally:
-            os.close(descriptor)
+            inner = self._inner(self._outer(outer, make), name, make)
+        except FileNotFoundError:
+            if not make:
+                raise
+            # Somebody has removed a folder that was open.
+            self._outer.cache_clear()
+            inner = self._inner(self._outer(outer, make), name, make)
+        yield inner.descriptor
+
+    def _open_folder(self, folder: str, make: bool) -> "_Folder":
+        found = _Folder(os.dup(self._root))
+        for name in folder.split("/") if folder else ():
+            found = self._inner(found, name, make)
+        return found
+
+    def _inner(self, outer: "_Folder", name: str, make: bool) -> "_Folder":
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=outer.descriptor)
+        return _Folder(os.open(name, _FOLDER, dir_fd=outer.descriptor))
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[IO[bytes]]:
@@ -336,12 +361,12 @@ class FolderArchive:
                 raise ArchiveFailed(f"{path} of {self.name} is no file")
             yield file
 
-    def place(self, temporary: str, path: str) -> None:
-        """Gives a file that has been written its name."""
-        folder, _, name = path.rpartition("/")
-        _check_part(name)
+    def place(self, folder: str, names: Mapping[str, str]) -> None:
+        """Gives files that have been written their names in a folder: name → temporary name."""
         with self._at(folder, make=True) as descriptor:
-            os.rename(temporary, name, src_dir_fd=self._unfinished, dst_dir_fd=descriptor)
+            for name, temporary in names.items():
+                _check_part(name)
+                os.rename(temporary, name, src_dir_fd=self._unfinished, dst_dir_fd=descriptor)
 
     def new_name(self) -> str:
         """Returns a name for a file that is being written. Only the run that has the lock makes any."""
@@ -367,6 +392,16 @@ class FolderArchive:
                 raise
 
 
+class _Folder:
+    """An open folder. It is closed when nobody refers to it, so that a cache may drop it while a thread uses it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class _FileWriter:
     """Writes to a temporary file, in a thread that computes the digest too."""
 
@@ -389,7 +424,8 @@ class _FileWriter:
     async def commit(self) -> Written:
         def commit() -> None:
             self._write()
-            self._archive.place(self._temporary, self._path)
+            folder, _, name = self._path.rpartition("/")
+            self._archive.place(folder, {name: self._temporary})
             self._close()
 
         await self._archive.run(self._path, commit)
