@@ -34,6 +34,9 @@ _ZIP = ".zip"
 # The directories of so many zips are kept in memory. Recordings come in the order of their days.
 _ZIPS = 16
 
+# Of so many recordings in zips it is known whether a folder has something newer.
+_FOLDERS = 10_000
+
 # How much of the end of a zip is read first: the directory of some hundred recordings.
 _TAIL = 64 * 1024
 
@@ -76,6 +79,7 @@ class ZippedArchive:
         self._without: set[str] = set()
         self._reading = asyncio.Lock()
         self._unpacked: set[str] = set()
+        self._unzipped: OrderedDict[str, bool] = OrderedDict()
         self._unpacking = asyncio.Lock()
 
     async def sizes(self, folder: str) -> Mapping[str, int]:
@@ -155,6 +159,7 @@ class ZippedArchive:
             await self._inner.flush()
             self._zips.pop(day, None)
             self._without.discard(day)
+            self._unzipped.clear()
         # A run that was killed may have left a part of a folder whose recording is in the zip. It goes, too.
         for folder in folders.keys() & (new | old):
             for path in sorted(folders[folder], key=lambda path: not path.endswith(f"/{MANIFEST}")):
@@ -196,9 +201,21 @@ class ZippedArchive:
         """Returns the files of a recording that counts from a zip, None for any other."""
         day, _, name = folder.rpartition("/")
         zipped = await self._zip(day)
-        if zipped is None or name not in zipped.folders or MANIFEST in await self._inner.sizes(folder):
+        if zipped is None or name not in zipped.folders or await self._is_unzipped(folder):
             return None
         return zipped.folders[name]
+
+    async def _is_unzipped(self, folder: str) -> bool:
+        """Returns whether a recording counts from its folder, though it is in a zip, too."""
+        if folder in self._unzipped:
+            return self._unzipped[folder]
+        is_unzipped = MANIFEST in await self._inner.sizes(folder)
+        # What this run writes may change. Of all else each file of a recording would ask again.
+        if folder not in self._unpacked:
+            self._unzipped[folder] = is_unzipped
+            if len(self._unzipped) > _FOLDERS:
+                self._unzipped.popitem(last=False)
+        return is_unzipped
 
     async def _member(self, path: str) -> _Member | None:
         """Returns a file that is in a zip, None for one that is not. Raises FileMissing if the zip should have it."""
@@ -251,6 +268,7 @@ class ZippedArchive:
             if members is not None and MANIFEST in members:
                 await self._inner.write_last({f"{folder}/{MANIFEST}": await self.read(f"{folder}/{MANIFEST}")})
             self._unpacked.add(folder)
+            self._unzipped.pop(folder, None)
 
     async def _write_zip(self, day: str, folders: list[str]) -> None:
         """Writes the zip of a day anew, in the place of the one that there may be."""

@@ -1,12 +1,14 @@
 """Backup and restore: everything comes back as it was, whatever happens meanwhile, and nothing is overwritten."""
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from app.auth.scope import Scope
 from app.lifecycle.backup import Backup, Task
 from app.lifecycle.restore import Restore, RestoreTask
 from app.lifecycle.verification import Verification, verify
-from app.media.archives import ArchiveFailed, ArchiveInUse, write_file
+from app.media.archives import ArchiveFailed, ArchiveInUse, FolderArchive, write_file
 from app.media.uploads import Uploads
 from app.media.zipped import ZippedArchive, open_archive
 from app.recordings.identity import Resource, media_uuid
@@ -455,6 +457,24 @@ async def test_days_that_are_over_become_zips_which_read_like_folders(any_store:
     assert await everything(store, *paths) == before
 
 
+async def test_the_folder_of_a_recording_in_a_zip_is_looked_for_once(
+    zipped: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for: list[str] = []
+    sizes = FolderArchive.sizes
+
+    async def counting(self: FolderArchive, folder: str) -> Mapping[str, int]:
+        looked_for.append(folder)
+        return await sizes(self, folder)
+
+    monkeypatch.setattr(FolderArchive, "sizes", counting)
+    async with zipped.archive(to_write=False) as archive:
+        for folder in (f"{DAY}/one", f"{DAY}/two"):
+            files = await archive.sizes(folder)
+            assert [len(await archive.read(f"{folder}/{name}")) for name in files] == [*files.values()]
+    assert looked_for == [f"{DAY}/one", f"{DAY}/two"]
+
+
 async def test_the_command_makes_zips(store: Store) -> None:
     await store.post(a_call("one", store.on_apache("one.wav", b"RIFF1")))
     status, _, err = await store.scripts.run("backup.py", store.place, *ALL, "--zip")
@@ -814,3 +834,46 @@ async def test_killed_backups_and_restores_go_on_and_everything_comes_back(
         assert (await store.ops.get(uri)).content == content
     left = [path.name for path in (store.apache.folder / f"{store.run}/new").iterdir() if path.suffix != ".wav"]
     assert left == []
+
+
+async def test_zips_whose_process_is_killed_are_finished_by_another(
+    store: Store, elasticsearch: AsyncElasticsearch
+) -> None:
+    rng = random.Random(8)
+    contents = {f"call-{i:02}": b"RIFF" + rng.randbytes(1_000_000) for i in range(30)}
+    calls = [a_call(name, store.on_s3(f"{name}.wav", content)) for name, content in contents.items()]
+    await store_many(elasticsearch, store.service.settings, calls)
+    assert counted(await store.backup()) == {"copied": 30, "mediaCopied": 30}
+
+    def unfinished() -> int:
+        sizes = 0
+        for path in (store.folder / ".unfinished").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                sizes += path.stat().st_size
+        return sizes
+
+    def folders() -> int:
+        return sum(1 for _ in store.folder.rglob("recording.json"))
+
+    async def kill_zipping(when: Callable[[], bool]) -> None:
+        process = await store.scripts.start("backup.py", store.place, *ALL, "--zip")
+        await eventually(lambda: when() or process.returncode is not None, seconds=60)
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        statuses.append(process.returncode)
+        assert (await problems(store)).keys() <= {"unfinished", "surplus"}
+
+    statuses: list[int | None] = []
+    for _ in range(2):
+        target = rng.randrange(1_000_000, 20_000_000)
+        await kill_zipping(lambda target=target: unfinished() >= target)  # type: ignore[misc]
+    await kill_zipping(lambda: folders() < 30)  # the zip is there, and the folders go
+    assert -signal.SIGKILL in statuses
+    status, _, err = await store.scripts.run("backup.py", store.place, *ALL, "--zip")
+    assert status == 0, err
+    assert set(store.files()) == {f"{DAY}.zip", f"{DAY}.json", "=contents.json"}
+    assert (await store.verify()).is_whole
+    zipped = entries(store)
+    for name, content in contents.items():
+        assert [zipped[path] for path in zipped if path.startswith(f"{name}/") and path.endswith(".wav")] == [content]
