@@ -26,11 +26,11 @@ from app.media.answers import is_html, open_media
 from app.media.location import Location, LocationNotAllowed, resolve_location
 from app.media.storages import MediaStorages
 from app.media.stream import MediaStream
-from app.recordings.archive import Manifest, MissingFile
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource, media_name
 from app.recordings.model import Recording
 from app.recordings.package import PackageWriter
+from app.recordings.package_manifest import Manifest, MissingFile
 from app.retry import Backoff
 from app.search.fields import call_uuids
 from app.settings import StorageConfig

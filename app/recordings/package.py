@@ -16,7 +16,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import msgspec
 
-from app.recordings.archive import ArchivedFile, Manifest, decode_manifest
+from app.recordings.package_manifest import ArchivedFile, Manifest, decode_manifest
 
 MANIFEST = "manifest.json"
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.recordings.archive import ArchivedFile, Manifest, MissingFile
 from app.recordings.package import MANIFEST, Checked, NotAPackage, PackageWriter, Problem, check
+from app.recordings.package_manifest import ArchivedFile, Manifest, MissingFile
 from tests.support.sizes import PACKAGE_PIECE
 
 MEDIA = random.Random(7).randbytes(200_000)

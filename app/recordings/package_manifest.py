@@ -1,6 +1,7 @@
-"""What a manifest says of files that leave Recall, so that anyone can tell later whether they are whole.
+"""What the manifest of an evidence package says of its files (docs/contract.md section 10).
 
-An evidence package has one (`app.recordings.package`, docs/contract.md section 10).
+Anyone can tell with it later whether the package is whole (`app.recordings.package`). The manifests of a backup are
+another format: a later run continues from them (`app.recordings.backup`).
 """
 
 from typing import Any
