@@ -316,17 +316,10 @@ class Backup:
 
         Raises LocationNotAllowed, MediaNotFound and what a storage's failure is.
         """
-        location = resolve_location(media["mediaDescriptor"], self._configured)
-        # Where a sound is expected, such a page is that of a login.
-        may_be_html = is_html(media.get("type"), media_name(media))
-        opening = partial(open_media, self._storages, location=location, name=path, may_be_html=may_be_html)
-        if known is not None:
-            about = await opening("HEAD", headers={})
-            about.close()
-            if _is_unchanged(known, about):
-                self.counts.media_unchanged += 1
-                return known
-        stream = await opening("GET", headers={})
+        if known is not None and await is_unchanged(media, known, self._storages, self._configured):
+            self.counts.media_unchanged += 1
+            return known
+        stream = await _open("GET", media, self._storages, self._configured)
         try:
             async with self._archive.writing(path) as writer:
                 while chunk := await stream.read():
@@ -472,12 +465,28 @@ def _told(stream: MediaStream) -> dict[str, str]:
     }
 
 
-def _is_unchanged(known: FileEntry, about: MediaStream) -> bool:
-    """Returns whether a storage's answer about an object proves that it is the one that was copied."""
+async def is_unchanged(
+    media: Mapping[str, Any], known: FileEntry, storages: MediaStorages, configured: StorageConfig
+) -> bool:
+    """Returns whether a storage shows that its object is the one that was copied.
+
+    One without a validator never is. Raises LocationNotAllowed, MediaNotFound and what a storage's failure is.
+    """
+    about = await _open("HEAD", media, storages, configured)
+    about.close()
     told = _told(about)
     if not (known.etag or known.last_modified) or about.length not in {None, known.size}:
         return False
     return (told["etag"], told["last_modified"]) == (known.etag, known.last_modified)
+
+
+async def _open(
+    method: str, media: Mapping[str, Any], storages: MediaStorages, configured: StorageConfig
+) -> MediaStream:
+    location, name = resolve_location(media["mediaDescriptor"], configured), media_name(media)
+    # Where a sound is expected, such a page is that of a login.
+    may_be_html = is_html(media.get("type"), name)
+    return await open_media(storages, method, location, {}, name, may_be_html=may_be_html)
 
 
 def reason_of(error: Exception) -> str:

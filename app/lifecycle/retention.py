@@ -5,33 +5,38 @@ time, which holds its lease.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from app.audit import AuditLog
 from app.auth.scope import Scope
-from app.errors import RecallError
+from app.errors import MediaNotFound, RecallError
 from app.lifecycle import backup, purge
 from app.lifecycle.archiving import Archiving
+from app.lifecycle.backup import is_unchanged, reason_of
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import is_protected
 from app.lifecycle.retention_rules import Rule, Task
 from app.media.archives import Archive, ArchiveFailed, FileMissing
+from app.media.location import LocationNotAllowed
 from app.media.storages import MediaStorages
 from app.media.zipped import open_archive
-from app.recordings.backup import MANIFEST, RECORDING, Malformed, folder_of, parse_manifest
+from app.recordings.backup import MANIFEST, RECORDING, FileEntry, Malformed, folder_of, parse_manifest
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource, media_name
-from app.settings import Settings
+from app.settings import Settings, StorageConfig
 from app.store.journal import now_milliseconds
 from app.store.lease import LeaseError, LeaseHeld
 from app.store.repository import RecordingRepository, StoredRecording
 from app.store.retention import RetentionStore
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["success", "failed", "refused", "interrupted", "done already", "not run"]
 
@@ -203,7 +208,14 @@ class Retention:
                 archive = await stack.enter_async_context(
                     open_archive(task.location, self._settings.storage.s3, to_write=False, connections=2 * _PARALLEL)
                 )
-                backed_up = _BackedUp(archive, self._archiving, how.resource, with_media=how.with_media)
+                backed_up = _BackedUp(
+                    archive,
+                    self._archiving,
+                    self._storages,
+                    self._settings.storage,
+                    resource=how.resource,
+                    with_media=how.with_media,
+                )
             may_delete = backed_up.those if backed_up else None
             purging = purge.Purge(self._repositories[how.resource], self._deletion, self._audit, how, may_delete)
             try:
@@ -268,9 +280,20 @@ class Retention:
 class _BackedUp:
     """Tells which recordings a backup has as they are now; `missing` counts those that it has not."""
 
-    def __init__(self, archive: Archive, archiving: Archiving, resource: Resource, *, with_media: bool) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        archiving: Archiving,
+        storages: MediaStorages,
+        configured: StorageConfig,
+        *,
+        resource: Resource,
+        with_media: bool,
+    ) -> None:
         self._archive = archive
         self._archiving = archiving
+        self._storages = storages
+        self._configured = configured
         self._resource = resource
         self._with_media = with_media
         self.missing = 0
@@ -298,13 +321,24 @@ class _BackedUp:
         region, recording_id = stored.recording["region"], stored.recording["id"]
         if not manifest.is_of(self._resource, stored.contact_center, region, recording_id):
             return False
-        media = [media_name(each) for each in stored.recording["mediaFiles"]] if self._with_media else []
-        if any(
-            name not in manifest.files or sizes.get(name) != manifest.files[name].size for name in (RECORDING, *media)
-        ):
+        media = stored.recording["mediaFiles"] if self._with_media else []
+        names = (RECORDING, *map(media_name, media))
+        if any(name not in manifest.files or sizes.get(name) != manifest.files[name].size for name in names):
             return False
         content = await self._archiving.content(self._resource, stored)
-        return manifest.files[RECORDING].sha256 == sha256(content).hexdigest()
+        if manifest.files[RECORDING].sha256 != sha256(content).hexdigest():
+            return False
+        return all([await self._has_media(each, manifest.files[media_name(each)]) for each in media])
+
+    async def _has_media(self, media: Mapping[str, Any], known: FileEntry) -> bool:
+        """Returns whether the object that would be deleted is the one that the backup has, or is gone already."""
+        try:
+            return await is_unchanged(media, known, self._storages, self._configured)
+        except MediaNotFound:
+            return True
+        except (RecallError, LocationNotAllowed) as error:
+            log.warning("media file %s is not compared with the backup: %s", media_name(media), reason_of(error))
+            return False
 
 
 def _why(error: RecallError) -> str:

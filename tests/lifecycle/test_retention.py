@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -226,7 +227,8 @@ def on(server: WebDav, recording_id: str, name: str) -> dict[str, Any]:
 
 async def test_what_no_backup_has_as_it_is_now_stays(stored: Runs, wsgidav: WebDav, tmp_path: Path) -> None:
     store, now, place = Store(stored.service, tmp_path), datetime.now(UTC), tmp_path / "backup"
-    ids = ("same", "changed", "labelled", "without-json", "without-media", "without-manifest", "protected")
+    damaged = {"without-json": "recording.json", "without-media": "*.wav", "without-manifest": "manifest.json"}
+    ids = ("same", "gone", "changed", "labelled", "overwritten", *damaged, "protected")
     recordings = {name: on(wsgidav, name, f"retention/{name}.wav") for name in ids}
     await store.post(*recordings.values())
     await store.protect("protected")
@@ -240,21 +242,21 @@ async def test_what_no_backup_has_as_it_is_now_stays(stored: Runs, wsgidav: WebD
     assert (await stored.run(ours({"kind": "backup", "location": str(place)}), now)).outcome == "success"
     await store.post(recordings["changed"] | {"more": "than the backup has"})
     assert (await store.admin.post("/api/v2/recordings/labelled/labels", json={"name": "vip"})).status_code == 201
-    for name, damaged in (
-        ("without-json", "recording.json"),
-        ("without-media", "*.wav"),
-        ("without-manifest", "manifest.json"),
-    ):
-        (file,) = place.glob(f"*/*/*/{name}/{damaged}")
+    for name, pattern in damaged.items():
+        (file,) = place.glob(f"*/*/*/{name}/{pattern}")
         file.unlink()
-    result = await stored.run(ours(purge), now)
-    assert await store.left() == set(ids) - {"same"}
+    (wsgidav.folder / "retention/gone.wav").unlink()
+    media = wsgidav.folder / "retention/overwritten.wav"
+    media.write_bytes(media.read_bytes()[::-1])
+    os.utime(media, (1, 1))
+    result = await stored.run(ours(purge | {"missing_media_ok": True}), now)
+    assert await store.left() == set(ids) - {"same", "gone"}
     assert result.counts == {
-        "deleted": 1, "protected": 1, "changed": 0, "failed": 0, "mediaFailed": 0, "notBackedUp": 5,
+        "deleted": 2, "protected": 1, "changed": 0, "failed": 0, "mediaFailed": 0, "notBackedUp": 6,
     }  # fmt: skip
     assert (result.outcome, result.error) == (
         "failed",
-        "recordings left because the backup does not have them as they are: 5",
+        "recordings left because the backup does not have them as they are: 6",
     )
     assert not wsgidav.exists("retention/same.wav")
     assert wsgidav.exists("retention/without-media.wav")
