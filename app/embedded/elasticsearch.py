@@ -283,8 +283,10 @@ def _environment(folder: Path, java: Path) -> dict[str, str]:
         "ES_JAVA_HOME": str(java),
         "ES_PATH_CONF": str(folder / "config"),
         "ES_TMPDIR": str(folder / "tmp"),
-        # The launcher leaves files behind too, and takes their place only from the environment.
-        "CLI_JAVA_OPTS": f"{os.environ.get('CLI_JAVA_OPTS', '')} -Djava.io.tmpdir={folder / 'tmp'}",
+        # The launcher leaves files behind too, and takes their place only from the environment. It works for a second,
+        # which Java's second compiler would double.
+        "CLI_JAVA_OPTS": f"-XX:TieredStopAtLevel=1 {os.environ.get('CLI_JAVA_OPTS', '')}"
+        f" -Djava.io.tmpdir={folder / 'tmp'}",
         "HOME": str(folder),
     }
 

@@ -37,8 +37,7 @@ _LONG = (
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Starts a node for all workers: they inherit its URL. It ends with the process that they are workers of."""
     # A start then takes half the processor time, and no node lives long enough for more of the compiler to pay.
-    for of_server_or_launcher in ("ES_JAVA_OPTS", "CLI_JAVA_OPTS"):
-        os.environ.setdefault(of_server_or_launcher, "-XX:TieredStopAtLevel=1")
+    os.environ.setdefault("ES_JAVA_OPTS", "-XX:TieredStopAtLevel=1")
     if "PYTEST_XDIST_WORKER" in os.environ or session.config.getoption("dist", "no") == "no":
         return
     shared = ExitStack()
