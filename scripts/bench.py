@@ -5,7 +5,21 @@ import signal
 import sys
 
 import click
-from benchmarks import access, backup, growth, ingest, isolation, migrate, page, play, search, soak, wildcard, workers
+from benchmarks import (
+    access,
+    backup,
+    growth,
+    ingest,
+    isolation,
+    migrate,
+    operations,
+    page,
+    play,
+    search,
+    soak,
+    wildcard,
+    workers,
+)
 
 from app.cli.framework import Group, run
 
@@ -19,7 +33,9 @@ def bench() -> None:
     """
 
 
-for benchmark in (search, growth, access, ingest, wildcard, play, migrate, isolation, soak, workers, backup, page):
+for benchmark in (
+    search, growth, access, ingest, wildcard, play, migrate, isolation, operations, soak, workers, backup, page,
+):  # fmt: skip
     bench.add_command(benchmark.command)
 
 
