@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 # The process that deletes a recording has this long to delete its media, before a sweep tries. In milliseconds.
 _GRACE = 60_000
 
+# Of each storage, so that one that stalls holds up no deletion on another.
 _CONCURRENT_OBJECTS = 16
 # Of one deletion, so that another's objects do not wait behind all of them.
 _CONCURRENT_OBJECTS_OF_ONE = 8
@@ -124,7 +126,9 @@ class Deletion:
         self._storages = storages
         self._configured = configured
         self._audit = audit
-        self._slots = asyncio.Semaphore(_CONCURRENT_OBJECTS)
+        self._slots: defaultdict[object, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_CONCURRENT_OBJECTS)
+        )
         self._questions: Batcher[frozenset[str], bool] = Batcher(self._ask)
 
     def judging(self, missing: MissingMedia) -> "Deletion":
@@ -332,7 +336,7 @@ class Deletion:
             for entry in waiting:
                 if time.monotonic() >= until:
                     return
-                results[entry.entry_id] = await self._delete_object(entry, by)
+                results[entry.entry_id] = await self._delete_object(entry, by, until)
 
         await asyncio.gather(*(work() for _ in range(_CONCURRENT_OBJECTS_OF_ONE)))
         outcomes = {entry: results.get(entry.entry_id, "left") for entry in entries}
@@ -350,11 +354,16 @@ class Deletion:
             log.warning("the journal of deletions still names media objects that are gone; a sweep will see that")
         return failed
 
-    async def _delete_object(self, entry: MediaDeletion, by: Actor) -> Literal["deleted", "needed", "failed"]:
+    async def _delete_object(
+        self, entry: MediaDeletion, by: Actor, until: float
+    ) -> Literal["deleted", "needed", "failed", "left"]:
+        descriptor = codec.decode(entry.descriptor)
         try:
-            async with self._slots:
+            async with self._slots[_storage_of(descriptor, self._configured)]:
+                if time.monotonic() >= until:  # the storage is slow, and the slots are those of other deletions
+                    return "left"
                 for _ in range(_CLAIM_ATTEMPTS):
-                    outcome = await self._delete_claimed(codec.decode(entry.descriptor))
+                    outcome = await self._delete_claimed(descriptor)
                     if outcome in {"deleted", "lost"}:
                         self._audit.write(_audit_line(entry, by))
                     if outcome is not None:
@@ -455,6 +464,14 @@ def _entries(resource: Resource, stored: StoredRecording) -> list[MediaDeletion]
         )
         for media in stored.recording["mediaFiles"]
     ]
+
+
+def _storage_of(descriptor: dict[str, Any], configured: StorageConfig) -> object:
+    """Returns the configured storage of an object, None if there is none."""
+    try:
+        return resolve_location(descriptor, configured).storage
+    except LocationNotAllowed:
+        return None
 
 
 def _audit_line(entry: MediaDeletion, by: Actor) -> Entry:

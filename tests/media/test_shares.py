@@ -116,3 +116,45 @@ async def test_a_deletion_of_very_many_media_answers_in_time_and_lets_another_pa
         assert {failed["statusMessage"] for failed in answer["failed"]} == {
             "The recording has too many media for one request: this one is deleted later, by itself."
         }
+
+
+class Stalled(CountingStorage):
+    """Answers nothing before the end of the test."""
+
+    asked = 0
+
+    async def answer(self, _: Request, __: Connection) -> None:
+        self.asked += 1
+        await asyncio.Event().wait()
+
+
+async def test_deletions_on_a_storage_that_stalls_answer_in_time_and_hold_up_none_on_another(
+    start_service: StartService, counting_storage: CountingStorage
+) -> None:
+    async with Stalled() as stalled:
+        service = await start_service(
+            storage=StorageConfig(webdav=(WebDavConfig(stalled.url), WebDavConfig(counting_storage.url))),
+            delete_seconds=0.5,
+            storage_first_byte_seconds=2.0,
+        )
+        ops = service.client("ops")
+        for number in range(8):
+            urls = [stalled.put(f"{number}-{i}.wav", 10) for i in range(8)]
+            files = [a_media_file(mediaDescriptor={"storage": "webDAV", "path": url}) for url in urls]
+            await ops.post(OPS_PATH, json=a_recording(f"stalled{number}", mediaFiles=files))
+        healthy = a_media_file(mediaDescriptor={"storage": "webDAV", "path": counting_storage.put("other.wav", 10)})
+        await ops.post(OPS_PATH, json=a_recording("healthy", mediaFiles=[healthy]))
+
+        async def delete(name: str) -> tuple[float, int]:
+            begun = asyncio.get_running_loop().time()
+            answer = (await ops.delete(f"{OPS_PATH}/{name}", params={"subresources": "*"})).json()
+            return asyncio.get_running_loop().time() - begun, len(answer.get("failed", ()))
+
+        many = [asyncio.create_task(delete(f"stalled{number}")) for number in range(8)]
+        await eventually(lambda: stalled.asked >= 16)
+        assert (await delete("healthy"))[1] == 0
+        assert not any(task.done() for task in many)
+        # One call of two requests is in flight when the time is over. All of them one after the other take 16 s.
+        outcomes = await asyncio.gather(*many)
+        assert {failed for _, failed in outcomes} == {8}
+        assert max(seconds for seconds, _ in outcomes) < 8
