@@ -17,6 +17,7 @@ from app.api import routes
 from app.api.endpoint import Endpoint
 from app.auth.policy import POLICY
 from app.page import routes as page_routes
+from app.recordings.identity import Resource
 from app.settings import Settings, User
 from tests.page.support import OURS, signed_in
 from tests.support.recordings import (
@@ -77,8 +78,8 @@ class Shelf:
     async def start(self, *users: User) -> Service:
         return await self._start_service(users=(*USERS, *users))
 
-    async def put(self, *recordings: dict[str, Any]) -> None:
-        await store_many(self._elasticsearch, self._settings, recordings)
+    async def put(self, *recordings: dict[str, Any], resource: Resource = "recordings") -> None:
+        await store_many(self._elasticsearch, self._settings, recordings, resource=resource)
 
 
 @pytest.fixture
@@ -189,6 +190,33 @@ async def test_criteria_and_times_follow_the_whole_recording(shelf: Shelf) -> No
     assert not await seen(service.client("amy"), startTime="2013-05-17T10:30:00Z")
     shown = (await service.client("amy").get(f"{PATH}/r")).json()["recording"]
     assert shown["startTime"] == "2013-05-17T10:00:00.000+0000"
+
+
+async def test_screen_recordings_are_shown_and_hidden_as_recordings_are(shelf: Shelf) -> None:
+    service = await shelf.start(a_limited_user("Amy", access_groups=("US",), own_recordings=True))
+    hers = an_event(contact=a_user(userName="amy"))
+    us, de = {"accessgroups": ["US"]}, {"accessgroups": ["DE"]}
+    recordings = [
+        with_media("whole", us),
+        with_media("partly", de, us, de),
+        with_media("hidden", de),
+        with_media("hers", de, us, eventHistory=[hers]),
+    ]
+    expected = {"whole": ["0"], "partly": ["1"], "hers": ["0", "1"]}
+    amy = service.client("Amy")
+    kinds: tuple[tuple[Resource, str, str], ...] = (
+        ("recordings", "recordings", "recording"),
+        ("screen-recordings", "screenRecordings", "screenRecording"),
+    )
+    for resource, many, one in kinds:
+        await shelf.put(*recordings, resource=resource)
+        path = f"/api/v2/{resource}"
+        found = (await amy.get(path, params={"callerPhoneNumber": "*", "total": "*"})).json()
+        assert {each["id"]: media_ids(each) for each in found[many]} == expected, resource
+        assert (found["total"], found["totalIsExact"]) == (3, True)
+        for recording_id, media in expected.items():
+            assert media_ids((await amy.get(f"{path}/{recording_id}")).json()[one]) == media
+        assert_error(await amy.get(f"{path}/hidden"), 404, 6)
 
 
 async def test_administrator_with_limits_sees_what_they_show(shelf: Shelf) -> None:

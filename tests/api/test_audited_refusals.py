@@ -245,11 +245,12 @@ async def test_a_change_that_the_state_forbids_is_one_line(audited: Audited) -> 
 
 
 async def test_a_request_beyond_a_share_is_one_line(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches and plays, and posts of many, while all of the contact center's places are taken."""
+    """Searches, plays, posts of many and operations by ids, while the contact center's places are taken."""
     monkeypatch.setattr(app.services, "_BATCH_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(app.services, "_SEARCH_PATIENCE_SECONDS", 0.01)
     service = await audited.start(search_wait_seconds=0.01, storage_wait_seconds=0.01)
-    for shares in (service.services.searches, service.services.streams, service.services.batches):
+    services = service.services
+    for shares in (services.searches, services.streams, services.batches, services.operations_by_ids):
         await shares.take(Owner(CONTACT_CENTER), amount=1_000_000)  # as many as there are
     ops = service.client("ops")
     media = {}
@@ -257,13 +258,14 @@ async def test_a_request_beyond_a_share_is_one_line(audited: Audited, monkeypatc
         await ops.post(recording_path, json=a_recording("missing"))
         read = (await ops.get(f"{recording_path}/missing")).json()[one]
         media[recording_path.rpartition("/")[2]] = read["mediaFiles"][0]["playPath"].rpartition("/")[2]
-    seen = set()
+    seen: set[str | None] = set()
     for row, url, options in with_shares(media):
         response = await audited.ask(row, allowed(row), url, **options)
         assert response.status_code == 429, (row.name, row.path, response.text)
+        assert response.headers["retry-after"]
         audited.assert_line(row, allowed(row), 429, 4)
-        seen |= set(row.method.operations)
-    assert seen == {"search", "play", "ops-search", "ops-play", "ops-post"}
+        seen |= {row.method.audit} if row.method.choices else set(row.method.operations)
+    assert seen == {"search", "play", "ops-search", "ops-play", "ops-post", "start-operation"}
 
 
 def with_shares(media: dict[str, str]) -> Iterator[tuple[Row, str, dict[str, Any]]]:
@@ -272,5 +274,7 @@ def with_shares(media: dict[str, str]) -> Iterator[tuple[Row, str, dict[str, Any
             yield row, row.url(media=media[row.endpoint.resource]), {}
         elif row.method.audit == "ops-post":
             yield row, row.url(), {"content": b"{}", "headers": {"Content-Type": NDJSON}}
+        elif row.name == "POST" and row.path.endswith("/recording-operations"):
+            yield row, row.url(), {"json": {"operationName": "applyNonDelete", "recordings": ["missing"]}}
         elif {"search", "ops-search"} & set(row.method.operations) and not row.endpoint.error_answer:
             yield row, f"{row.url()}?startTime=0", {}

@@ -9,9 +9,11 @@ import httpx
 import pytest
 from elasticsearch import AsyncElasticsearch
 
+from app.recordings.dates import parse_instant
 from app.settings import Settings, User
 from app.store.documents import document_id, labels_of
 from app.store.indices import alias
+from app.store.journal import now_milliseconds
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
 from tests.support.service import PATIENT, Service, StartService, assert_error, hash_password, staff_with
 
@@ -395,10 +397,15 @@ async def test_labels_survive_updates_protection_and_the_deletion_of_nothing(
     ops = service.client("ops")
     await define(admin, "a", "b")
     await post(ops)
+    begun = now_milliseconds()
     assert await give(admin, "a", comment="kept") == 201
     kept = (await admin.get(LABELS)).json()["labels"]
+    assert begun <= parse_instant(kept[0]["at"]) <= now_milliseconds()
     await post(ops, callerPhoneNumber="+1", mediaFiles=[a_media_file("another")], labels=[])
     assert (await ops.post(f"/internal-api/contact-centers/{CONTACT_CENTER}/recordings", json=a_recording())).is_success
+    line = json.dumps(a_recording(note="of many", labels=[]))
+    many = await ops.post(OPS_PATH, content=line, headers={"Content-Type": "application/x-ndjson"})
+    assert many.json() == {"statusCode": 0, "created": 0, "updated": 1}
     for operation in ("applyNonDelete", "unapplyNonDelete", "applyNonDelete"):
         assert (await admin.post(f"{PATH}/recording", json={"operationName": operation})).status_code == 200
         assert (await admin.get(LABELS)).json()["labels"] == kept

@@ -12,9 +12,11 @@ from prometheus_client import CollectorRegistry
 from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable
+from app.recordings.dates import parse_instant
 from app.services import open_services
 from app.settings import Settings
 from app.store.document_store import DocumentWriter
+from app.store.journal import now_milliseconds
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording
 from tests.support.service import PATIENT, StartService, assert_error
 
@@ -44,6 +46,7 @@ def notes(found: list[dict[str, Any]]) -> list[str]:
 async def test_an_update_of_a_protected_recording_keeps_what_it_said(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
+    begun = now_milliseconds()
     await post(ops, note="unprotected")
     await post(ops, note="a")
     await protect(admin)
@@ -56,7 +59,8 @@ async def test_an_update_of_a_protected_recording_keeps_what_it_said(
     found = await versions(ops)
     assert notes(found) == ["a", "b", "a"]
     assert {version["by"] for version in found} == {"ops"}
-    assert [version["at"] for version in found] == sorted(version["at"] for version in found)
+    times = [parse_instant(version["at"]) for version in found]
+    assert [begun, *times, now_milliseconds()] == sorted([begun, *times, now_milliseconds()])
     assert found[0]["recording"]["callerPhoneNumber"] == "+16504668888"
     assert "originalMediaDesc" in found[0]["recording"]["mediaFiles"][0]
     await protect(admin, UNAPPLY)

@@ -265,6 +265,42 @@ async def test_media_that_cannot_be_deleted_are_reported_and_remembered(
     assert await remembered() == 1
 
 
+@pytest.mark.parametrize("by", ["recordings", "criteria"])
+async def test_an_operation_that_deletes_takes_the_media_only_with_subresources(
+    start_service: StartService, faults: FaultServer, apache: WebDav, remembered: Remembered, *, tmp_path: Path, by: str
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    storage = StorageConfig(webdav=(WebDavConfig(faults.url), WebDavConfig(apache.url)))
+    store = Store(await start_service(storage=storage, audit_log=str(file), **PATIENT), apache)
+    broken = {"storage": "webDAV", "path": faults.url_of("status-500")}
+    operations = OPS_PATH.replace("/recordings", "/recording-operations")
+
+    async def delete(**body: str) -> dict[str, Any]:
+        """What has failed, by id, after an operation that deletes everything."""
+        await store.service.repository.make_searchable()
+        which = {"recordings": ["r", "left"]} if by == "recordings" else {"criteria": {"startTime": "0"}}
+        answer = (await store.ops.post(operations, json={"operationName": "delete", **which, **body})).json()
+        over = answer
+        while by == "criteria" and over.get("state", "running") == "running":
+            over = (await store.ops.get(f"{operations}/{answer['id']}")).json()["operation"]
+        failed = over.get("failed", []) if by == "recordings" else over["failures"]
+        return {one["id"]: one["statusCode"] for one in failed}
+
+    for with_media in (False, True):
+        await store.post("r", store.put("of-an-operation.wav"))
+        await store.post("left", broken)
+        if with_media:
+            assert await delete(subresources="*") == {"left": 7}
+        else:
+            assert await delete() == {}
+        assert not await store.exists("r")
+        assert not await store.exists("left")
+        assert apache.exists("of-an-operation.wav") is not with_media
+        assert await remembered() == with_media
+    told = [(line["recordingId"], line["withMedia"]) for line in lines_but_posts(file) if line["operation"] == "delete"]
+    assert sorted(told) == [("left", False), ("left", True), ("r", False), ("r", True)]
+
+
 async def test_sweep_retries_failed_deletions(
     start_service: StartService,
     apache: WebDav,

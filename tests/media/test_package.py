@@ -198,16 +198,27 @@ async def test_media_that_their_storage_does_not_have_are_listed_with_the_reason
     checked(response.content)
 
 
-@pytest.mark.parametrize(("fault", "status"), [("status-500", 502), ("status-403", 502), ("reset-before-headers", 502)])
+@pytest.mark.parametrize(
+    ("fault", "status", "message"),
+    [
+        ("status-500", 502, "The media storage failed."),
+        ("status-403", 502, "The media storage failed."),
+        ("reset-before-headers", 502, "The media storage failed."),
+        ("stall-before-headers", 504, "The media storage did not answer in time."),
+    ],
+)
 async def test_storage_that_does_not_tell_is_an_error_and_no_package(
-    start_service: StartService, faults: FaultServer, file: Path, fault: str, status: int
+    start_service: StartService, faults: FaultServer, file: Path, fault: str, *, status: int, message: str
 ) -> None:
     service = await start_service(
-        storage=StorageConfig(webdav=(WebDavConfig(faults.url),)), audit_log=str(file), **PATIENT
+        storage=StorageConfig(webdav=(WebDavConfig(faults.url),)),
+        storage_first_byte_seconds=1.0,
+        audit_log=str(file),
+        **PATIENT,
     )
     await post(service, media_at(faults.url_of(fault)))
     response = await service.client("admin").get(PACKAGE)
-    assert_error(response, status, 4, "The media storage failed.")
+    assert_error(response, status, 4, message)
     assert response.headers["cache-control"] == "private, no-store"
     (line,) = await audited(file)
     assert (line["outcome"], line["httpStatus"]) == ("failed", status)

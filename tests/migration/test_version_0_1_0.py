@@ -140,6 +140,7 @@ async def test_made_up_attributes_are_gone(start_old: StartOld, *, reindexed: bo
         response = await old_service.client("ops").get(f"{path}/{_id}")
         assert "made up" not in response.text
         assert response.json()[key]["nonDelete"] is True
+        assert "nonDeletion" not in response.json()[key]  # 0.1.0 did not note who protects
 
 
 def test_made_up_attributes_of_a_v1_document_are_gone_and_a_hold_stays() -> None:

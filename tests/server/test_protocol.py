@@ -540,7 +540,9 @@ async def test_health_is_answered_when_all_connections_are_in_use(serve: Serve) 
         busy.append((reader, writer))
     await eventually(lambda: served.app.requests == 5)
     close = HOST + b"Connection: close\r\n\r\n"
-    assert_envelope(await served.talk(b"GET /api HTTP/1.1\r\n" + close), 503, 4)
+    refused = await served.talk(b"GET /api HTTP/1.1\r\n" + close)
+    assert_envelope(refused, 503, 4)
+    assert b"retry-after: " in refused.lower()
     assert responses(await served.talk(b"GET /health/live HTTP/1.1\r\n" + close))[0][0] == 200
     for _, writer in busy:
         writer.close()
