@@ -44,15 +44,22 @@ NAMES: Mapping[str, OperationName] = {
 _LABELLING = frozenset({"addLabel", "removeLabel"})
 
 MAX_IDS = 1_000
-_ATTRIBUTES = ("operationName", "recordings", "criteria", "label", "comment", "reason")
-_ATTRIBUTES_OF_OPS = (*_ATTRIBUTES, "subresources")
+_ATTRIBUTES = ("operationName", "recordings", "criteria")
+# Beside these, by operation.
+_OWN_ATTRIBUTES: Mapping[OperationName, Sequence[str]] = {
+    "applyNonDelete": ("reason",),
+    "unapplyNonDelete": ("reason",),
+    "addLabel": ("label", "comment"),
+    "removeLabel": ("label",),
+    "delete": ("subresources",),
+}
 
 
 async def start(request: Request) -> Response:
     """`POST /recording-operations`: by ids it is done before the answer, by criteria it goes on by itself."""
     body = operation_body(request)
     by = _by(request)
-    asked = _asked(body, _ATTRIBUTES_OF_OPS if by.is_ops else _ATTRIBUTES)
+    asked = _asked(body)
     if ("recordings" in body) == ("criteria" in body):
         raise InvalidParameter("recordings", "either recordings or criteria must be given, and not both")
     entry = audit_entry(request)
@@ -111,15 +118,17 @@ def _by(request: Request) -> By:
     return By(user_of(request), contact_center, is_ops, address_of(request))
 
 
-def _asked(body: Mapping[str, Any], known: Sequence[str]) -> Asked:
-    """Returns what to do with each recording; raises MissingParameter, or InvalidParameter also for unknown attributes.
+def _asked(body: Mapping[str, Any]) -> Asked:
+    """Returns what to do with each recording; raises MissingParameter, or InvalidParameter.
 
-    A misspelling could leave the media of deleted recordings.
+    So are attributes that the operation does not know: who deletes with a label may mean only those that have it.
     """
+    name = NAMES[body["operationName"]]
+    known = (*_ATTRIBUTES, *_OWN_ATTRIBUTES[name])
     for attribute in body:
         if attribute not in known:
-            raise InvalidParameter(attribute, f"it is not known; known are {', '.join(known[:-1])} and {known[-1]}")
-    name = NAMES[body["operationName"]]
+            told = f"{', '.join(known[:-1])} and {known[-1]}"
+            raise InvalidParameter(attribute, f"{name} does not know it; it knows {told}")
     label, comment = parse_label_of_many(body) if name in _LABELLING else ("", None)
     subresources = body.get("subresources")
     if subresources not in {None, "*"}:

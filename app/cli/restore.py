@@ -141,5 +141,6 @@ class _Run:
             f"{'would be ' if self._report.parameters['dryRun'] else ''}restored {counts.restored}, "
             f"merged {counts.merged}, unchanged {counts.unchanged}, different {counts.different}, "
             f"failed {counts.failed}; media files restored {counts.media_restored} ({counts.bytes / 2**20:.1f} MiB), "
-            f"unchanged {counts.media_unchanged}, failed {counts.media_failed}; in {seconds:.1f} s"
+            f"unchanged {counts.media_unchanged}, failed {counts.media_failed}; "
+            f"definitions of labels failed {counts.labels_failed}; in {seconds:.1f} s"
         )

@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -245,7 +245,7 @@ class Backup:
         if len(content) > LONGEST_FILE:
             self._fail_whole(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
             return
-        files, not_copied = await self._copy_media(stored, folder, known)
+        files, not_copied = await self._copy_media(stored, folder, known, sizes)
         is_new = before is None or RECORDING not in known or not _is_content(known[RECORDING], content)
         if is_new:
             files[RECORDING] = FileEntry(len(content), sha256(content).hexdigest())
@@ -270,15 +270,18 @@ class Backup:
             finished, self._finished = self._finished, {}
             self._finished_at, self._finished_bytes = time.monotonic(), 0
             files: dict[str, bytes] = {}
+            # Until the new one is there, nobody takes an old manifest for that of the new content.
+            old = [
+                f"{folder}/{MANIFEST}"
+                for folder, done in finished.items()
+                if done.has_manifest and done.content is not None
+            ]
             for folder, done in finished.items():
                 if done.content is not None:
                     files[f"{folder}/{RECORDING}"] = done.content
-                    if done.has_manifest:
-                        # Until the new one is there, another run does not take the old one for that of the new content.
-                        await self._archive.remove(f"{folder}/{MANIFEST}")
                 if done.manifest is not None:
                     files[f"{folder}/{MANIFEST}"] = encode(done.manifest)
-            await self._archive.write_last(files)
+            await self._archive.write_last(files, removing=old)
             for done in finished.values():
                 await self._days.add(done.day, done.name)
                 if done.is_incomplete:
@@ -292,9 +295,12 @@ class Backup:
                 self._advance(1)
 
     async def _copy_media(
-        self, stored: StoredRecording, folder: str, known: Mapping[str, FileEntry]
+        self, stored: StoredRecording, folder: str, known: Mapping[str, FileEntry], sizes: Collection[str]
     ) -> tuple[dict[str, FileEntry], dict[str, str]]:
-        """Returns the entries of the media files that the archive has now, and why others could not be copied."""
+        """Returns the entries of the media files that the archive has now, and why others could not be copied.
+
+        `sizes` are the names of the files in the folder.
+        """
         files: dict[str, FileEntry] = {}
         not_copied: dict[str, str] = {}
         for media in stored.recording["mediaFiles"]:
@@ -305,7 +311,11 @@ class Backup:
                 reason = reason_of(error)
                 self.counts.media_failed += 1
                 self._fail(stored, name, reason)
-                if name not in known:
+                if name in known:
+                    continue
+                if name in sizes:
+                    files[name] = await self._adopt(f"{folder}/{name}")
+                else:
                     not_copied[name] = reason
             else:
                 files[name] = entry
@@ -333,6 +343,17 @@ class Backup:
         self.counts.media_copied += 1
         self.counts.bytes += written.size
         return FileEntry(written.size, written.sha256, **_told(stream))
+
+    async def _adopt(self, path: str) -> FileEntry:
+        """Returns the entry of a file that no manifest names: a run was killed before it wrote one.
+
+        A file that is there is whole, and perhaps the only copy.
+        """
+        size, digest = 0, sha256()
+        async for chunk in self._archive.chunks(path):
+            size += len(chunk)
+            await asyncio.to_thread(digest.update, chunk)
+        return FileEntry(size, digest.hexdigest())
 
     # --- Manifests, failures, audit ---
 

@@ -82,6 +82,7 @@ class RestoreCounts(msgspec.Struct, rename="camel"):
     """How many recordings had each outcome; the others count media files, and bytes of them.
 
     One that is `different` exists and says otherwise, so it was left. In a dry run they tell what would happen.
+    `labels_failed` are definitions of labels that the contact center has otherwise, or cannot have.
     """
 
     restored: int = 0
@@ -92,12 +93,13 @@ class RestoreCounts(msgspec.Struct, rename="camel"):
     media_restored: int = 0
     media_unchanged: int = 0
     media_failed: int = 0
+    labels_failed: int = 0
     bytes: int = 0
 
     @property
     def is_complete(self) -> bool:
         """Whether everything that the archive has is there now, as the archive has it."""
-        return not (self.different or self.failed or self.media_failed)
+        return not (self.different or self.failed or self.media_failed or self.labels_failed)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class Restore:
         self._patience = Patience(task.patience)
         self._defined: set[tuple[str, str]] = set()
         self._defining = asyncio.Lock()
+        self._has_begun = False
         self.counts = RestoreCounts()
         self.failures: list[Failure] = []
 
@@ -173,7 +176,7 @@ class Restore:
         """Restores; `advance` gets the number of recordings that are done.
 
         Raises ElasticsearchUnavailable when Elasticsearch does not answer for longer than the task's patience,
-        InternalError, and ArchiveFailed when the archive cannot be read.
+        InternalError, and ArchiveFailed when the archive cannot be read, or has nothing that was asked for.
         """
 
         async def restore(folder: Folder) -> None:
@@ -181,6 +184,9 @@ class Restore:
             advance(1)
 
         await for_each(self._folders(), restore, self._task.parallel)
+        if not (self._has_begun or self.failures or self.is_stopped):
+            of = f" of {self._task.contact_center}" if self._task.contact_center else ""
+            raise ArchiveFailed(f"{self._archive.name} has no recording{of}")
         if not self._task.dry_run:
             await self._let_screen_recordings_follow()
         return self.counts
@@ -230,6 +236,7 @@ class Restore:
         manifest = parse_manifest(await self._archive.read(f"{folder.path}/{MANIFEST}"), folder.path)
         if self._task.contact_center not in {None, manifest.contact_center}:
             return None
+        self._has_begun = True
         content = await self._archive.read(f"{folder.path}/{RECORDING}")
         if sha256(content).hexdigest() != manifest.files[RECORDING].sha256:
             raise _NotRestored(f"{RECORDING} is damaged: its SHA-256 is another one than the manifest says")
@@ -344,8 +351,10 @@ class Restore:
                     definitions = await self._patience.call(partial(self._labelling.definitions, contact_center))
                     there = definitions.get(key[1])
                     if there is not None and there.display_name != archived.display_name:
+                        self.counts.labels_failed += 1
                         self._fail_of(wanted, "", f"the label {archived.name} is called {there.display_name!r} there")
                 except (DisplayNameExists, TooManyLabelDefinitions) as error:
+                    self.counts.labels_failed += 1
                     self._fail_of(wanted, "", f"the label {archived.name} cannot be defined: {error.message}")
                 self._defined.add(key)
 

@@ -141,20 +141,30 @@ class Retention:
             result.outcome, result.error = "failed", f"another process may run the rule now: {error}"
         except RecallError as error:
             result.outcome, result.error = "failed", _why(error)
+        except Exception as error:
+            log.exception("the rule %s was interrupted", rule.name)
+            result.outcome, result.error = "failed", f"{type(error).__name__}: {error}"
         result.ended = format_instant(now_milliseconds())
         return result
 
     async def _run_leased(self, rule: Rule, now: int, slot: int, result: RuleResult) -> None:
         lease = self._store.lease(rule.name)
         async with lease.acquire():
-            if slot and lease.state.slot >= slot:
-                result.outcome = "done already"
+            done = lease.state
+            if slot and done.slot >= slot:
+                if done.digest not in {"", rule.digest}:
+                    result.outcome, result.error = "refused", "another rule of this name has run: names must differ"
+                elif done.failed:
+                    result.outcome, result.error = "failed", "the run for this time, of another process, has failed"
+                else:
+                    result.outcome = "done already"
                 return
             await self._run_tasks(rule, now, result, dry_run=False)
             if result.outcome == "interrupted":
                 return  # the slot is still to be done
             state = lease.state
             state.slot, state.ended, state.counts = max(slot, state.slot), now_milliseconds(), result.counts
+            state.digest, state.failed = rule.digest, result.outcome != "success"
             if result.outcome == "success":
                 state.succeeded = state.ended
             await lease.save()

@@ -1,13 +1,17 @@
 """The file of retention rules: what a rule and its tasks may say (docs/operations.md, "Retention"). No I/O here."""
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal, get_args
 
 from app.errors import RecallError
 from app.ids import id_error
+from app.media.archives import ArchiveFailed
+from app.media.zipped import check_place
 from app.recordings.identity import Resource
 from app.recordings.labels import valid_name
 from app.search.criteria import ANY_LABEL, NO_LABEL, NOT_OLDER, Condition, Criteria, older_than, parse_criteria
@@ -66,9 +70,13 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A rule. `contact_centers` is empty for all of them; `at` is the minute of the day in UTC, None for no time."""
+    """A rule. `contact_centers` is empty for all of them; `at` is the minute of the day in UTC, None for no time.
+
+    `digest` is that of what the file says.
+    """
 
     name: str
+    digest: str
     contact_centers: tuple[str, ...]
     at: int | None
     tasks: tuple[Task, ...]
@@ -196,6 +204,7 @@ def _rule(number: int, values: object) -> Rule:
     tasks = [_task(f"{where}: tasks[{i}]", task) for i, task in enumerate(table.tables("tasks"), 1)]
     return Rule(
         name=name,
+        digest=sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest(),
         contact_centers=() if contact_centers == (_EVERY,) else contact_centers,
         at=None if at is None else int(at[:2]) * 60 + int(at[3:]),
         tasks=tuple(tasks),
@@ -222,7 +231,9 @@ def _task(where: str, values: object) -> Task:
     require_backup = is_purge and table.flag("require_backup")
     location = None
     if not is_purge or require_backup:
-        location = table.text("location", "a folder, or s3://BUCKET/PREFIX", str.strip)
+        location = table.text(
+            "location", "a folder, or s3://BUCKET/PREFIX", lambda text: text.strip() and _is_place(text)
+        )
     elif table.has("location"):
         raise table.error("location", "a purge has it only with require_backup = true: the backup that it asks")
     with_media = is_purge and table.flag("with_media")
@@ -241,6 +252,14 @@ def _task(where: str, values: object) -> Task:
         require_backup=require_backup,
         missing_media_ok=is_purge and table.flag("missing_media_ok"),
     )
+
+
+def _is_place(text: str) -> bool:
+    try:
+        check_place(text)
+    except ArchiveFailed:
+        return False
+    return True
 
 
 def _labels(table: _Table, key: str, resources: Sequence[Resource]) -> tuple[str, ...]:

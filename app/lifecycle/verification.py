@@ -68,7 +68,10 @@ async def folders(archive: Archive, others: Callable[[str], object]) -> AsyncGen
 
 
 async def verify(archive: Archive, parallel: int, advance: Callable[[int], object] = lambda _: None) -> Verification:
-    """Reads everything, `parallel` recordings concurrently. Raises ArchiveFailed when the archive cannot be read."""
+    """Reads everything, `parallel` recordings concurrently.
+
+    Raises ArchiveFailed when the archive cannot be read, and when no backup is there: its disk may not be mounted.
+    """
     found = Verification()
     lists = _Lists(archive, found)
 
@@ -82,7 +85,8 @@ async def verify(archive: Archive, parallel: int, advance: Callable[[int], objec
         advance(1)
 
     await for_each(listed(), check, parallel)
-    await lists.end()
+    if not await lists.end() and not found.recordings:
+        raise ArchiveFailed(f"{archive.name} has no backup")
     for problems in (found.damaged, found.missing, found.surplus, found.unfinished):
         problems.sort()
     return found
@@ -123,7 +127,8 @@ class _Lists:
         else:
             self._found.unfinished.append(folder.path)
 
-    async def end(self) -> None:
+    async def end(self) -> bool:
+        """Reports what the last days lack; returns whether there are any lists."""
         for day in sorted(self._days - self._seen):
             await self._next(day)
         await self._next("")
@@ -131,11 +136,12 @@ class _Lists:
         if contents is None:
             if self._days:
                 self._found.unfinished.append(CONTENTS)
-            return
+            return bool(self._days)
         for day in contents - self._days:
             self._found.missing.append(f"{day}.json")
         for day in self._days - contents:
             self._found.unfinished.append(f"{day}.json")
+        return True
 
     async def _next(self, day: str) -> None:
         """Reports what the last day lacks, and reads the list of the next one."""

@@ -13,7 +13,7 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import lru_cache, partial
@@ -22,6 +22,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
+import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -48,6 +49,9 @@ LONGEST_FILE = 256 * 1024 * 1024
 
 # In a folder: files that are being written, and the lock of the run that writes.
 _UNFINISHED = ".unfinished"
+
+# At the root. A file system of its own has the second one, which only root may read.
+_NOT_OF_THE_ARCHIVE = frozenset({_UNFINISHED, "lost+found"})
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -83,7 +87,9 @@ class Writer(Protocol):
 
     async def write(self, chunk: bytes) -> None: ...
 
-    async def commit(self) -> Written: ...
+    async def commit(self, *, flushed: bool = False) -> Written:
+        """Gives the file its name, in the place of another one; if `flushed`, when it is on the disk."""
+        ...
 
 
 class Archive(Protocol):
@@ -111,10 +117,11 @@ class Archive(Protocol):
         """Opens a file to be written, in the place of one that exists. A loss of power may damage it."""
         ...
 
-    async def write_last(self, files: Mapping[str, bytes]) -> None:
+    async def write_last(self, files: Mapping[str, bytes], *, removing: Collection[str] = ()) -> None:
         """Writes whole files by their paths, those of a folder in their order.
 
-        When they are there, no loss of power damages them, or what was there before.
+        When they are there, no loss of power damages them, or what was there before. What is `removing`, of the same
+        folders, goes immediately before they appear, and stays if they cannot be written.
         """
         ...
 
@@ -236,7 +243,7 @@ class FolderArchive:
         finally:
             writer.discard()
 
-    async def write_last(self, files: Mapping[str, bytes]) -> None:
+    async def write_last(self, files: Mapping[str, bytes], *, removing: Collection[str] = ()) -> None:
         def write() -> None:
             temporaries: dict[str, str] = {}
             try:
@@ -248,7 +255,10 @@ class FolderArchive:
                     finally:
                         os.close(descriptor)
                 _flush(self._root)
-                for folder, paths in groupby(files, lambda path: path.rpartition("/")[0]):
+                for folder, paths in groupby(files, _folder_of):
+                    for path in removing:
+                        if _folder_of(path) == folder:
+                            self._remove(path)
                     self.place(folder, {path.rpartition("/")[2]: temporaries[path] for path in paths})
             except BaseException:
                 for temporary in temporaries.values():
@@ -262,12 +272,12 @@ class FolderArchive:
         await self.run("", lambda: _flush(self._root))
 
     async def remove(self, path: str) -> None:
-        def remove() -> None:
-            folder, _, name = path.rpartition("/")
-            with suppress(FileNotFoundError), self._at(folder) as descriptor:
-                os.unlink(name, dir_fd=descriptor)
+        await self.run(path, partial(self._remove, path))
 
-        await self.run(path, remove)
+    def _remove(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        with suppress(FileNotFoundError), self._at(folder) as descriptor:
+            os.unlink(name, dir_fd=descriptor)
 
     async def prune(self, folder: str) -> None:
         def prune() -> None:
@@ -290,10 +300,16 @@ class FolderArchive:
         while folders:
             path = folders.pop()
             if path and not path.endswith("/"):
-                yield await self.run(path, lambda path=path: self._entry(path))  # type: ignore[misc]
+                entry = await self.run(path, partial(self._entry, path))
+                if entry is not None:
+                    yield entry
+                continue
+            names = await self.run(path, partial(self._names, path))
+            if names is None:
+                yield Entry(path.removesuffix("/"), None)
                 continue
             # A folder's name is compared with the slash at its end, as S3 does.
-            folders += sorted(await self.run(path, lambda path=path: self._names(path)), key=os.fsencode, reverse=True)  # type: ignore[misc]
+            folders += sorted(names, key=os.fsencode, reverse=True)
 
     def _exists(self, folder: str) -> bool:
         try:
@@ -302,19 +318,32 @@ class FolderArchive:
         except FileNotFoundError:
             return False
 
-    def _names(self, folder: str) -> list[str]:
-        """Returns the paths in a folder, those of folders with a slash at their end."""
-        with self._at(folder) as descriptor, os.scandir(descriptor) as entries:
-            return [
-                f"{folder}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}"
-                for entry in entries
-                if folder or entry.name != _UNFINISHED
-            ]
+    def _names(self, folder: str) -> list[str] | None:
+        """Returns the paths in a folder, those of folders with a slash at their end; None if it may not be read.
 
-    def _entry(self, path: str) -> Entry:
+        Another run may have removed it since its name was read.
+        """
+        try:
+            with self._at(folder) as descriptor, os.scandir(descriptor) as entries:
+                return [
+                    f"{folder}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}"
+                    for entry in entries
+                    if folder or entry.name not in _NOT_OF_THE_ARCHIVE
+                ]
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            if not folder:
+                raise
+            return None
+
+    def _entry(self, path: str) -> Entry | None:
         folder, _, name = path.rpartition("/")
-        with self._at(folder) as descriptor:
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        try:
+            with self._at(folder) as descriptor:
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
         return Entry(path, status.st_size if stat.S_ISREG(status.st_mode) else None)
 
     @contextmanager
@@ -325,15 +354,12 @@ class FolderArchive:
             return
         for part in folder.rstrip("/").split("/"):
             _check_part(part)
-        outer, _, name = folder.rstrip("/").rpartition("/")
-        try:
-            inner = self._inner(self._outer(outer, make), name, make)
-        except FileNotFoundError:
-            if not make:
-                raise
-            # Somebody has removed a folder that was open.
+        path, _, name = folder.rstrip("/").rpartition("/")
+        outer = self._outer(path, make)
+        if not os.fstat(outer.descriptor).st_nlink:  # somebody has removed it since it was opened
             self._outer.cache_clear()
-            inner = self._inner(self._outer(outer, make), name, make)
+            outer = self._outer(path, make)
+        inner = self._inner(outer, name, make)
         yield inner.descriptor
 
     def _open_folder(self, folder: str, make: bool) -> "_Folder":
@@ -421,11 +447,12 @@ class _FileWriter:
         if self._waiting_bytes >= _CHUNK:
             await self._archive.run(self._path, self._write)
 
-    async def commit(self) -> Written:
+    async def commit(self, *, flushed: bool = False) -> Written:
         def commit() -> None:
             self._write()
-            folder, _, name = self._path.rpartition("/")
-            self._archive.place(folder, {name: self._temporary})
+            if flushed:
+                os.fsync(self._descriptor)
+            self._archive.place(_folder_of(self._path), {self._path.rpartition("/")[2]: self._temporary})
             self._close()
 
         await self._archive.run(self._path, commit)
@@ -449,6 +476,10 @@ class _FileWriter:
     def _close(self) -> None:
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -546,18 +577,21 @@ class S3Archive:
         finally:
             await writer.discard()
 
-    async def write_last(self, files: Mapping[str, bytes]) -> None:
+    async def write_last(self, files: Mapping[str, bytes], *, removing: Collection[str] = ()) -> None:
         places = asyncio.Semaphore(_PUTS)
 
-        async def write(paths: Sequence[str]) -> None:
+        async def write(folder: str, paths: Sequence[str]) -> None:
             async with places:
+                for path in removing:
+                    if _folder_of(path) == folder:
+                        await self.remove(path)
                 for path in paths:
                     await write_file(self, path, files[path])
 
         folders: dict[str, list[str]] = {}
         for path in files:
-            folders.setdefault(path.rpartition("/")[0], []).append(path)
-        await asyncio.gather(*map(write, folders.values()))
+            folders.setdefault(_folder_of(path), []).append(path)
+        await asyncio.gather(*(write(folder, paths) for folder, paths in folders.items()))
 
     async def flush(self) -> None:
         pass  # what S3 has acknowledged stays
@@ -593,7 +627,7 @@ class S3Archive:
             if code in {"NoSuchKey", "404"}:
                 raise FileMissing(f"{path} of {self.name} does not exist") from None
             raise ArchiveFailed(f"{path} of {self.name} cannot be used: {code or error}") from error
-        except (BotoCoreError, OSError, TimeoutError) as error:
+        except (BotoCoreError, aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ArchiveFailed(f"{path} of {self.name} cannot be used: {error}") from error
 
 
@@ -617,7 +651,7 @@ class _ObjectWriter:
         if len(self._waiting) >= _PART * (1 + len(self._parts) // 1_000):
             await self._send_part()
 
-    async def commit(self) -> Written:
+    async def commit(self, *, flushed: bool = False) -> Written:  # what S3 has acknowledged stays
         if self._upload is None:
             await self._client.put_object(**self._object, Body=bytes(self._waiting))
         else:

@@ -6,11 +6,14 @@ it has a manifest counts from there, because that is newer, and every other one 
 
 import asyncio
 import io
+import re
 import struct
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
@@ -31,8 +34,13 @@ from app.settings import S3Config
 
 _ZIP = ".zip"
 
-# The directories of so many zips are kept in memory. Recordings come in the order of their days.
-_ZIPS = 16
+_S3 = "s3://"
+# What looks like a URL.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+# Directories of zips with so many files together are kept in memory, or of one zip. Recordings come in the order of
+# their days. A file takes about 300 bytes.
+_FILES = 300_000
 
 # Of so many recordings in zips it is known whether a folder has something newer.
 _FOLDERS = 10_000
@@ -46,7 +54,7 @@ _HEAD_MARK = b"PK\x03\x04"
 _ENCRYPTED = 0x1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     """A file in a zip: where its head begins, where what follows it begins, and its size."""
 
@@ -61,6 +69,11 @@ class _Zip:
 
     folders: dict[str, dict[str, _Member]] = field(default_factory=dict)
     others: dict[str, _Member] = field(default_factory=dict)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of files."""
+        return sum(map(len, self.folders.values())) + len(self.others)
 
 
 def is_zip_of_day(path: str) -> bool:
@@ -108,10 +121,10 @@ class ZippedArchive:
         async with self._inner.writing(path) as writer:
             yield writer
 
-    async def write_last(self, files: Mapping[str, bytes]) -> None:
+    async def write_last(self, files: Mapping[str, bytes], *, removing: Collection[str] = ()) -> None:
         for path in files:
             await self._unpack(path)
-        await self._inner.write_last(files)
+        await self._inner.write_last(files, removing=removing)
 
     async def flush(self) -> None:
         await self._inner.flush()
@@ -154,17 +167,37 @@ class ZippedArchive:
         zipped = await self._zip(day) or _Zip()
         new = {folder for folder, paths in folders.items() if f"{folder}/{MANIFEST}" in paths}
         old = {f"{day}/{name}" for name in zipped.folders}
+        packed: dict[str, bytes] = {}
         if new:
-            await self._write_zip(day, sorted(new | old))
+            packed = await self._write_zip(day, sorted(new | old))
             await self._inner.flush()
             self._zips.pop(day, None)
             self._without.discard(day)
             self._unzipped.clear()
+            self._unpacked = {folder for folder in self._unpacked if not folder.startswith(f"{day}/")}
         # A run that was killed may have left a part of a folder whose recording is in the zip. It goes, too.
         for folder in folders.keys() & (new | old):
-            for path in sorted(folders[folder], key=lambda path: not path.endswith(f"/{MANIFEST}")):
+            if folder not in new or await self._is_packed(folder, packed[folder]):
+                await self._remove_packed(folder, folders[folder], compare=folder not in new)
+
+    async def _is_packed(self, folder: str, manifest: bytes) -> bool:
+        """Returns whether a folder still has this manifest. In a bucket another run may have stored something newer."""
+        try:
+            return await self._inner.read(f"{folder}/{MANIFEST}") == manifest
+        except FileMissing:
+            return False
+
+    async def _remove_packed(self, folder: str, paths: list[str], *, compare: bool) -> None:
+        """Removes the files of a folder that the zip has, and leaves others; compares the content if told so."""
+        zipped = await self._zip(folder.rpartition("/")[0])
+        members = zipped.folders.get(folder.rpartition("/")[2], {}) if zipped else {}
+        for path in sorted(paths, key=lambda path: not path.endswith(f"/{MANIFEST}")):
+            member = members.get(path.rpartition("/")[2])
+            if member is None:
+                continue
+            if not compare or await _digest(self._inner.chunks(path)) == await _digest(self._chunks(path, member)):
                 await self._inner.remove(path)
-            await self._inner.prune(folder)
+        await self._inner.prune(folder)
 
     # --- Zips ---
 
@@ -179,7 +212,7 @@ class ZippedArchive:
                     self._without.add(day)
                     return None
                 self._zips[day] = zipped
-                if len(self._zips) > _ZIPS:
+                while len(self._zips) > 1 and sum(each.size for each in self._zips.values()) > _FILES:
                     self._zips.popitem(last=False)
             self._zips.move_to_end(day)
             return self._zips[day]
@@ -270,20 +303,23 @@ class ZippedArchive:
             self._unpacked.add(folder)
             self._unzipped.pop(folder, None)
 
-    async def _write_zip(self, day: str, folders: list[str]) -> None:
-        """Writes the zip of a day anew, in the place of the one that there may be."""
+    async def _write_zip(self, day: str, folders: list[str]) -> dict[str, bytes]:
+        """Writes the zip of a day anew, in the place of the one that there may be; returns the manifests, by folder."""
         package = PackageWriter()
         try:
             async with self._inner.writing(f"{day}{_ZIP}") as writer:
-                for folder in folders:
-                    await self._add(package, writer, day, folder)
+                manifests = {folder: await self._add(package, writer, day, folder) for folder in folders}
                 await writer.write(package.close())
-                await writer.commit()
+                await writer.commit(flushed=True)
+                return manifests
         finally:
             package.abort()
 
-    async def _add(self, package: PackageWriter, writer: Writer, day: str, folder: str) -> None:
-        """Adds a recording's files to a zip, its manifest last. Raises ArchiveFailed if one is not as that says."""
+    async def _add(self, package: PackageWriter, writer: Writer, day: str, folder: str) -> bytes:
+        """Adds a recording's files to a zip, its manifest last, which it returns.
+
+        Raises ArchiveFailed if a file is not as that says.
+        """
         content = await self.read(f"{folder}/{MANIFEST}")
         try:
             files = parse_manifest(content, folder).files
@@ -300,6 +336,7 @@ class ZippedArchive:
                 raise ArchiveFailed(f"{path} of {self.name} is damaged: it is not as its manifest says")
         await writer.write(package.file(f"{folder}/{MANIFEST}".removeprefix(f"{day}/"), content))
         package.files.pop()
+        return content
 
     async def _groups(self, folder: str) -> AsyncIterator[list[Entry]]:
         """Yields the files of each recording together, and every other file by itself."""
@@ -330,8 +367,10 @@ class _Merged:
             if self._names and self._names[0] == name:
                 self._names.popleft()
                 if not any(entry.path.endswith(f"/{MANIFEST}") for entry in group):
+                    # A run that was killed has left the others: what the zip does not have is shown.
                     yield from self._members(name)
-                    return
+                    members = self._zipped.folders[name]
+                    group = [entry for entry in group if entry.path.rpartition("/")[2] not in members]
         yield from group
 
     def rest(self) -> Iterator[Entry]:
@@ -400,6 +439,13 @@ def _directory(tail: bytes, total: int) -> _Zip:
     return found
 
 
+async def _digest(content: AsyncIterator[bytes]) -> bytes:
+    digest = sha256()
+    async for chunk in content:
+        digest.update(chunk)
+    return digest.digest()
+
+
 def _folder_of(path: str) -> str:
     """Returns the folder of a recording in which a file is, "" for one that is elsewhere."""
     parts = path.split("/")
@@ -410,6 +456,14 @@ def _order(name: str) -> bytes:
     return f"{name}/".encode(errors="surrogateescape")
 
 
+def check_place(place: str) -> None:
+    """Raises ArchiveFailed for what is neither a folder nor `s3://bucket/prefix`: `s3:/bucket` would be a folder."""
+    if _URL.match(place) and not place.startswith(_S3):
+        raise ArchiveFailed(f"{place} is neither a folder nor s3://BUCKET/PREFIX")
+    if place.startswith(_S3) and not place.removeprefix(_S3).partition("/")[0]:
+        raise ArchiveFailed(f"{place} names no bucket")
+
+
 @asynccontextmanager
 async def open_archive(
     place: str, storages: tuple[S3Config, ...], *, to_write: bool, connections: int
@@ -418,13 +472,12 @@ async def open_archive(
 
     Raises ArchiveInUse, ArchiveFailed. A bucket of no storage is AWS's, with its usual credentials.
     """
-    if not place.startswith("s3://"):
+    check_place(place)
+    if not place.startswith(_S3):
         async with FolderArchive(Path(place)).opened(to_write=to_write) as folder:
             yield ZippedArchive(folder)
         return
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise ArchiveFailed(f"{place} names no bucket")
+    bucket, _, prefix = place.removeprefix(_S3).partition("/")
     config = next((config for config in storages if bucket in config.buckets), S3Config((bucket,)))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_s3(config, connections))

@@ -12,10 +12,13 @@ class RuleState(msgspec.Struct, rename="camel"):
     """The last run of a rule that came to an end. Times are in milliseconds since 1970, 0 for none.
 
     `slot` is the daily time that it was for, `succeeded` its end if all went well, now or in a former run. `counts`
-    are those of the run: how many recordings had each outcome.
+    are those of the run: how many recordings had each outcome. `digest` tells which rule it was: two files may give
+    different rules the same name.
     """
 
     slot: int = 0
+    digest: str = ""
+    failed: bool = False
     ended: int = 0
     succeeded: int = 0
     counts: dict[str, int] = {}

@@ -344,8 +344,12 @@ INVALID: Sequence[tuple[dict[str, Any], int, str]] = (
     ({**APPLY, "recordings": "r0"}, 2, "Parameter 'recordings' is invalid: it must be a list of 1 to 1000 ids"),
     ({**APPLY, "recordings": None}, 2, "Parameter 'recordings' is invalid: it must be a list of 1 to 1000 ids"),
     ({**APPLY, "recordings": ["r0", 7]}, 2, "Parameter 'recordings[1]' is invalid: it must be a string"),
-    ({**APPLY, **IDS, "recording": "r0"}, 2, "Parameter 'recording' is invalid: it is not known; known are"),
-    ({**APPLY, **IDS, "subresources": "*"}, 2, "Parameter 'subresources' is invalid: it is not known"),
+    ({**APPLY, **IDS, "recording": "r0"}, 2, "Parameter 'recording' is invalid: applyNonDelete does not know it"),
+    ({**APPLY, **IDS, "subresources": "*"}, 2, "Parameter 'subresources' is invalid: applyNonDelete does not know it"),
+    ({**APPLY, **IDS, "label": "a"}, 2, "it knows operationName, recordings, criteria and reason"),
+    ({**UNAPPLY, **IDS, "comment": "a"}, 2, "Parameter 'comment' is invalid: unapplyNonDelete does not know it"),
+    ({"operationName": "addLabel", "label": "a", "reason": "a", **IDS}, 2, "Parameter 'reason' is invalid: addLabel"),
+    ({"operationName": "removeLabel", "label": "a", "comment": "a", **IDS}, 2, "Parameter 'comment' is invalid"),
     ({**APPLY, **IDS, "reason": "x" * 501}, 2, "Parameter 'reason' is invalid: it must be a string of up to 500"),
     ({**APPLY, **IDS, "reason": 7}, 2, "Parameter 'reason' is invalid"),
     ({"operationName": "addLabel", **IDS}, 1, "Parameter 'label' is missing"),
@@ -376,6 +380,9 @@ async def test_what_cannot_be_meant_is_refused(service: Service) -> None:
     ops = service.client("ops")
     body = {"operationName": "delete", **IDS, "subresources": "all"}
     assert_error(await ops.post(OPS_OPERATIONS, json=body), 400, 2, "Parameter 'subresources' is invalid: it must be *")
+    for attribute in ("label", "reason", "comment"):
+        body = {"operationName": "delete", "criteria": ALL, attribute: "test-calls"}
+        assert_error(await ops.post(OPS_OPERATIONS, json=body), 400, 2, f"Parameter '{attribute}' is invalid: delete")
     assert (await admin.get(PATH)).json()["operations"] == []
 
 
@@ -398,7 +405,8 @@ async def test_permissions_are_those_of_the_single_operation(service: Service) -
         for permission in PERMISSIONS:
             client = service.client(f"{role}-{permission}")
             for name in NAMES:
-                response = await client.post(PATH, json={"operationName": name, "label": "a", **IDS})
+                label = {"label": "a"} if "Label" in name else {}
+                response = await client.post(PATH, json={"operationName": name, **label, **IDS})
                 if role == "admin" or ALLOWED[name] == permission:
                     assert response.status_code == 200, response.text
                 else:

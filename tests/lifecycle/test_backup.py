@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
@@ -13,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import msgspec
@@ -23,6 +26,7 @@ from app.auth.scope import Scope
 from app.lifecycle.backup import Backup, Task
 from app.lifecycle.restore import Restore, RestoreTask
 from app.lifecycle.verification import Verification, verify
+from app.media import archives
 from app.media.archives import ArchiveFailed, ArchiveInUse, FolderArchive, write_file
 from app.media.uploads import Uploads
 from app.media.zipped import ZippedArchive, open_archive
@@ -242,6 +246,62 @@ async def test_what_cannot_be_copied_is_reported_and_the_rest_goes_on(store: Sto
         "copied": 1, "unchanged": 1, "incomplete": 2, "mediaCopied": 1, "mediaUnchanged": 2, "mediaFailed": 2,
     }  # fmt: skip
     assert sorted(failure.recording_id for failure in backup.failures) == ["away", "missing-s3"]
+
+
+async def test_a_copy_without_a_manifest_is_kept_though_its_storage_has_it_no_more(backed_up: Store) -> None:
+    """As when a run was killed between the removal of a manifest and the new one."""
+    folder, kept = folder_of(backed_up, "one"), backed_up.files()
+    (media,) = (path for path in kept if path.startswith(f"{DAY}/one/") and path.endswith(".wav"))
+    (folder / "manifest.json").unlink()
+    (backed_up.apache.folder / f"{backed_up.run}/old/one.wav").unlink()
+    backup = await backed_up.backup(zips=True)
+    assert counted(backup) == {"copied": 1, "unchanged": 1, "mediaUnchanged": 1, "mediaFailed": 1}
+    assert "missing in its storage" in backup.failures[0].reason
+    assert entries(backed_up)[media.removeprefix(f"{DAY}/")] == kept[media] == b"RIFF1"
+    assert (await backed_up.verify()).is_whole
+    await empty_indices(backed_up.service.settings)
+    assert counted(await backed_up.restore()) == {"restored": 2, "mediaRestored": 1, "mediaUnchanged": 1}
+    assert backed_up.apache.exists(f"{backed_up.run}/old/one.wav")
+
+
+async def test_a_disk_that_is_full_leaves_what_the_backup_had(
+    backed_up: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = backed_up.files()
+    media = backed_up.apache.descriptor(f"{backed_up.run}/old/one.wav")
+    await backed_up.post(a_call("one", media, more="than before"))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_flush", full)
+        with pytest.raises(ArchiveFailed, match="No space left"):
+            await backed_up.backup()
+    assert backed_up.files() == kept
+    assert (await backed_up.verify()).is_whole
+
+
+async def test_no_backup_is_no_success(store: Store, backed_up: Store, tmp_path: Path) -> None:
+    """As with a misspelt place, or a disk that is not mounted."""
+    (tmp_path / "empty").mkdir()
+    nothing = str(tmp_path / "empty")
+    run = store.scripts.run
+    status, _, err = await run("backup.py", nothing, "--verify")
+    assert (status, err.splitlines()[-1:]) == (1, [f"{nothing} has no backup"])
+    status, _, err = await run("restore.py", nothing)
+    assert (status, err.splitlines()[-1:]) == (1, [f"{nothing} has no recording"])
+    status, _, err = await run("restore.py", backed_up.place, "--contact-center", "misspelt")
+    assert (status, "has no recording of misspelt" in err) == (1, True)
+    for place in ("s3:/bucket/prefix", "S3://bucket/prefix", "file:///tmp", "s3://"):
+        for status, _, err in (
+            await run("backup.py", place, *ALL),
+            await run("backup.py", place, "--verify"),
+            await run("restore.py", place),
+        ):
+            assert status == 1
+            assert "s3://BUCKET/PREFIX" in err or "names no bucket" in err, (place, err)
+    assert [path.name for path in store.scripts.folder.iterdir() if ":" in path.name] == []
 
 
 async def test_only_one_run_writes_to_a_folder(store: Store) -> None:
@@ -536,6 +596,47 @@ async def test_what_is_no_zip_of_stored_files_is_damaged(zipped: Store) -> None:
     assert counted(await zipped.restore()) == {"restored": 2, "mediaUnchanged": 3}
 
 
+async def test_what_another_run_has_stored_since_is_not_removed_with_what_was_zipped(
+    zipped: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket knows no lock."""
+    await zipped.post(a_call("three", zipped.on_apache("3.wav", b"RIFF3")))
+    await zipped.backup()
+    folder = zipped.folder / DAY / "three"
+    newer = (folder / "manifest.json").read_bytes() + b"\n"
+    flush = FolderArchive.flush
+
+    async def stored_meanwhile(self: FolderArchive) -> None:
+        await flush(self)
+        (folder / "manifest.json").write_bytes(newer)
+
+    monkeypatch.setattr(FolderArchive, "flush", stored_meanwhile)
+    async with zipped.archive(to_write=True) as archive:
+        await archive.zip_day(DAY)
+    assert (folder / "manifest.json").read_bytes() == newer
+    assert len([*folder.iterdir()]) == 3
+    assert (await zipped.verify()).is_whole
+
+
+async def test_files_that_the_zip_does_not_have_are_shown_and_stay(zipped: Store) -> None:
+    """As when a run was killed while it copied what has changed since."""
+    folder = zipped.folder / DAY / "one"
+    folder.mkdir(parents=True)
+    name = f"{uuid4()}.wav"
+    (folder / name).write_bytes(b"newer than the zip")
+    (folder / "recording.json").write_bytes(b"newer than the zip")
+    for _ in range(2):
+        assert await problems(zipped) == {"surplus": [f"{DAY}/one/{name}"]}
+        async with zipped.archive(to_write=True) as archive:
+            await archive.zip_day(DAY)
+    assert {path.name for path in folder.iterdir()} == {name, "recording.json"}
+    (folder / name).unlink()
+    (folder / "recording.json").write_bytes(entries(zipped)["one/recording.json"])  # the rest of what was zipped
+    async with zipped.archive(to_write=True) as archive:
+        await archive.zip_day(DAY)
+    assert not folder.exists()
+
+
 class Crash(Exception):
     """What stands for a kill: the process does nothing more."""
 
@@ -546,10 +647,10 @@ def crash_after(archive: ZippedArchive, steps: int, monkeypatch: pytest.MonkeyPa
     left = iter(range(steps))
 
     def counted(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
             if next(left, None) is None:
                 raise Crash
-            return method(*arguments)
+            return method(*arguments, **named)
 
         return call
 

@@ -344,6 +344,34 @@ async def test_rule_that_another_process_is_running_is_refused(runs: Runs, store
     assert (await runs.run(ours(PURGE), datetime.now(UTC))).counts["deleted"] == 1
 
 
+async def test_a_rule_of_another_file_with_the_same_name_is_refused(runs: Runs) -> None:
+    slot = milliseconds(NOW)
+    one, other = ours(PURGE), ours(PURGE | {"min_age_days": DAYS + 1})
+    assert (await runs.run(one, slot=slot)).outcome == "success"
+    assert (await runs.run(one, slot=slot)).outcome == "done already"
+    result = await runs.run(other, slot=slot)
+    assert (result.outcome, result.error) == ("refused", "another rule of this name has run: names must differ")
+    assert (await runs.run(other, slot=slot + 1)).outcome == "success"
+
+
+async def test_what_another_process_has_failed_to_do_is_no_success(runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    slot, rule = milliseconds(NOW), ours({"kind": "backup", "location": str(tmp_path / "file")})
+    assert [(await runs.run(rule, slot=slot)).outcome for _ in range(2)] == ["failed", "failed"]
+    assert (await runs.run(rule, slot=slot)).error == "the run for this time, of another process, has failed"
+
+
+async def test_an_unexpected_error_fails_the_rule_and_ends_no_watcher(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("a fault of this program")
+
+    monkeypatch.setattr("app.lifecycle.retention.purge.Purge", broken)
+    result = await runs.run(ours(PURGE))
+    assert (result.outcome, result.error) == ("failed", "LookupError: a fault of this program")
+
+
 async def test_dry_run_changes_nothing(runs: Runs, store: Store, elasticsearch: AsyncElasticsearch) -> None:
     await store.post(aged("old"), aged("kept"))
     await store.protect("kept")

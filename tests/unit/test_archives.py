@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
-from app.media.archives import ArchiveFailed, FolderArchive, write_file
+from app.media.archives import ArchiveFailed, FolderArchive, S3Archive, write_file
 
 
 @pytest.fixture
@@ -66,3 +68,62 @@ async def test_nothing_unfinished_is_left_when_files_cannot_be_placed(archive: F
             {"cc/_/2026-01-02/call/recording.json": b"1", "cc/_/2026-01-01/call/recording.json": b"2"}
         )
     assert not list((tmp_path / "archive/.unfinished").iterdir())
+
+
+async def test_a_folder_that_may_not_be_read_is_an_entry_and_lost_and_found_is_none(
+    archive: FolderArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_file(archive, "cc/_/2026-01-01/call/recording.json", b"1")
+    for folder in ("lost+found", "locked"):
+        (tmp_path / "archive" / folder / "inside").mkdir(parents=True)
+    inner = FolderArchive._inner
+
+    def refuse(self: FolderArchive, outer: Any, name: str, make: bool) -> Any:
+        if name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return inner(self, outer, name, make)
+
+    monkeypatch.setattr(FolderArchive, "_inner", refuse)
+    assert [tuple(entry) async for entry in archive.walk()] == [
+        ("cc/_/2026-01-01/call/recording.json", 1),
+        ("locked", None),
+    ]
+
+
+async def test_what_another_run_removes_during_a_walk_is_passed_over(archive: FolderArchive, tmp_path: Path) -> None:
+    for name in ("first", "second", "third"):
+        await archive.write_last({f"cc/_/2026-01-01/{name}/{file}": b"1" for file in ("a", "b")})
+    found = []
+    async for entry in archive.walk():
+        found.append(entry.path.removeprefix("cc/_/2026-01-01/"))
+        if found == ["first/a"]:
+            (tmp_path / "archive/cc/_/2026-01-01/first/b").unlink()
+            shutil.rmtree(tmp_path / "archive/cc/_/2026-01-01/second")
+    assert found == ["first/a", "third/a", "third/b"]
+
+
+class BrokenBody:
+    """The body of an object, whose connection breaks in the middle of it."""
+
+    async def __aenter__(self) -> "BrokenBody":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def read(self, _: int = -1) -> bytes:
+        raise aiohttp.ClientPayloadError("Response payload is not completed")
+
+
+class BrokenBucket:
+    """A client of S3 whose bodies break off."""
+
+    async def get_object(self, **_: Any) -> dict[str, Any]:
+        return {"Body": BrokenBody()}
+
+
+async def test_a_bucket_whose_connection_breaks_is_told_as_such() -> None:
+    archive = S3Archive(BrokenBucket(), "bucket", "")
+    for reading in (archive.read("path"), archive.tail("path", 10)):
+        with pytest.raises(ArchiveFailed, match="payload"):
+            await reading
