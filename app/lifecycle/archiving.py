@@ -8,6 +8,7 @@ import msgspec
 from app import codec
 from app.background import apart
 from app.lifecycle.labels import Labelling
+from app.media.archives import LONGEST_FILE
 from app.recordings.backup import (
     FORMAT,
     ArchivedDefinition,
@@ -28,6 +29,10 @@ from app.store.repository import RecordingRepository, StoredRecording
 from app.store.versions import FormerVersion
 
 
+class TooLong(Exception):
+    """A recording has so many former versions that its recording.json would have more than LONGEST_FILE bytes."""
+
+
 class Archiving:
     """Reads all that a backup keeps of a recording. Raises as the stores do."""
 
@@ -36,18 +41,26 @@ class Archiving:
         self._labelling = labelling
 
     async def content(self, resource: Resource, stored: StoredRecording) -> bytes:
-        """Returns the content of recording.json: the same bytes as long as nothing of it has changed."""
+        """Returns the content of recording.json: the same bytes as long as nothing of it has changed.
+
+        Raises TooLong, before it reads what would be.
+        """
         definitions = await self._labelling.definitions(stored.contact_center) if stored.labels else {}
         versions = await self._versions(resource, stored)
         protection = await self._protection(resource, stored.protection) if stored.protection else None
         size = sum(len(version.recording) for version in versions)
-        return await apart(size, _content, resource, stored, definitions, versions, protection)
+        content = await apart(size, _content, resource, stored, definitions, versions, protection)
+        if len(content) > LONGEST_FILE:
+            raise TooLong
+        return content
 
     async def _versions(self, resource: Resource, stored: StoredRecording) -> list[FormerVersion]:
         if stored.protection is None or not stored.protection.version:
             return []
         repository = self._repositories[resource]
         chain = await repository.versions(stored)
+        if sum(version.bytes for version in chain) > LONGEST_FILE:
+            raise TooLong
         return [version async for version in repository.version_store.with_content(chain)]
 
     async def _protection(self, resource: Resource, change: ProtectionChange) -> ArchivedProtection:

@@ -21,7 +21,7 @@ from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
 from app.background import for_each
 from app.errors import MediaNotFound, MediaStorageFailed, MediaStorageTimeout, OtherMediaObject, RecallError
-from app.lifecycle.archiving import Archiving
+from app.lifecycle.archiving import Archiving, TooLong
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
 from app.media.answers import is_html, open_media
@@ -241,8 +241,9 @@ class Backup:
         known = {
             file: entry for file, entry in (before.files if before else {}).items() if sizes.get(file) == entry.size
         }
-        content = await self._patience.call(partial(self._archiving.content, self._task.resource, stored))
-        if len(content) > LONGEST_FILE:
+        try:
+            content = await self._patience.call(partial(self._archiving.content, self._task.resource, stored))
+        except TooLong:
             self._fail_whole(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
             return
         files, not_copied = await self._copy_media(stored, folder, known, sizes)

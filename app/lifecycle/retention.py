@@ -17,7 +17,7 @@ from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.errors import MediaNotFound, RecallError
 from app.lifecycle import backup, purge
-from app.lifecycle.archiving import Archiving
+from app.lifecycle.archiving import Archiving, TooLong
 from app.lifecycle.backup import is_unchanged, reason_of
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
@@ -322,12 +322,16 @@ class _BackedUp:
         """Raises ArchiveFailed if the backup cannot be read."""
         if is_protected(stored.recording):
             return True
-        folder = folder_of(self._resource, stored.contact_center, stored.recording)
         try:
-            manifest = parse_manifest(await self._archive.read(f"{folder}/{MANIFEST}"), folder)
-            sizes = await self._archive.sizes(folder)
-        except (FileMissing, Malformed):
+            return await self._has_all(stored)
+        except (FileMissing, Malformed, TooLong):
             return False
+
+    async def _has_all(self, stored: StoredRecording) -> bool:
+        """Raises FileMissing, Malformed, TooLong, and ArchiveFailed if the backup cannot be read."""
+        folder = folder_of(self._resource, stored.contact_center, stored.recording)
+        manifest = parse_manifest(await self._archive.read(f"{folder}/{MANIFEST}"), folder)
+        sizes = await self._archive.sizes(folder)
         region, recording_id = stored.recording["region"], stored.recording["id"]
         if not manifest.is_of(self._resource, stored.contact_center, region, recording_id):
             return False

@@ -35,6 +35,7 @@ from app.recordings.mapping import Destination, StorageMapping
 from app.search.criteria import parse_search
 from app.settings import S3Config, StorageConfig, WebDavConfig
 from app.store.indices import alias
+from app.store.versions import VersionStore
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
 from tests.support.service import PATIENT, Service, StartService, empty_indices, own_settings
@@ -280,6 +281,22 @@ async def test_a_disk_that_is_full_leaves_what_the_backup_had(
             await backed_up.backup()
     assert backed_up.files() == kept
     assert (await backed_up.verify()).is_whole
+
+
+async def test_a_recording_with_too_many_former_versions_is_told_and_not_read(
+    backed_up: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = backed_up.files()
+    await backed_up.admin.post("/api/v2/recordings/one", json={"operationName": "applyNonDelete"})
+    media = backed_up.apache.descriptor(f"{backed_up.run}/old/one.wav")
+    for number in range(4):
+        await backed_up.post(a_call("one", media, note=f"{number}" * 10_000))
+    monkeypatch.setattr("app.lifecycle.archiving.LONGEST_FILE", 25_000)
+    monkeypatch.setattr(VersionStore, "with_content", None)  # not read
+    backup = await backed_up.backup()
+    assert counted(backup) == {"unchanged": 1, "mediaUnchanged": 1, "failed": 1}
+    assert "with its former versions it is larger" in backup.failures[0].reason
+    assert backed_up.files() == kept
 
 
 async def test_no_backup_is_no_success(store: Store, backed_up: Store, tmp_path: Path) -> None:
