@@ -130,6 +130,8 @@ class _Run:
             try:
                 with stopping(restore), progress(0, "restoring") as advance:
                     await restore.run(advance)
+                for name in sorted(restore.unused):
+                    click.echo(f"note: the mapping has the {name}, and no recording of the backup", err=True)
                 self._report.completed = not restore.is_stopped
                 self._report.error = INTERRUPTED if restore.is_stopped else None
             finally:

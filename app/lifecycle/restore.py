@@ -161,6 +161,8 @@ class Restore:
         self._defined: set[tuple[str, str]] = set()
         self._defining = asyncio.Lock()
         self._has_begun = False
+        # The entries of the mapping that no recording has used so far.
+        self.unused = task.destination.names()
         self.counts = RestoreCounts()
         self.failures: list[Failure] = []
 
@@ -244,6 +246,8 @@ class Restore:
         destination = self._task.destination
         contact_center = destination.contact_center(manifest.contact_center)
         moved = destination.recording(archived.resource, recording)
+        if self.unused:
+            self.unused -= destination.names_of(manifest.contact_center, recording)
         protection = None
         if archived.protection is not None:
             protection = protection_from(archived.protection, contact_center, destination)

@@ -30,6 +30,7 @@ from app.media.zipped import open_archive
 from app.recordings.backup import MANIFEST, RECORDING, FileEntry, Malformed, folder_of, parse_manifest
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource, media_name
+from app.recordings.labels import name_key
 from app.settings import Settings, StorageConfig
 from app.store.journal import now_milliseconds
 from app.store.lease import LeaseError, LeaseHeld
@@ -171,6 +172,10 @@ class Retention:
 
     async def _run_tasks(self, rule: Rule, now: int, result: RuleResult, *, dry_run: bool) -> None:
         """Runs the tasks in their order. After a failure only a purge goes on that asks the backup by itself."""
+        if (unknown := await self._unknown_exclusion(rule)) is not None:
+            result.outcome = "failed"
+            result.error = f'exclude_labels: no contact center of the rule has the label "{unknown}"'
+            return
         for task in rule.tasks:
             for contact_center in rule.contact_centers or (None,):
                 for resource in task.resources:
@@ -186,6 +191,20 @@ class Retention:
                     if done.outcome in {"failed", "interrupted"}:
                         result.outcome = done.outcome
                         result.error = result.error or done.error
+
+    async def _unknown_exclusion(self, rule: Rule) -> str | None:
+        """Returns a label that is to keep recordings from a purge, and that nobody defines or has: it is misspelt."""
+        excluded = [label for task in rule.tasks if task.kind == "purge" for label in task.exclude_labels]
+        for label in excluded if rule.contact_centers else ():
+            key = name_key(label)
+            for contact_center in rule.contact_centers:
+                if key in await self._labelling.definitions(contact_center):
+                    break
+                if await self._repositories["recordings"].carry_label(contact_center, key):
+                    break
+            else:
+                return label
+        return None
 
     async def _run_task(
         self, task: Task, resource: Resource, scope: Scope, now: int, done: TaskResult, *, dry_run: bool

@@ -100,10 +100,34 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def descriptor(self, descriptor: dict[str, Any]) -> dict[str, Any]:
         """Returns where a media object is to be; the longest `from` counts."""
-        for storage in sorted(self.storages, key=lambda storage: -len(storage.origin.rstrip("/"))):
+        for storage in self._storages():
             if (rest := storage.rest_of(descriptor)) is not None:
                 return storage.applied_to(descriptor, rest)
         return descriptor
+
+    def names(self) -> set[str]:
+        """Returns what the file has an entry for, in words. One that no recording uses may be misspelt."""
+        return {
+            *(f"contact center {contact_center}" for contact_center in self.contact_centers),
+            *(f"region {region}" for region in self.regions),
+            *(f"storage {storage.origin}" for storage in self.storages),
+        }
+
+    def names_of(self, contact_center: str, recording: Recording) -> set[str]:
+        """Returns those of the `names` that apply to a recording."""
+        descriptors = [media["mediaDescriptor"] for media in recording["mediaFiles"]]
+        storages = (
+            next((storage for storage in self._storages() if storage.rest_of(descriptor) is not None), None)
+            for descriptor in descriptors
+        )
+        return {
+            f"contact center {contact_center}",
+            f"region {recording['region']}",
+            *(f"storage {storage.origin}" for storage in storages if storage is not None),
+        }
+
+    def _storages(self) -> list[StorageMapping]:
+        return sorted(self.storages, key=lambda storage: -len(storage.origin.rstrip("/")))
 
     def recording(self, resource: Resource, recording: Recording) -> Recording:
         """Returns a recording in its stored form as it is to be stored."""

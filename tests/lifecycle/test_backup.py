@@ -777,6 +777,14 @@ async def test_a_restore_maps_to_another_contact_center_region_and_storage(store
     )
     dry = await store.restore(destination, dry_run=True)
     assert counted(dry) == {"restored": 2, "mediaRestored": 3}
+    assert dry.unused == set()
+    elsewhere = (StorageMapping("https://misspelt.example/old", "https://new.example"), *destination.storages)
+    misspelt = Destination({f"{CONTACT_CENTER}x": OTHER_CENTER}, {"misspelt": "other"}, elsewhere)
+    assert (await store.restore(misspelt, dry_run=True)).unused == {
+        f"contact center {CONTACT_CENTER}x",
+        "region misspelt",
+        "storage https://misspelt.example/old",
+    }
     restore = await store.restore(destination)
     assert counted(restore) == {"restored": 2, "mediaRestored": 3}, restore.failures
     there = OPS_PATH.replace(CONTACT_CENTER, "other%20center%2F%C3%A9")

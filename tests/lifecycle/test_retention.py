@@ -188,6 +188,24 @@ async def test_labels_include_and_exclude_recordings(runs: Runs, store: Store) -
         assert await store.left() == left, task
 
 
+async def test_a_label_that_is_to_keep_recordings_must_exist(runs: Runs, store: Store) -> None:
+    assert (await store.admin.post("/api/v2/recording-label-definitions", json={"name": "hold"})).status_code == 201
+    await store.post(aged("held"), aged("free"))
+    assert (await store.admin.post("/api/v2/recordings/held/labels", json={"name": "hold"})).status_code == 201
+    misspelt = ours(
+        PURGE, PURGE | {"exclude_labels": ["hold", "hodl"]}, contact_centers=[OTHER_CONTACT_CENTER, CONTACT_CENTER]
+    )
+    result = await runs.run(misspelt, datetime.now(UTC))
+    assert (result.outcome, result.tasks, await store.left()) == ("failed", [], {"held", "free"})
+    assert result.error == 'exclude_labels: no contact center of the rule has the label "hodl"'
+    # One whose definition was deleted is still on recordings.
+    forced = await store.admin.delete("/api/v2/recording-label-definitions/hold", params={"force": "*"})
+    assert forced.status_code == 200
+    right = ours(PURGE | {"exclude_labels": ["hold"]})
+    assert (await runs.run(right, datetime.now(UTC))).outcome == "success"
+    assert await store.left() == {"held"}
+
+
 async def test_rules_select_by_criteria_contact_center_and_resource(runs: Runs, store: Store) -> None:
     other = OPS_PATH.replace(CONTACT_CENTER, OTHER_CONTACT_CENTER)
     short = aged("short")
