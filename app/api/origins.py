@@ -26,6 +26,10 @@ _PAGE = re.compile(r"/ui(?:/.*)?")
 _EXPOSED = ("Accept-Ranges", "Allow", "Content-Disposition", "Content-Range", "ETag", "Retry-After")
 
 
+# What a play understands (docs/contract.md section 6).
+_OF_PLAYS = ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+
+
 class Origins:
     """Refuses changes from foreign origins, and answers allowed ones with CORS headers and credentials.
 
@@ -41,7 +45,7 @@ class Origins:
             app,
             allow_origin_regex=pattern,
             allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
-            allow_headers=("Authorization", "Content-Type", "Range", "If-Range", "If-Match", "If-None-Match"),
+            allow_headers=("Authorization", "Content-Type", *_OF_PLAYS),
             allow_credentials=True,
             expose_headers=_EXPOSED,
         )
