@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
@@ -52,6 +53,7 @@ class Uploads:
         self._s3: dict[S3Config, Any] = {}
         self._folders: set[str] = set()
         self._opening = asyncio.Lock()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> "Uploads":
         return self
@@ -71,7 +73,9 @@ class Uploads:
                 headers = {"ContentType": content_type, "ContentEncoding": content_encoding}
                 await self._put_s3(location, content, size, {name: value for name, value in headers.items() if value})
             else:
-                await self._put_webdav(location, content, size, content_type)
+                # Two recordings may share an object: both uploads have the same temporary name.
+                async with self._locks.setdefault(location.url, asyncio.Lock()):
+                    await self._put_webdav(location, content, size, content_type)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code in {"PreconditionFailed", "412"}:

@@ -1,7 +1,9 @@
 """Uploads of a restore to real storages: whole files, in new folders, and never over another file."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,3 +115,24 @@ async def test_a_file_is_stored_as_a_whole_and_never_replaced(
     if isinstance(server, WebDav):
         left = [path.name for path in (server.folder / base).rglob("*") if path.is_file()]
         assert set(left) == {"c.wav", "d.wav", "empty.wav", "here"}
+
+
+async def test_concurrent_uploads_of_one_object_do_not_spoil_each_other(server: WebDav | S3, tmp_path: Path) -> None:
+    """Two recordings may share an object."""
+    path = f"uploads-{tmp_path.name}/shared.wav"
+    if isinstance(server, WebDav):
+        server.put(f"uploads-{tmp_path.name}/here", b"")
+    location = resolve_location(server.descriptor(path), storage_of(server))
+
+    async def content() -> AsyncIterator[bytes]:
+        for start in range(0, len(CONTENT), 5_000):
+            await asyncio.sleep(0.01)
+            yield CONTENT[start : start + 5_000]
+
+    async with Uploads(Settings(storage=storage_of(server)), 4) as uploads:
+        options: dict[str, Any] = {"size": len(CONTENT), "content_type": "audio/wav", "content_encoding": ""}
+        outcomes = await asyncio.gather(
+            *(uploads.put(location, content, **options) for _ in range(3)), return_exceptions=True
+        )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "ObjectExists", "ObjectExists"]
+    assert stored(server, path) == CONTENT
