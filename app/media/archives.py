@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import lru_cache, partial
 from hashlib import sha256
+from io import FileIO
 from itertools import count, groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar
@@ -206,10 +207,9 @@ class FolderArchive:
     async def read(self, path: str) -> bytes:
         def read() -> bytes:
             with self._opened(path) as file:
-                content = file.read(LONGEST_FILE + 1)
-            if len(content) > LONGEST_FILE:
-                raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
-            return content
+                if os.fstat(file.fileno()).st_size > LONGEST_FILE:
+                    raise ArchiveFailed(f"{path} of {self.name} is larger than {LONGEST_FILE} bytes")
+                return file.readall()
 
         return await self.run(path, read)
 
@@ -375,14 +375,14 @@ class FolderArchive:
         return _Folder(os.open(name, _FOLDER, dir_fd=outer.descriptor))
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[IO[bytes]]:
+    def _opened(self, path: str) -> Iterator[FileIO]:
         """Opens a regular file to be read."""
         folder, _, name = path.rpartition("/")
         _check_part(name)
         with self._at(folder) as descriptor:
             # Without O_NONBLOCK a pipe would make the run wait.
             number = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
-        with os.fdopen(number, "rb", buffering=0) as file:
+        with FileIO(number) as file:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 raise ArchiveFailed(f"{path} of {self.name} is no file")
             yield file

@@ -9,7 +9,7 @@ import io
 import re
 import struct
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -138,17 +138,17 @@ class ZippedArchive:
 
     async def walk(self, folder: str = "") -> AsyncIterator[Entry]:
         """As `Archive.walk`, for the whole archive. A zip that cannot be read stands for itself."""
-        merged = _Merged("", _Zip())
+        merged = _Merged("", _Zip(), self._note)
         async for group in self._groups(folder):
             path = group[0].path
             if not path.startswith(merged.day) or is_zip_of_day(path):
                 for entry in merged.rest():
                     yield entry
-                merged = _Merged("", _Zip())
+                merged = _Merged("", _Zip(), self._note)
             if is_zip_of_day(path):
                 with suppress(ArchiveFailed):
                     day = path.removesuffix(_ZIP)
-                    merged = _Merged(day, await self._zip(day) or _Zip())
+                    merged = _Merged(day, await self._zip(day) or _Zip(), self._note)
                     continue
             for entry in merged.until(group):
                 yield entry
@@ -243,12 +243,15 @@ class ZippedArchive:
         if folder in self._unzipped:
             return self._unzipped[folder]
         is_unzipped = MANIFEST in await self._inner.sizes(folder)
-        # What this run writes may change. Of all else each file of a recording would ask again.
+        self._note(folder, is_unzipped=is_unzipped)
+        return is_unzipped
+
+    def _note(self, folder: str, *, is_unzipped: bool) -> None:
+        """Keeps what is known, or each file of a recording would ask again. What this run writes may change."""
         if folder not in self._unpacked:
             self._unzipped[folder] = is_unzipped
             if len(self._unzipped) > _FOLDERS:
                 self._unzipped.popitem(last=False)
-        return is_unzipped
 
     async def _member(self, path: str) -> _Member | None:
         """Returns a file that is in a zip, None for one that is not. Raises FileMissing if the zip should have it."""
@@ -351,11 +354,15 @@ class ZippedArchive:
 
 
 class _Merged:
-    """The files of the zip of a day, put between those of the day's folder in their order."""
+    """The files of the zip of a day, put between those of the day's folder in their order.
 
-    def __init__(self, day: str, zipped: _Zip) -> None:
+    `note` is told of each recording that counts from the zip.
+    """
+
+    def __init__(self, day: str, zipped: _Zip, note: Callable[..., None]) -> None:
         self.day = day
         self._zipped = zipped
+        self._note = note
         self._names = deque(sorted(zipped.folders, key=_order))
 
     def until(self, group: list[Entry]) -> Iterator[Entry]:
@@ -380,6 +387,7 @@ class _Merged:
         yield from (Entry(f"{self.day}/{path}", each.size) for path, each in self._zipped.others.items())
 
     def _members(self, name: str) -> Iterator[Entry]:
+        self._note(f"{self.day}/{name}", is_unzipped=False)
         return (Entry(f"{self.day}/{name}/{file}", each.size) for file, each in self._zipped.folders[name].items())
 
 

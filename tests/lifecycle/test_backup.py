@@ -550,6 +550,10 @@ async def test_the_folder_of_a_recording_in_a_zip_is_looked_for_once(
             files = await archive.sizes(folder)
             assert [len(await archive.read(f"{folder}/{name}")) for name in files] == [*files.values()]
     assert looked_for == [f"{DAY}/one", f"{DAY}/two"]
+    # A walk has seen them already.
+    looked_for.clear()
+    assert (await zipped.verify()).is_whole
+    assert looked_for == []
 
 
 async def test_the_command_makes_zips(store: Store) -> None:
