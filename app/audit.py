@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from msgspec import UNSET, UnsetType
 from prometheus_client import CollectorRegistry, Counter
 
 from app.auth import policy
+from app.auth.networks import network_of
 from app.auth.recent import put_newest
 from app.recordings.identity import Resource
 from app.settings import ConfigurationError
@@ -260,7 +260,7 @@ class _Bound:
     def take(self, address: str) -> int | None:
         """Returns how many lines of the address were left out since its last one; None to leave this one out, too."""
         now = self._clock()
-        network = _network(address)
+        network = network_of(address)
         bucket = self._addresses.get(network) or _Bucket(_OF_AN_ADDRESS[0], now)
         put_newest(self._addresses, network, bucket, max_entries=_MAX_TRACKED)
         bucket.refill(now, *_OF_AN_ADDRESS)
@@ -272,11 +272,3 @@ class _Bound:
         self._all.lines -= 1
         suppressed, bucket.suppressed = bucket.suppressed, 0
         return suppressed
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ip_address(address)
-    except ValueError:  # of a socket without addresses
-        return address
-    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else address

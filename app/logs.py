@@ -10,6 +10,18 @@ LogFormat = Literal["text", "json"]
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
+class TextFormatter(logging.Formatter):
+    """A line of text. What a client once sent, such as an id, can neither begin another line nor drive a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # of the library
+        record.message = "".join(map(_printable, record.message))
+        return super().formatMessage(record)
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: `time` (UTC, RFC 3339), `level`, `logger`, `message` and, if there is one, `exception`.
 
@@ -43,7 +55,7 @@ def log_to_stderr(log_format: LogFormat, level: int = logging.INFO, *, worker: i
     """
     handler = logging.StreamHandler()
     text = _TEXT if worker is None else f"[worker {worker}] {_TEXT}"
-    handler.setFormatter(JsonFormatter(worker) if log_format == "json" else logging.Formatter(text))
+    handler.setFormatter(JsonFormatter(worker) if log_format == "json" else TextFormatter(text))
     logging.basicConfig(level=level, handlers=[handler])
     # Without a file of its own the audit log goes here, whatever the level.
     logging.getLogger("recall.audit").setLevel(logging.INFO)

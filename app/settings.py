@@ -4,6 +4,7 @@ A value comes from the environment (`RECALL_` and the name in upper case), else 
 `RECALL_CONFIG` names, else from the default here. Users and storages come from the file.
 """
 
+import math
 import os
 import re
 import ssl
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -169,6 +171,10 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     s3: tuple[S3Config, ...] = ()
 
 
+# A port of 0 is any free one.
+_MAY_BE_ZERO = frozenset({"port", "replicas", "audit_days", "shutdown_seconds"})
+
+
 class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
     """See `README.md` for what each is for. Times are in seconds, sizes in bytes."""
 
@@ -238,6 +244,7 @@ class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
             raise ValueError("elasticsearch_connections is 2 or more, max_body_bytes above 0")
         if not 0 <= self.audit_days <= 36_500:
             raise ValueError("audit_days is from 0 to 36500")
+        self._check_numbers()
         self._check_shares()
         self._check_timeouts()
         self._check_origins()
@@ -248,6 +255,13 @@ class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
     def worker_count(self) -> int:
         """How many processes serve; `auto` is one for each processor that this process may use."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+    def _check_numbers(self) -> None:
+        for name, value in msgspec.structs.asdict(self).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                least = 0 if name in _MAY_BE_ZERO else math.nextafter(0, 1)
+                if not least <= value < math.inf:  # nor "not a number"
+                    raise ValueError(f"{name} is {'0 or more' if not least else 'above 0'}, and finite")
 
     def _check_shares(self) -> None:
         if self.searches_per_user < 8 or not 1 <= self.searches_per_contact_center <= self.searches:
@@ -263,8 +277,9 @@ class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
                 raise ValueError("elasticsearch_url is one or more http or https URLs, separated by commas")
             _check_no_password("elasticsearch_url", url, "elasticsearch_username and elasticsearch_password")
         if self.public_url is not None:
-            if not self.public_url.startswith(("http://", "https://")):
-                raise ValueError("public_url is an http or https URL")
+            parts = urlsplit(self.public_url)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("public_url is an http or https URL, without a query")
             _check_no_password("public_url", self.public_url, "the URL alone")
 
     def _check_origins(self) -> None:

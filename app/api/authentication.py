@@ -58,6 +58,8 @@ class SessionCookie:
         is_activity = request.headers.get("recall-activity") != "none"
         signed_in = await services(request).sessions.find(key, is_activity=is_activity) if key else None
         if signed_in is None:
+            if key:  # the store was asked for a token that nobody has
+                await services(request).authenticator.before_refusal(address_of(request) or "")
             raise SignedOut
         request.state.session = signed_in.session
         return signed_in.user

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.requests import base_url
-from app.auth.sessions import key_of
+from app.auth.sessions import is_token, key_of
 
 _NAME = "recall-session"
 
@@ -17,7 +17,7 @@ def is_https(request: Request) -> bool:
 def session_key(request: Request) -> str | None:
     """Returns the key of the session whose token a browser sends, whether or not there is such a session."""
     token = request.cookies.get(_name(request))
-    return key_of(token) if token else None
+    return key_of(token) if token and is_token(token) else None
 
 
 def set_session(request: Request, response: Response, token: str) -> None:

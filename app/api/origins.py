@@ -80,7 +80,11 @@ class Origins:
         return origin is not None and self._is_own(scope, headers, origin)
 
     def _is_own(self, scope: Scope, headers: Headers, origin: str) -> bool:
-        return origin in {self._public_origin, _origin(f"{scope['scheme']}://{headers.get('host', '')}")}
+        try:
+            asked = _origin(f"{scope['scheme']}://{headers.get('host', '')}")
+        except ValueError:  # a bracket that is not closed
+            return False
+        return origin in {self._public_origin, asked}
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,7 +32,7 @@ from app.api.requests import (
 from app.api.responses import envelope
 from app.audit import Entry
 from app.background import apart
-from app.errors import InvalidParameter, LineTooLarge, RecallError, RequestTimeout
+from app.errors import InvalidParameter, LineTooLarge, RecallError
 from app.ids import MAX_ID_BYTES
 from app.media.location import LocationNotAllowed, check_key, resolve_location
 from app.recordings.changes import changed_paths, content_digest
@@ -43,9 +43,6 @@ from app.store.repository import Saved
 
 _MAX_LINES = 1_000
 _MAX_BYTES = 32 * 1024 * 1024
-# The request holds one of few places meanwhile.
-_BODY_SECONDS = 60.0
-
 # A slice is large enough that few requests to Elasticsearch store it, and small enough that others wait briefly.
 _LINES_OF_A_SLICE = 100
 _BYTES_OF_A_SLICE = 1024 * 1024
@@ -163,11 +160,7 @@ async def _store(
 
 
 async def _slices_of_body(request: Request) -> Iterator[list[_Line]]:
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            body = await ndjson_body(request, _MAX_BYTES)
-    except TimeoutError:
-        raise RequestTimeout from None
+    body = await ndjson_body(request, _MAX_BYTES)
     lines = await apart(len(body), _lines, body)
     if not lines:
         raise InvalidParameter("body", "it must have at least one line that is not blank")

@@ -1,5 +1,6 @@
 """What handlers read from a request: who asks, the path, the query, the body."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -12,7 +13,7 @@ from app.api.endpoint import Choice, Endpoint
 from app.auth.policy import Operation
 from app.auth.scope import Scope, limits_of
 from app.background import apart
-from app.errors import BodyTooLarge, InvalidParameter, MissingParameter, UnsupportedMediaType
+from app.errors import BodyTooLarge, InvalidParameter, MissingParameter, RequestTimeout, UnsupportedMediaType
 from app.recordings.identity import Resource
 from app.recordings.model import validate_id
 from app.services import Services
@@ -148,20 +149,25 @@ def body_size(request: Request) -> int:
     return size
 
 
+# Within so many seconds a body must be there. That of a sign-in comes from somebody who is not authenticated.
+_BODY_SECONDS = 60.0
+_FORM_SECONDS = 10.0
+
+
 async def form_body(request: Request, limit: int) -> dict[str, str]:
     """Returns the fields of a form of at most `limit` bytes; the last of several with the same name.
 
-    Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter for what is not UTF-8.
+    Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, or InvalidParameter for what is not UTF-8.
     """
     if request.headers.get("content-type", "").lower().partition(";")[0].strip() != FORM:
         raise UnsupportedMediaType(f"The request body must be {FORM}.")
-    return dict(_pairs((await _body(request, limit)).decode("latin-1")))
+    return dict(_pairs((await _body(request, limit, _FORM_SECONDS)).decode("latin-1")))
 
 
 async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
     """Returns the body as JSON, or `empty`, if given, for a request without body.
 
-    Raises UnsupportedMediaType, BodyTooLarge, or InvalidParameter as `decoded` does.
+    Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, or InvalidParameter as `decoded` does.
     """
     _check_media_type(request, "application/json")
     body = await _body(request, services(request).settings.max_body_bytes)
@@ -177,7 +183,7 @@ def is_ndjson(request: Request) -> bool:
 
 
 async def ndjson_body(request: Request, limit: int) -> bytes:
-    """Returns a body of lines of JSON; raises UnsupportedMediaType, BodyTooLarge."""
+    """Returns a body of lines of JSON; raises UnsupportedMediaType, BodyTooLarge, RequestTimeout."""
     _check_media_type(request, NDJSON)
     return await _body(request, limit)
 
@@ -242,16 +248,20 @@ def _check_media_type(request: Request, expected: str) -> None:
         raise UnsupportedMediaType("The request body must not have a Content-Encoding.")
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _body(request: Request, limit: int, seconds: float = _BODY_SECONDS) -> bytes:
     # The server throws away what the client still sends after an answer, so that it gets to read why.
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise BodyTooLarge(limit)
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise BodyTooLarge(limit)
+    except TimeoutError:
+        raise RequestTimeout from None
     return bytes(body).removeprefix(_BYTE_ORDER_MARK)
 
 

@@ -87,8 +87,12 @@ class Authenticator:
         try:
             return await self._authenticated(parse_basic(authorization), address)
         except (NotAuthenticated, TooManyAttempts):
-            await self._throttle.before_refusal(address)
+            await self.before_refusal(address)
             raise
+
+    async def before_refusal(self, address: str) -> None:
+        """Waits when an address causes many refusals, whatever it tried."""
+        await self._throttle.before_refusal(address)
 
     async def _authenticated(self, credentials: Credentials | None, address: str) -> User:
         if credentials is None:

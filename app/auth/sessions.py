@@ -1,5 +1,6 @@
 """What a session is: one sign-in of a user at the page, and how long it holds. Nothing here reads or writes."""
 
+import re
 import secrets
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,6 +10,7 @@ import msgspec
 from app.settings import User
 
 _TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 # Of the idle time, how much may pass before an activity is written: most requests write nothing.
 _UNWRITTEN_SHARE = 15
 
@@ -47,6 +49,11 @@ class SessionLimits:
 def new_token() -> str:
     """Returns 256 random bits, as text for a cookie."""
     return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def is_token(text: str) -> bool:
+    """Returns whether a text may be a token. For any other the store need not be asked."""
+    return _TOKEN.fullmatch(text) is not None
 
 
 def key_of(token: str) -> str:

@@ -5,6 +5,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.auth.networks import network_of
 from app.auth.recent import put_newest
 from app.errors import TooManyAttempts
 
@@ -34,7 +35,7 @@ class _Attempts:
 
 
 class Throttle:
-    """Slows attempts down. `clock` is in seconds, monotonic.
+    """Slows attempts down; addresses of one network count as one. `clock` is in seconds, monotonic.
 
     It is one of `workers`, which know nothing of each other: each allows its part, so that all together allow what one
     would.
@@ -52,15 +53,17 @@ class Throttle:
 
     def take_place(self, address: str) -> None:
         """Takes one of the places in the queue of an address; raises TooManyAttempts when all are taken."""
-        if self._waiting[address] >= self._most_waiting:
+        network = network_of(address)
+        if self._waiting[network] >= self._most_waiting:
             raise TooManyAttempts(retry_after=1)
-        self._waiting[address] += 1
+        self._waiting[network] += 1
 
     def free_place(self, address: str) -> None:
         """Gives a place back."""
-        self._waiting[address] -= 1
-        if not self._waiting[address]:
-            del self._waiting[address]
+        network = network_of(address)
+        self._waiting[network] -= 1
+        if not self._waiting[network]:
+            del self._waiting[network]
 
     async def before_attempt(self, name: str, address: str) -> None:
         """Counts an attempt and, after several failures, waits until it is its turn.
@@ -82,24 +85,24 @@ class Throttle:
 
     async def before_refusal(self, address: str) -> None:
         """Waits when an address causes many refusals, which would take the processor from who is authenticated."""
-        now = self._clock()
+        now, network = self._clock(), network_of(address)
         free_until = now - _FREE_REFUSALS / _REFUSALS_A_SECOND
-        at = max(self._refusals.get(address, free_until), free_until) + 1 / _REFUSALS_A_SECOND
+        at = max(self._refusals.get(network, free_until), free_until) + 1 / _REFUSALS_A_SECOND
         at = min(at, now + _LONGEST_REFUSAL)
-        put_newest(self._refusals, address, at, max_entries=_MAX_TRACKED)
+        put_newest(self._refusals, network, at, max_entries=_MAX_TRACKED)
         if at > now:
             await asyncio.sleep(at - now)
 
     def succeeded(self, name: str, address: str) -> None:
         """Forgets the failures of a user at an address."""
-        self._attempts.pop((name, address), None)
+        self._attempts.pop((name, network_of(address)), None)
 
     def _count(self, name: str, address: str) -> _Attempts:
-        now = self._clock()
-        attempts = self._attempts.get((name, address))
+        now, key = self._clock(), (name, network_of(address))
+        attempts = self._attempts.get(key)
         if attempts is None or attempts.last + _FORGET_SECONDS < now:
             attempts = _Attempts()
         attempts.count += 1
         attempts.last = now
-        put_newest(self._attempts, (name, address), attempts, max_entries=_MAX_TRACKED)
+        put_newest(self._attempts, key, attempts, max_entries=_MAX_TRACKED)
         return attempts

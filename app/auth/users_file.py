@@ -27,11 +27,14 @@ async def users_from_file(
 ) -> AsyncIterator[None]:
     """Passes the users to the authenticator whenever the file changes. Without a file it does nothing.
 
-    A file that cannot be used, or has no users, changes nothing.
+    A file that cannot be used, or has no users, changes nothing. At the start it raises ConfigurationError: a worker
+    may start long after the process that has read its settings.
     """
     if file is None:
         yield
         return
+    if users := (await asyncio.to_thread(load_settings, {**os.environ, "RECALL_CONFIG": file})).users:
+        authenticator.replace_users(users)
     read = Gauge(
         "recall_users_read_timestamp_seconds",
         "When the users in force were read from the configuration file, in seconds since 1970.",

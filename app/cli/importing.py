@@ -219,6 +219,8 @@ class _Importer:
         while True:
             outcome, why, retry_after = await self._request(b"\n".join(line.text for line in left))
             if outcome is not None:
+                if outcome.created + outcome.updated + len(outcome.failed) != len(left):
+                    raise ImportFailed(f"{self._address} is not an address of Recall: its answer leaves lines out")
                 self.created += outcome.created
                 self.updated += outcome.updated
                 failures = {failure["line"]: failure for failure in outcome.failed}
@@ -237,7 +239,8 @@ class _Importer:
         """Returns the answer; without one that counts, why, and how many seconds to wait at least."""
         try:
             headers = {"Content-Type": "application/x-ndjson"}
-            async with self._session.post(self._address, data=body, headers=headers) as response:
+            # Another host would be sent the password.
+            async with self._session.post(self._address, data=body, headers=headers, allow_redirects=False) as response:
                 answer = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             return None, f"{self._address} does not answer ({error or type(error).__name__})", 0.0
@@ -250,6 +253,8 @@ class _Importer:
         if response.status in _TRANSIENT:
             seconds = response.headers.get("Retry-After", "0")
             return None, message, float(seconds) if seconds.isdigit() else 0.0
+        if 300 <= response.status < 400 and (location := response.headers.get("Location")):
+            message = f"it is at {location}"
         raise ImportFailed(f"{self._address} answers {response.status}: {message}")
 
     def _refuse(self, refused: Sequence[tuple[_Line, dict[str, Any]]]) -> None:

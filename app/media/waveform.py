@@ -119,8 +119,9 @@ class Waveforms:
         if not _is_installed():
             raise NoPeaks("decoder")
         try:
-            about = await open_media(self._storages, "HEAD", location, {}, name)
-            about.close()
+            async with self._streams.place(owner):
+                about = await open_media(self._storages, "HEAD", location, {}, name)
+                about.close()
             if about.length is None or "Content-Encoding" in about.headers:
                 raise NoPeaks("codec")
             key = location, f"{about.length} {_version(about)}", part

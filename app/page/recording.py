@@ -11,6 +11,7 @@ from starlette.responses import Response
 from app import codec
 from app.api import recordings
 from app.api.requests import user_of
+from app.background import apart
 from app.page.peaks import is_encrypted
 from app.page.rendering import page, why_not
 from app.page.rows import leaves
@@ -97,8 +98,12 @@ class Clock(NamedTuple):
 
 async def show(request: Request) -> Response:
     """`GET /ui/recordings/{id}`: what the API answers under the page's mount, as HTML."""
-    answer = await recordings.read(request)
-    found = codec.decode(bytes(answer.body))["recording"]
+    body = bytes((await recordings.read(request)).body)
+    return await apart(len(body), _shown, request, body)
+
+
+def _shown(request: Request, body: bytes) -> Response:
+    found = codec.decode(body)["recording"]
     clock = Clock(parse_instant(found["startTime"]), parse_instant(found["stopTime"]))
     user, media = user_of(request), [_media(each, clock) for each in found["mediaFiles"]]
     path = f"/recordings/{encode_segment(found['id'])}"
@@ -112,6 +117,7 @@ async def show(request: Request) -> Response:
         clock_text=clock_text,
         lanes=list(_lanes(found["eventHistory"], clock)),
         media=media,
+        sounds=sum(each.kind == "audio" for each in media),
         events=_events(found["eventHistory"], media, clock),
         may={name: why_not(user, name) for name in ("apply", "unapply", "label", "unlabel", "audit", "export")},
         # Read by the page's script.

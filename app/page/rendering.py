@@ -82,8 +82,14 @@ def error_page(request: Request, error: RecallError) -> Response:
     )
 
 
+def _around(path: str) -> str:
+    return "/".join(path.split("/")[:3])
+
+
 def sign_in_address(request: Request) -> str:
     """Returns the path of the sign-in that leads back to what was asked for."""
     query = request.scope["query_string"].decode("latin-1")
-    wanted = request.scope["path"] + (f"?{query}" if query else "")
+    # A form's path is no page: the way back is to the pages around it.
+    path = request.scope["path"] if request.method in {"GET", "HEAD"} else _around(request.scope["path"])
+    wanted = path + (f"?{query}" if query else "")
     return f"/ui/sign-in?next={quote(wanted, safe='')}"

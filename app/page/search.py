@@ -13,6 +13,7 @@ from app import codec
 from app.api import recordings
 from app.api.requests import query_parameters, user_of
 from app.api.responses import Envelope
+from app.background import apart
 from app.errors import InvalidParameter, MissingParameter, RecallError
 from app.page.forms import Form, instant_of, label_of, search_form
 from app.page.rendering import own_link, page, see_other, why_not
@@ -88,10 +89,9 @@ async def _found(request: Request) -> Found:
     parameters = unpacked(query_parameters(request))
     answer = await recordings.search(request)
     assert isinstance(answer, Envelope)
+    terms = {row.name: value for row, value in parse_search(parameters)[0] if isinstance(value, Terms)}
     try:
-        content = codec.decode(bytes(answer.body))
-        terms = {row.name: value for row, value in parse_search(parameters)[0] if isinstance(value, Terms)}
-        found = rows(content["recordings"], terms)
+        content, found = await apart(len(answer.body), _rows, bytes(answer.body), terms)
     finally:
         for place in answer.places:
             place.release()
@@ -102,6 +102,12 @@ async def _found(request: Request) -> Found:
         next=own_link(PATH, content.get("nextUri")),
         total=_total(content),
     )
+
+
+def _rows(body: bytes, terms: Mapping[str, Terms]) -> tuple[dict[str, Any], list[Row]]:
+    """Returns the API's answer, and its recordings as rows."""
+    content = codec.decode(body)
+    return content, rows(content["recordings"], terms)
 
 
 def _page(

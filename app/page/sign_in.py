@@ -10,7 +10,7 @@ from app.api.cookies import forget_session, session_key, set_session
 from app.api.requests import address_of, form_body, query_parameters, services
 from app.api.responses import envelope
 from app.auth.basic import Credentials
-from app.errors import NotAuthenticated, RecallError
+from app.errors import NotAuthenticated, RecallError, TooManyAttempts
 from app.page.rendering import page, see_other
 
 _FORM_BYTES = 32 * 1024
@@ -18,7 +18,7 @@ _FORM_BYTES = 32 * 1024
 _HOME = "/ui/recordings"
 # Paths of the page, with query and fragment, in the characters of a URL. No other host can be meant.
 _OWN_PATH = re.compile(r"/ui(?:[/?#][!-\[\]-~]*)?")
-_NO_PAGES = re.compile(r"/ui/(?:sign-in|sign-out|session|static|api)(?:[/?#]|$)")
+_NO_PAGES = re.compile(r"/ui/(?:sign-in|sign-out|session|static|api|operations/[^/?#]*/stop)(?:[/?#]|$)")
 _LONGEST_PATH = 16_000
 
 _WRONG = "The user name or the password is wrong."
@@ -56,6 +56,8 @@ async def sign_in(request: Request) -> Response:
     except RecallError as error:
         audited.write(error.http_status, error.code)
         request.state.user = None  # nobody is signed in
+        if isinstance(error, NotAuthenticated | TooManyAttempts):
+            await services(request).authenticator.before_refusal(address)
         headers = {} if isinstance(error, NotAuthenticated) else error.headers
         problem = _WRONG if isinstance(error, NotAuthenticated) else error.message
         return page(
@@ -97,6 +99,8 @@ async def session(request: Request) -> Response:
     key = session_key(request)
     signed_in = await services(request).sessions.find(key, is_activity=False) if key else None
     if signed_in is None:
+        if key:
+            await services(request).authenticator.before_refusal(address_of(request) or "")
         return envelope({"session": None})
     left = services(request).sessions.seconds_left(signed_in.session)
     return envelope({"session": {"secondsLeft": round(left, 3)}})

@@ -1,5 +1,6 @@
 """Requests of pages of other origins (docs/contract.md section 1)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -155,3 +156,14 @@ async def test_public_url_is_an_own_origin(start_service: StartService) -> None:
         headers={"Origin": "https://recall.example.net"},
     )
     assert response.status_code == 201
+
+
+@pytest.mark.parametrize("host", ["[", "]", "[::1", "a b", "", "\u00e9".encode().decode("latin-1"), "x" * 5_000])
+async def test_a_host_that_is_none_is_no_error_of_the_service(recording: Service, host: str) -> None:
+    port = int(recording.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /api/v2/me HTTP/1.1\r\nHost: {host}\r\nOrigin: http://evil.example\r\nContent-Length: 0\r\n\r\n"
+    writer.write(head.encode("latin-1"))
+    status = int((await reader.readuntil(b"\r\n")).split()[1])
+    writer.close()
+    assert status in {400, 403}

@@ -89,6 +89,19 @@ async def logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
     await eventually(lambda: text in caplog.text)
 
 
+async def test_a_process_that_starts_has_the_users_of_the_file_at_once(
+    start_service: StartService, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may start long after the process that has read its settings."""
+    monkeypatch.setattr(app.auth.users_file, "_LOOK_SECONDS", 3_600.0)
+    new = User("new", hash_password("secret"), ("admin",), CONTACT_CENTER)
+    write(file, toml([new]))
+    service = await start_service(config=str(file))
+    client = service.client()
+    assert (await client.get(PATH, headers={"authorization": basic("new", "secret")})).status_code == 404
+    assert (await client.get(PATH, headers={"authorization": basic("admin", "admin-password")})).status_code == 401
+
+
 async def test_added_user_can_log_in(service: Service, file: Path) -> None:
     new = User("new", hash_password("secret"), ("admin",), CONTACT_CENTER)
     write(file, toml([*USERS, new]))

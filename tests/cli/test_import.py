@@ -169,3 +169,41 @@ async def test_what_cannot_work_is_told_in_one_line(importer: Import) -> None:
     status, _, err = await importer.run("--lines", "1001", "a.ndjson")
     assert status == 2
     assert err.endswith("argument --lines: it must be at most 1000\n")
+
+
+@asynccontextmanager
+async def elsewhere(status: int, headers: dict[str, str], body: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """The URL of a server that gives this answer, and the logins that it was sent."""
+    logins: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        logins.append(request.headers.get("Authorization", ""))
+        return web.Response(status=status, headers=headers, text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", logins
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_gets_neither_password_nor_recordings(importer: Import, status: int) -> None:
+    importer.write("a.ndjson", [a_recording()])
+    async with elsewhere(200, {}, '{"statusCode":0,"created":1,"updated":0}') as (other, logins):
+        async with elsewhere(status, {"Location": other}, "") as (importer.url, _):
+            code, _, err = await importer.run("a.ndjson")
+        assert code == 1
+        assert err.splitlines()[-1].endswith(f"answers {status}: it is at {other}")
+        assert logins == []
+
+
+async def test_an_answer_that_leaves_lines_out_is_none(importer: Import) -> None:
+    importer.write("a.ndjson", [a_recording("a"), a_recording("b")])
+    async with elsewhere(200, {}, '{"statusCode":0}') as (importer.url, _):
+        status, _, err = await importer.run("a.ndjson")
+    assert status == 1
+    assert "is not an address of Recall" in err

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from elasticsearch import AsyncElasticsearch
 
 import app.api.authentication
+import app.api.requests
 from app.auth.sessions import key_of
 from app.cli import sessions as sessions_command
 from app.lifecycle import sessions as lifecycle
@@ -116,6 +117,63 @@ async def test_an_unknown_token_is_no_session(shared_service: Service, token: st
     )
     assert_error(response, 401, 20, "Not authenticated.")
     assert "www-authenticate" not in response.headers
+
+
+async def test_the_store_is_not_asked_for_what_is_no_token(
+    shared_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    find = shared_service.services.sessions.find
+
+    async def counting(key: str, **options: bool) -> Any:
+        asked.append(key)
+        return await find(key, **options)
+
+    monkeypatch.setattr(shared_service.services.sessions, "find", counting)
+    for token in ("x", "x" * 42, "x" * 44, "x" * 42 + "="):
+        client = shared_service.client(cookies={"recall-session": token})
+        assert (await client.get("/ui/api/me")).status_code == 401
+        assert (await client.get("/ui/session")).json()["session"] is None
+    assert asked == []
+
+
+async def test_refusals_at_the_page_are_spread_out_as_those_of_the_api(
+    shared_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowed: list[str] = []
+
+    async def before_refusal(address: str) -> None:
+        slowed.append(address)
+
+    monkeypatch.setattr(shared_service.services.authenticator, "before_refusal", before_refusal)
+    stranger = shared_service.client(cookies={"recall-session": "x" * 43})
+    assert (await stranger.get("/ui/api/me")).status_code == 401
+    assert (await stranger.get("/ui/session")).json()["session"] is None
+    assert (await post_sign_in(shared_service.client(), "admin", "wrong")).status_code == 401
+    assert (await shared_service.client().get("/api/v2/me", auth=("admin", "wrong"))).status_code == 401
+    assert slowed == ["127.0.0.1"] * 4
+
+
+async def test_a_sign_in_that_trickles_is_ended(shared_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger sends it, and bytes that arrive now and then are no sign of life."""
+    monkeypatch.setattr(app.api.requests, "_FORM_SECONDS", 0.5)
+    port = int(shared_service.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST /ui/sign-in HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: {shared_service.url}\r\n"
+    head += "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 32000\r\n\r\n"
+    writer.write(head.encode())
+    answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+    async with asyncio.timeout(10):
+        while not answer.done():
+            writer.write(b"a")
+            await asyncio.wait((answer,), timeout=0.05)
+    assert (await answer).startswith(b"HTTP/1.1 408")
+    writer.close()
+
+
+async def test_a_form_leads_back_to_the_page_around_it(service: Service) -> None:
+    response = await service.client().post("/ui/operations/x/stop", headers=OURS)
+    assert (response.status_code, response.headers["location"]) == (303, "/ui/sign-in?next=%2Fui%2Foperations")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +400,7 @@ async def test_who_is_not_signed_in_is_led_to_the_form_and_back(shared_service: 
         "", "/", "//evil.example", "https://evil.example/ui/", "/\\evil.example", "/ui\\evil", "/uix", "ui/recordings",
         "/ui/a\nSet-Cookie: x=y", "/ui/\t/evil", "/ui/é", "javascript:alert(1)", "/ui@evil.example", "/ui.evil.example",
         "/ui/sign-out", "/ui/sign-in?next=/ui/sign-in", "/ui/api/me", "/ui/static/x", "/ui/" + "x" * 20_000,
-        "/api/v2/recordings?startTime=0", "\x00/ui",
+        "/api/v2/recordings?startTime=0", "\x00/ui", "/ui/operations/x/stop",
     ],
 )  # fmt: skip
 async def test_no_sign_in_leads_elsewhere(shared_service: Service, wanted: str) -> None:

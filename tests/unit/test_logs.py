@@ -11,7 +11,7 @@ import pytest
 
 from app import progress
 from app.cli.files import open_private
-from app.logs import JsonFormatter
+from app.logs import JsonFormatter, TextFormatter
 
 
 def test_json_line_has_time_level_logger_and_message() -> None:
@@ -26,6 +26,15 @@ def test_json_line_has_time_level_logger_and_message() -> None:
         "logger": "recall.audit",
         "message": "played caf\u00e9\n\x1b",
     }
+
+
+def test_what_a_client_sent_begins_no_line_of_text_and_drives_no_terminal() -> None:
+    sent = "a\n2026-11-26 12:00:00,000 INFO recall.audit: {}\x1b[2J\u2028\u202e\udcff caf\u00e9 \t"
+    record = logging.LogRecord("app.media", logging.WARNING, "", 0, "media of %s", (sent,), None)
+    line = TextFormatter("%(levelname)s %(message)s").format(record)
+    assert line == (
+        "WARNING media of a\\n2026-11-26 12:00:00,000 INFO recall.audit: {}\\x1b[2J\\u2028\\u202e\\udcff caf\u00e9 \\t"
+    )
 
 
 def test_json_line_has_the_exception() -> None:

@@ -647,11 +647,13 @@ async function refresh(told, focused) {
   byId("takes-along").textContent = takesAlong;
   offerDefinitions();
   showTimes();
-  status.textContent = told;
   toast(told);
   dispatchEvent(new Event("recall:changed"));
-  // A dialog that closes gives the focus back to a button that is not there any more.
-  setTimeout(() => /** @type {HTMLElement | null} */ (document.querySelector(focused))?.focus());
+  // Behind an open dialog nothing is read out. One that closes gives the focus back to a button that is not there any more.
+  setTimeout(() => {
+    status.textContent = told;
+    /** @type {HTMLElement | null} */ (document.querySelector(focused))?.focus();
+  });
 }
 
 function watchProtection() {

@@ -347,6 +347,7 @@ async function ask(action, rows, show) {
       result = await operate([...byId.keys()], body());
     } catch (error) {
       progress.hidden = true;
+      part("cancel").focus();
       go.hidden = true;
       part("result").textContent = error instanceof ApiError ? error.message : String(error);
       return;
@@ -390,6 +391,7 @@ async function askForAll(action, criteria) {
     try {
       path = await operateOnAll(criteria, body());
     } catch (error) {
+      part("cancel").focus();
       go.hidden = true;
       part("result").textContent = error instanceof ApiError ? error.message : String(error);
       return;

@@ -3,6 +3,8 @@
 const WARN_SECONDS = 120;
 // So seldom does typing and clicking tell the server that somebody is there.
 const TELL_SECONDS = 120;
+// A browser's timer knows no longer times.
+const MOST_SECONDS = 2 ** 31 / 1000 - 1;
 
 /** When the session ends if nothing more happens, by this page's clock in ms. Another tab may have prolonged it. */
 let deadline = Infinity;
@@ -46,7 +48,7 @@ export function signInAgain() {
 function schedule(secondsLeft) {
   deadline = Date.now() + secondsLeft * 1000;
   clearTimeout(timer);
-  timer = setTimeout(() => void look(), Math.max(secondsLeft - WARN_SECONDS, 0.5) * 1000);
+  timer = setTimeout(() => void look(), Math.min(Math.max(secondsLeft - WARN_SECONDS, 0.5), MOST_SECONDS) * 1000);
 }
 
 /** Asks the server, and warns if it is time. */
