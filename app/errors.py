@@ -267,13 +267,13 @@ class OperationNotFound(RecallError):
 
 
 class RecordingChanged(RecallError):
-    """An interrupted deletion cannot tell a recording from one that was posted after it: 409, code 19."""
+    """An interrupted operation cannot tell what it has done from what others did after it: 409, code 19."""
 
     http_status, code = 409, 19
 
     def __init__(self, recording_id: str) -> None:
         super().__init__(
-            f"Recording [{recording_id}] was posted while its deletion was interrupted, so it is left: it is in use."
+            f"Recording [{recording_id}] was changed while the operation was interrupted, so it is left: it is in use."
         )
 
 

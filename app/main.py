@@ -114,6 +114,7 @@ def _periodic_tasks(services: Services) -> list[PeriodicTask]:
         *audit,
         PeriodicTask("protection", services.protection.repair),
         PeriodicTask("media-deletion", partial(sweep.sweep, only_due=True)),
+        PeriodicTask("media-claims", sweep.expire_claims),
         PeriodicTask("sessions", services.sessions.sweep),
         PeriodicTask("operations", services.operations.forget),
         PeriodicTask("migration", partial(recover_abandoned_migrations, services.client, services.settings)),

@@ -87,6 +87,7 @@ async def delete_media(request: Request) -> Response:
         path_segment(request, "id"),
         path_segment(request, "name"),
         by=Actor(user_of(request).name, address_of(request)),
+        seconds=services(request).settings.delete_seconds,
     )
     return _deleted(failed)
 

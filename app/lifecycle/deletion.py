@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import uuid4
 
 from app import codec
 from app.audit import AuditLog, Entry
@@ -157,13 +158,14 @@ class Deletion:
             await conflicts.wait()
 
     async def delete_media(
-        self, resource: Resource, scope: Scope, recording_id: str, name: str, *, by: Actor
+        self, resource: Resource, scope: Scope, recording_id: str, name: str, *, by: Actor, seconds: float
     ) -> tuple[FailedMedia, ...]:
         """Deletes one media file of a recording, which must have others, and its object; returns what failed.
 
-        Raises RecordingNotFound, MediaNotFound, RecordingProtected, or InvalidParameter for the last media file; then
-        nothing was deleted.
+        The object is not begun after so many seconds; then a sweep deletes it. Raises RecordingNotFound, MediaNotFound,
+        RecordingProtected, or InvalidParameter for the last media file; then nothing was deleted.
         """
+        begun = time.monotonic()
         repository = self._repositories[resource]
         conflicts = conflict_backoff()
         while True:
@@ -176,7 +178,7 @@ class Deletion:
             (entry,) = (one for one in _entries(resource, stored) if name.startswith(f"{one.media_uuid}."))
             await self._journal.add([entry])
             if await self._remove_media(repository, stored, media):
-                return tuple((await self._delete_objects([entry], by)).values())
+                return tuple((await self._delete_objects([entry], by, until=begun + seconds)).values())
             await self._journal.remove([entry])
             await conflicts.wait()
 
@@ -243,10 +245,8 @@ class Deletion:
             [entry for document, some in entries.items() if document in outcomes for entry in some]
         )
         try:
+            # The notes of others stay for a sweep: another deletion of the recording may have made the same one.
             await versions.delete([(document, history) for document, history in histories.items() if document in gone])
-            await versions.end_deletion(
-                [(document, history) for document, history in histories.items() if document not in gone]
-            )
         except ElasticsearchUnavailable:
             log.warning("former versions of deleted recordings are left; a sweep will delete them")
         objects = [entry for document in gone for entry in entries[document]]
@@ -255,6 +255,10 @@ class Deletion:
             left = tuple(failed[entry.entry_id] for entry in entries[document] if entry.entry_id in failed)
             outcomes[document] = Outcome("deleted", left, was_there)
         return [outcomes[stored.document_id] for stored in recordings]
+
+    async def expire_claims(self) -> None:
+        """Removes the claims of processes that did not end their deletions, also while a sweep takes hours."""
+        await self._claims.expire()
 
     async def sweep(
         self,
@@ -450,6 +454,7 @@ def _entries(resource: Resource, stored: StoredRecording) -> list[MediaDeletion]
     now = now_milliseconds()
     return [
         MediaDeletion(
+            entry_id=uuid4().hex,
             resource=resource,
             contact_center=stored.contact_center,
             recording_id=stored.recording["id"],

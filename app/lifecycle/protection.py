@@ -13,6 +13,7 @@ import msgspec
 
 from app.auth.scope import Scope
 from app.background import concurrently
+from app.errors import RecordingChanged
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.store.documents import Hold, ProtectionChange
@@ -63,7 +64,8 @@ class Protection:
         `reason` is given.
 
         `took_along` gets the id of each screen recording that has followed. `begun_at` (milliseconds since 1970) is for
-        a change that an interrupted attempt, begun then, may have made already: a change since then stands.
+        a change that an interrupted attempt, begun then, may have made already: a change since then stands, and if it
+        says otherwise RecordingChanged is raised.
 
         Raises RecordingNotFound. When it protects, it raises MediaBeingDeleted while a deletion that began before may
         delete one of their media objects; the protection stands all the same, and repeating the call is safe.
@@ -84,6 +86,9 @@ class Protection:
             taken = protection.taken if protection else ()
             group = pending = dict.fromkeys([*associated, *taken, *unfinished])
             if begun_at is not None and protection is not None and protection.decided_at >= begun_at:
+                # By the clock of another process, which may be ahead: then it was no attempt of ours.
+                if is_protected(stored.recording) != protect:
+                    raise RecordingChanged(recording_id)
                 return None
             needs_mark = standing is None if protect else is_protected(stored.recording)
             if not unfinished and settled and not needs_mark:

@@ -47,6 +47,7 @@ from app.recordings.backup import (
     parse_archived,
     parse_manifest,
 )
+from app.recordings.changes import is_same
 from app.recordings.identity import Resource, media_name
 from app.recordings.labels import Labels, label_named, name_key
 from app.recordings.mapping import Destination
@@ -125,7 +126,7 @@ class _Wanted:
         mine = StoredRecording(
             self.document_id, update.contact_center, update.recording, update.protection, _NO_VERSION, update.labels
         )
-        return bool(codec.decode(as_ops_reads_it(stored, {})) == codec.decode(as_ops_reads_it(mine, {})))
+        return is_same(codec.decode(as_ops_reads_it(stored, {})), codec.decode(as_ops_reads_it(mine, {})))
 
 
 class _NotRestored(Exception):

@@ -25,8 +25,21 @@ def content_digest(recording: Recording) -> str:
     return sha256(to_text(recording).encode()).hexdigest()
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Returns whether two JSON values are the same. To Python `1`, `1.0` and `true` are equal."""
+    return bool(one == other) and _has_same_types(one, other)
+
+
+def _has_same_types(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return all(_has_same_types(value, other[key]) for key, value in one.items())
+    return not isinstance(one, list) or all(map(_has_same_types, one, other))
+
+
 def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
-    if before == after:
+    if is_same(before, after):
         return
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):

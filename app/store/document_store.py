@@ -97,7 +97,9 @@ class DocumentReader(Generic[S]):
             ((index, document_id),) = batch
             return [await self._get(index, document_id)]
         docs = [{"_index": index, "_id": document_id} for index, document_id in batch]
-        answer = await raw_request(self._client, "POST", "/_mget", codec.encode({"docs": docs}), self._seconds)
+        # `get` repeats each read by itself, for the errors of single documents, too.
+        body = codec.encode({"docs": docs})
+        answer = await raw_request(self._client, "POST", "/_mget", body, self._seconds, repeat=False)
         documents = await apart(len(answer.body) // EASIER, self._decoder.mget, answer.body)
         return [_hit(document, answer.meta) for document in documents]
 

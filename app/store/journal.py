@@ -33,10 +33,14 @@ _CONFLICT = 409
 class MediaDeletion(msgspec.Struct, frozen=True, rename="camel"):
     """A media object to be deleted after its recording.
 
+    Each attempt to delete a recording has entries of its own: one that fails removes only these. `entry_id` is their
+    `_id`; those of version 0.1.0 are made of the state below.
+
     `document_id`, `seq_no` and `primary_term` name the state of the recording that was to be deleted. If the recording
     is still in that state, it was not deleted. `descriptor` is JSON text; times are milliseconds since 1970.
     """
 
+    entry_id: str
     resource: Resource
     contact_center: str
     recording_id: str
@@ -49,11 +53,6 @@ class MediaDeletion(msgspec.Struct, frozen=True, rename="camel"):
     created: int
     next_attempt: int
     attempts: int = 0
-
-    @property
-    def entry_id(self) -> str:
-        """The `_id` of the entry: another attempt to delete the same state of a recording has the same one."""
-        return f"{self.document_id}.{self.primary_term}.{self.seq_no}.{self.media_uuid}"
 
 
 # The action of an operation in a bulk request, and its document if it has one.
@@ -73,7 +72,7 @@ class DeletionJournal:
 
     async def add(self, deletions: Sequence[MediaDeletion]) -> None:
         """Stores entries; on return all of them are stored."""
-        await self._bulk([({"index": {"_id": entry.entry_id}}, msgspec.to_builtins(entry)) for entry in deletions])
+        await self._bulk([({"index": {"_id": entry.entry_id}}, _document(entry)) for entry in deletions])
 
     async def remove(self, deletions: Sequence[MediaDeletion]) -> None:
         """Removes entries; entries that do not exist are skipped."""
@@ -91,7 +90,7 @@ class DeletionJournal:
     async def entries(self) -> AsyncIterator[list[MediaDeletion]]:
         """Yields all entries in batches, oldest first."""
         async for hits in self._hits():
-            yield [msgspec.convert(hit["_source"], MediaDeletion) for hit in hits]
+            yield [_entry(hit) for hit in hits]
 
     async def count(self) -> int:
         """Returns the number of entries."""
@@ -120,14 +119,14 @@ class DeletionJournal:
         claimed: list[MediaDeletion] = []
         operations: list[_Operation] = []
         for hit in hits:
-            entry = msgspec.convert(hit["_source"], MediaDeletion)
+            entry = _entry(hit)
             wait = min(_INITIAL_BACKOFF * 2 ** min(entry.attempts, 30), _MAX_BACKOFF)
             entry = msgspec.structs.replace(
                 entry, next_attempt=now_milliseconds() + wait * 1000, attempts=entry.attempts + 1
             )
             claimed.append(entry)
             version = {"if_seq_no": hit["_seq_no"], "if_primary_term": hit["_primary_term"]}
-            operations.append(({"index": {"_id": entry.entry_id, **version}}, msgspec.to_builtins(entry)))
+            operations.append(({"index": {"_id": entry.entry_id, **version}}, _document(entry)))
         statuses = await self._bulk(operations)
         return [entry for entry, status in zip(claimed, statuses, strict=True) if status != _CONFLICT]
 
@@ -146,6 +145,16 @@ class DeletionJournal:
                     raise ElasticsearchUnavailable
             statuses += [item["status"] for item in items]
         return statuses
+
+
+def _document(entry: MediaDeletion) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(entry)
+    del document["entryId"]
+    return document
+
+
+def _entry(hit: dict[str, Any]) -> MediaDeletion:
+    return msgspec.convert({**hit["_source"], "entryId": hit["_id"]}, MediaDeletion)
 
 
 def now_milliseconds() -> int:

@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # Endpoints that change nothing, whatever the method.
 _READ_ONLY_ENDPOINTS = frozenset({"_search", "_msearch", "_count", "_pit", "_mget"})
-# `app.store.document_store` repeats each document of an `_mget` by itself.
-_REPEATED_BY_THEIR_CALLERS = frozenset({"_mget"})
 # What a client of the service looks for decides how long these take.
 _EXPENSIVE_ENDPOINTS = frozenset({"_search", "_msearch", "_count"})
 # A node that is merely busy with searches answers other requests sooner.
@@ -231,9 +229,8 @@ def _require_json(response: TransportApiResponse) -> None:
 
 def may_be_repeated(method: str, target: str) -> bool:
     """Whether a request whose outcome is unknown can be sent again without harm."""
-    if _only_reads(method, target):
-        return _endpoint(target) not in _REPEATED_BY_THEIR_CALLERS
-    return method in {"PUT", "DELETE"} and any(condition in target for condition in _WRITE_CONDITIONS)
+    is_conditional = method in {"PUT", "DELETE"} and any(condition in target for condition in _WRITE_CONDITIONS)
+    return is_conditional or _only_reads(method, target)
 
 
 def _only_reads(method: str, target: str) -> bool:

@@ -10,6 +10,7 @@ from elasticsearch import AsyncElasticsearch
 
 from app import codec
 from app.errors import ElasticsearchUnavailable
+from app.recordings.changes import is_same
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.settings import Settings
@@ -223,7 +224,7 @@ class VersionStore:
 
 def says_the_same(one: Recording, other: Recording) -> bool:
     """Returns whether two states of a recording differ at most in their protection."""
-    return _without_protection(one) == _without_protection(other)
+    return is_same(_without_protection(one), _without_protection(other))
 
 
 def _without_protection(recording: Recording) -> Recording:

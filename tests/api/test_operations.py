@@ -822,7 +822,9 @@ async def test_the_rest_of_a_begun_slice_leaves_what_others_have_changed_since(
 
     await post(ops, *names_of(3))
     await ops.post(OPS_OPERATIONS, json={**APPLY, "recordings": names_of(3)})
-    assert (await interrupted(UNAPPLY, protect_again))["succeeded"] == 3
+    lifted = await interrupted(UNAPPLY, protect_again)
+    assert (lifted["succeeded"], lifted["failed"]) == (2, 1)
+    assert [(failure["id"], failure["statusCode"]) for failure in lifted["failures"]] == [("r0", 19)]
     await searchable(service)
     assert await protected(admin) == {"r0"}
     await ops.post(OPS_OPERATIONS, json={**UNAPPLY, "recordings": ["r0"]})

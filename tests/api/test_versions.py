@@ -68,6 +68,19 @@ async def test_an_update_of_a_protected_recording_keeps_what_it_said(
     assert notes(await versions(ops)) == ["a", "b", "a"]
 
 
+async def test_an_update_that_only_python_takes_for_none_is_kept(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    """To Python `1`, `1.0` and `true` are equal."""
+    states = ['[0, {"x": 1}]', '[false, {"x": 1}]', '[false, {"x": true}]', '[false, {"x": 1.0}]']
+    await post(ops, deep=json.loads(states[0]))
+    await protect(admin)
+    for state in states:
+        for _ in range(2):
+            await post(ops, deep=json.loads(state))
+    assert [json.dumps(version["recording"]["deep"]) for version in await versions(ops)] == states[:-1]
+
+
 async def test_versions_go_with_the_recording(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
