@@ -73,7 +73,7 @@ async def recover_abandoned_migrations(client: AsyncElasticsearch, settings: Set
 
 async def _recover(client: AsyncElasticsearch, lease: MigrationLease, plan: Plan, name: str) -> None:
     if not await _is_swapped(client, name, plan):
-        await _fence_off_others(client, lease, plan, name)
+        await _fence_off(client, lease, plan, name, fence_name(name, lease))
     # Checked again: after the fence no swap can happen any more.
     if await _is_swapped(client, name, plan):
         log.warning("a migration was killed after it had pointed %s at %s", name, plan.target)
@@ -83,13 +83,13 @@ async def _recover(client: AsyncElasticsearch, lease: MigrationLease, plan: Plan
         log.warning("a migration was killed while writes to %s were blocked; they are unblocked now", name)
 
 
-async def _fence_off_others(client: AsyncElasticsearch, lease: MigrationLease, plan: Plan, name: str) -> None:
-    """Makes every later write and swap of the previous holder fail. It may only be paused."""
-    plan.fence = fence_name(name, lease)
+async def _fence_off(client: AsyncElasticsearch, lease: MigrationLease, plan: Plan, name: str, fence: str) -> None:
+    """Makes every later write and swap under another fence fail. The previous holder may only be paused."""
+    plan.fence = fence
     # Saved first: if this process is killed here, the plan names a fence that no alias has, which is safe.
     await lease.save()
-    for fence in await fences(client, name, plan.target):
-        await _replace_fence(client, plan.target, fence, plan.fence)
+    for old in await fences(client, name, plan.target):
+        await _replace_fence(client, plan.target, old, fence)
 
 
 def fence_name(name: str, lease: MigrationLease) -> str:
@@ -135,7 +135,11 @@ async def unblocked_on_failure(
         yield
     except BaseException:
         if plan.blocked and not await _is_swapped(client, name, plan):
-            await _unblock_and_save(client, lease, plan)
+            # A swap that was sent may still happen when nobody waits for its answer, as after Ctrl-C. Behind another
+            # fence it cannot.
+            await _fence_off(client, lease, plan, name, f"{fence_name(name, lease)}-ended")
+            if not await _is_swapped(client, name, plan):
+                await _unblock_and_save(client, lease, plan)
         raise
 
 

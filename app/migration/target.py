@@ -190,6 +190,8 @@ async def prepare_target(
     """
     plan, indices = lease.state.plan, [source.index for source in sources]
     if plan and options.discard:
+        if plan.target in (await client.options(ignore_status=404).indices.get_alias(name=name)).body:
+            raise MigrationError(f"{plan.target} is the index behind {name}, so it is not discarded")
         await client.options(ignore_status=404).indices.delete(index=plan.target)
         plan = lease.state.plan = None
     if plan and (plan.sources, plan.shards) != (indices, options.shards):

@@ -8,15 +8,20 @@ from app.recordings.model import Recording
 from app.recordings.text import to_text
 
 _MAX_PATHS = 50
+# A key may have hundreds of kilobytes.
+_LONGEST_PATH = 200
 
 
 def changed_paths(before: Recording, after: Recording) -> list[str]:
-    """Returns the paths of what differs, as `mediaFiles[0].startTime`; of more than 50 the first, and `…`."""
+    """Returns the paths of what differs, as `mediaFiles[0].startTime`; of more than 50 the first, and `…`.
+
+    A long path is cut, and ends with `…` too.
+    """
     paths: list[str] = []
     for path in _differences("", before, after):
         if len(paths) == _MAX_PATHS:
             return [*paths, "…"]
-        paths.append(path)
+        paths.append(path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…")
     return paths
 
 

@@ -223,3 +223,58 @@ async def test_late_block_is_removed_although_plan_is_not_blocked(
     await elasticsearch.indices.add_block(index=index, block="write")
     await cutover.recover_abandoned_migrations(elasticsearch, settings)
     assert not await is_blocked(elasticsearch, index)
+
+
+async def test_a_swap_that_was_sent_before_ctrl_c_does_not_happen_after_the_block_is_removed(
+    start_service: StartService,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Elasticsearch has the request in its queue when nobody waits for the answer any more."""
+    ops = (await start_service()).client("ops")
+    assert (await ops.post(OPS_PATH, json=a_recording("before"))).status_code == 201
+    index, swap = await behind_alias(elasticsearch, settings), cutover.swap
+    queued: list[Any] = []
+
+    async def interrupted(*arguments: Any) -> None:
+        queued.extend(arguments)
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cutover, "swap", interrupted)
+        with pytest.raises(asyncio.CancelledError):
+            async with cutover.acquire_and_recover(elasticsearch, settings, "recordings") as held:
+                await migration(elasticsearch, settings, [V2Recordings(index)]).run(held, index)
+    assert not await is_blocked(elasticsearch, index)
+    with pytest.raises(MigrationError):
+        await swap(*queued)
+    assert await behind_alias(elasticsearch, settings) == index
+    assert (await ops.post(OPS_PATH, json=a_recording("after"))).status_code == 201
+    status, out, err = await run(settings, "reindex.py", cwd=tmp_path)
+    assert status == 0, out + err
+    for recording_id in ("before", "after"):
+        assert (await ops.get(f"{OPS_PATH}/{recording_id}")).status_code == 200
+
+
+async def test_the_index_behind_the_alias_is_never_discarded(
+    start_service: StartService,
+    elasticsearch: AsyncElasticsearch,
+    settings: Settings,
+    tmp_path: Path,
+    about_to_swap: AboutToSwap,
+) -> None:
+    ops = (await start_service()).client("ops")
+    assert (await ops.post(OPS_PATH, json=a_recording("kept"))).status_code == 201
+    async with about_to_swap() as (_, task):
+        plan = (await migration_state(elasticsearch, settings, "recordings")).plan
+        assert plan is not None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    await cutover.swap(elasticsearch, f"{settings.index_prefix}-recordings", plan.sources[-1], plan.target)
+    status, out, err = await run(settings, "reindex.py", "--discard", cwd=tmp_path)
+    assert status == 1
+    assert "so it is not discarded" in out + err
+    assert (await ops.get(f"{OPS_PATH}/kept")).status_code == 200

@@ -85,6 +85,7 @@ def test_open_circuit_allows_one_probe_and_closes_on_its_success(circuit: Circui
         ("POST", "/_bulk?require_alias=true", False),
         ("POST", "/_aliases", False),
         ("PUT", "/recall-recordings-v2-000001", False),
+        ("POST", "/recall-media-claims/_mget", True),
     ],
 )
 def test_only_idempotent_requests_are_retried(method: str, target: str, safe: bool) -> None:
