@@ -1,9 +1,9 @@
 """The query of a search in Elasticsearch's query DSL. Pure functions."""
 
 from app.auth.scope import Limits, Scope
-from app.search.clauses import Query, all_of, any_of
-from app.search.criteria import Criteria
-from app.search.fields import ACCESS, AGENTS, TEXT_GAP, group_token, partition_token
+from app.search.clauses import Query, all_of, any_of, greater_than, less_than
+from app.search.criteria import ENDED_BEFORE, STARTED_AFTER, Criteria
+from app.search.fields import ACCESS, AGENTS, DURATION, START_TIME, TEXT_GAP, group_token, partition_token
 from app.search.paging import PageRequest
 
 
@@ -14,7 +14,23 @@ def search_body(scope: Scope, criteria: Criteria, page: PageRequest) -> Query:
 
 def query(scope: Scope, criteria: Criteria) -> Query:
     """Returns all conditions together, within what the caller may see."""
-    return all_of([*_within(scope), *(condition.clause() for condition in criteria)])
+    return all_of([*_within(scope), *(condition.clause() for condition in criteria), *_between(criteria)])
+
+
+def _between(criteria: Criteria) -> list[Query]:
+    """Returns a clause that follows from a start and an end, and that makes a search of a window of time fast.
+
+    What stopped before the end started before it, too, unless it stopped before it started. The index is sorted by
+    start time, so few recordings are left, and Elasticsearch looks at their stop times. Otherwise it collects
+    everything that stopped before the end: of ten million recordings in 11 ms (docs/performance.md).
+    """
+    starts = [condition.value for condition in criteria if condition.criterion is STARTED_AFTER]
+    ends = [condition.value for condition in criteria if condition.criterion is ENDED_BEFORE]
+    if not starts or not ends:
+        return []
+    after = greater_than(START_TIME)(starts[0])
+    within = {"range": {START_TIME.name: {"gt": starts[0], "lt": ends[0]}}}
+    return [any_of([within, all_of([less_than(DURATION)(0), after])])]
 
 
 def _within(scope: Scope) -> list[Query]:

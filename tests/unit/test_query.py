@@ -296,6 +296,20 @@ def test_query_requests_one_more_than_a_page_in_index_order() -> None:
     assert body["track_total_hits"] is False
 
 
+def test_a_window_of_time_is_narrowed_by_the_order_of_the_index() -> None:
+    def clauses(*parameters: tuple[str, str]) -> list[Any]:
+        found: list[Any] = query(Scope("cc", "eu"), parse_search(parameters)[0])["bool"]["filter"]
+        return found[2:]
+
+    start, end = ("startTime", "100000000000"), ("endTime", "200000000000")
+    after, before = {"range": {"startTime": {"gt": 10**11}}}, {"range": {"stopTime": {"lt": 2 * 10**11}}}
+    assert clauses(start) == [after]
+    assert clauses(end) == [before]
+    within = {"range": {"startTime": {"gt": 10**11, "lt": 2 * 10**11}}}
+    backwards = {"bool": {"filter": [{"range": {"duration": {"lt": 0}}}, after]}}
+    assert clauses(end, start) == [after, before, {"bool": {"should": [within, backwards], "minimum_should_match": 1}}]
+
+
 def test_cursor_replaces_the_offset() -> None:
     criteria, _ = parse_search([("startTime", "0")])
     before = search_body(Scope("cc", "eu"), criteria, PageRequest(40, 20, Cursor("before", 5, "x")))
