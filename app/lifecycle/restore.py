@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import Literal
+from uuid import uuid4
 
 import msgspec
 
@@ -29,7 +30,7 @@ from app.lifecycle.archiving import as_ops_reads_it, protection_from
 from app.lifecycle.backup import MAX_FAILURES, PARALLEL, Failure, reason_of
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
-from app.lifecycle.protection import Protection
+from app.lifecycle.protection import Protection, is_protected
 from app.lifecycle.verification import Folder, folders
 from app.media.answers import open_media
 from app.media.archives import Archive, ArchiveFailed
@@ -56,6 +57,7 @@ from app.recordings.model import Recording
 from app.settings import StorageConfig
 from app.store.document_store import Version
 from app.store.documents import ProtectionChange, document_id
+from app.store.journal import now_milliseconds
 from app.store.repository import MAX_DOCUMENT_BYTES, RecordingRepository, StoredRecording, Update
 
 _BY = "restore"
@@ -298,6 +300,8 @@ class Restore:
     ) -> "_Outcome":
         """Creates a recording with its former versions, or merges it into the one that exists."""
         update = wanted.update
+        if stored is None and update.protection is not None and is_protected(update.recording):
+            update = replace(update, protection=await self._decided_anew(wanted, update.protection))
         if stored is None and update.protection is not None and wanted.archived.versions:
             update = replace(update, protection=await self._store_versions(wanted, repository, update.protection))
 
@@ -320,6 +324,25 @@ class Restore:
         if after is None:
             return "unchanged"
         return "restored" if before is None else "merged"
+
+    async def _decided_anew(self, wanted: _Wanted, protection: ProtectionChange) -> ProtectionChange:
+        """Returns the hold as a new decision, if it was lifted after the backup.
+
+        Its screen recordings may still be there. They have followed the end of it, and follow no older change.
+        """
+        screens = self._repositories["screen-recordings"]
+        for document in dict.fromkeys([*protection.pending, *protection.taken]):
+            screen = await self._patience.call(partial(screens.read, document))
+            holders = screen.protection.holders if screen is not None and screen.protection is not None else {}
+            hold = holders.get(wanted.document_id)
+            if hold is not None and not hold.protects and hold.decided_at >= protection.decided_at:
+                return msgspec.structs.replace(
+                    protection,
+                    decided_at=max(now_milliseconds(), hold.decided_at + 1),
+                    change_id=uuid4().hex,
+                    since=protection.since or protection.decided_at,
+                )
+        return protection
 
     async def _store_versions(
         self, wanted: _Wanted, repository: RecordingRepository, protection: ProtectionChange

@@ -135,9 +135,10 @@ async def unblocked_on_failure(
         yield
     except BaseException:
         if plan.blocked and not await _is_swapped(client, name, plan):
-            # A swap that was sent may still happen when nobody waits for its answer, as after Ctrl-C. Behind another
-            # fence it cannot.
-            await _fence_off(client, lease, plan, name, f"{fence_name(name, lease)}-ended")
+            if plan.result is not None:
+                # A swap that was sent may still happen when nobody waits for its answer, as after Ctrl-C. Behind
+                # another fence it cannot.
+                await _fence_off(client, lease, plan, name, f"{fence_name(name, lease)}-ended")
             if not await _is_swapped(client, name, plan):
                 await _unblock_and_save(client, lease, plan)
         raise

@@ -811,6 +811,22 @@ async def test_a_restore_maps_to_another_contact_center_region_and_storage(store
     assert counted(await store.restore(destination)) == {"unchanged": 2, "mediaUnchanged": 3}
 
 
+async def test_a_hold_that_was_lifted_after_the_backup_takes_its_screen_recordings_along_again(store: Store) -> None:
+    media = store.on_apache("one.wav", b"RIFF1")
+    await store.post(a_call("one", media))
+    await store.post(a_call("screen", media, mediaFiles=a_call("one", media)["mediaFiles"]), path=SCREENS_PATH)
+    hold = {"operationName": "applyNonDelete", "reason": "case 7"}
+    assert (await store.admin.post("/api/v2/recordings/one", json=hold)).status_code == 200
+    before = await store.read(f"{OPS_PATH}/one")
+    await store.backup()
+    lift = {"operationName": "unapplyNonDelete"}
+    assert (await store.admin.post("/api/v2/recordings/one", json=lift)).status_code == 200
+    assert (await store.ops.delete(f"{OPS_PATH}/one")).status_code == 200
+    assert counted(await store.restore()) == {"restored": 1, "mediaUnchanged": 1}
+    assert await store.read(f"{OPS_PATH}/one") == before
+    assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 403
+
+
 async def test_what_exists_and_differs_is_left_or_merged(store: Store) -> None:
     one, two, three = (store.on_apache(f"{name}.wav", name.encode()) for name in ("one", "two", "three"))
     await store.post(a_call("same", one), a_call("changed", one, two, kept="old", only="backup"))
