@@ -247,7 +247,7 @@ async def test_a_wrong_body_is_refused(service: Service, body: Any, code: int, m
 async def test_comment_that_is_not_allowed(service: Service, admin: httpx.AsyncClient) -> None:
     await define(admin, "a")
     await post(service.client("ops"))
-    comment = '😀\u0000"\\\n\u202e</script>' + "x" * 900
+    comment = ('😀\u0000"\\\n\u202e</script>' + "x" * 1_000)[:1_000]  # the longest
     assert await give(admin, "a", comment=comment, by="somebody", at="2000-01-01") == 201
     assert_error(await admin.put(f"{LABELS}/a", json={}), 400, 1, "Parameter 'comment' is missing")
     assert_error(await admin.put(f"{LABELS}/a", json={"comment": "x" * 1001}), 400, 2, "'comment'")
