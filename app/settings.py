@@ -295,8 +295,9 @@ class Settings(_Configured, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"elasticsearch_{name} is above 0")
         if self.lease_seconds <= 0:
             raise ValueError("lease_seconds is above 0")
-        if not 0 < self.session_idle_seconds <= self.session_seconds:
-            raise ValueError("session_idle_seconds is above 0 and at most session_seconds")
+        # The page warns two minutes before a session ends.
+        if not 180 <= self.session_idle_seconds <= self.session_seconds:
+            raise ValueError("session_idle_seconds is 180 or more, and at most session_seconds")
 
 
 def _read(file: Path) -> bytes:

@@ -47,6 +47,7 @@ def test_environment_takes_precedence_over_the_file(file: Path) -> None:
         ("elasticsearch_username = 'a'\nelasticsearch_api_key = 'b'", "exclude each other"),
         ("shards = 0", "shards"),
         ("storage_streams = 0", "storage_streams is above 0"),
+        ("session_idle_seconds = 60", "session_idle_seconds is 180 or more"),
         ("max_connections = -1", "max_connections is above 0"),
         ("shutdown_seconds = -1", "shutdown_seconds is 0 or more"),
         ("player_stall_seconds = nan", "player_stall_seconds is above 0, and finite"),
