@@ -149,7 +149,7 @@ def body_size(request: Request) -> int:
     return size
 
 
-# Within so many seconds a body must be there. That of a sign-in comes from somebody who is not authenticated.
+# A body must arrive within so many seconds. The client that sends a sign-in is not authenticated yet.
 _BODY_SECONDS = 60.0
 _FORM_SECONDS = 10.0
 

@@ -246,7 +246,9 @@ class Backup:
         except TooLong:
             self._fail_whole(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
             return
-        files, not_copied = await self._copy_media(stored, folder, known, sizes)
+        # One that the manifest names otherwise is damaged, and no copy to keep for whole.
+        unnamed = sizes.keys() - (before.files.keys() if before else ())
+        files, not_copied = await self._copy_media(stored, folder, known, unnamed)
         is_new = before is None or RECORDING not in known or not _is_content(known[RECORDING], content)
         if is_new:
             files[RECORDING] = FileEntry(len(content), sha256(content).hexdigest())
@@ -296,11 +298,11 @@ class Backup:
                 self._advance(1)
 
     async def _copy_media(
-        self, stored: StoredRecording, folder: str, known: Mapping[str, FileEntry], sizes: Collection[str]
+        self, stored: StoredRecording, folder: str, known: Mapping[str, FileEntry], unnamed: Collection[str]
     ) -> tuple[dict[str, FileEntry], dict[str, str]]:
         """Returns the entries of the media files that the archive has now, and why others could not be copied.
 
-        `sizes` are the names of the files in the folder.
+        `unnamed` are the files in the folder that no manifest names.
         """
         files: dict[str, FileEntry] = {}
         not_copied: dict[str, str] = {}
@@ -314,7 +316,7 @@ class Backup:
                 self._fail(stored, name, reason)
                 if name in known:
                     continue
-                if name in sizes:
+                if name in unnamed:
                     files[name] = await self._adopt(f"{folder}/{name}")
                 else:
                     not_copied[name] = reason

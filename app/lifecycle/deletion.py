@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 # The process that deletes a recording has this long to delete its media, before a sweep tries. In milliseconds.
 _GRACE = 60_000
 
-# Of each storage, so that one that stalls holds up no deletion on another.
+# The limit of each storage. A storage that stalls delays no deletion on another.
 _CONCURRENT_OBJECTS = 16
 # Of one deletion, so that another's objects do not wait behind all of them.
 _CONCURRENT_OBJECTS_OF_ONE = 8

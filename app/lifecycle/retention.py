@@ -193,7 +193,7 @@ class Retention:
                         result.error = result.error or done.error
 
     async def _unknown_exclusion(self, rule: Rule) -> str | None:
-        """Returns a label that is to keep recordings from a purge, and that nobody defines or has: it is misspelt."""
+        """Returns an excluded label that no contact center of the rule defines or uses. It may be misspelt."""
         excluded = [label for task in rule.tasks if task.kind == "purge" for label in task.exclude_labels]
         for label in excluded if rule.contact_centers else ():
             key = name_key(label)

@@ -35,7 +35,7 @@ from app.settings import S3Config
 _ZIP = ".zip"
 
 _S3 = "s3://"
-# What looks like a URL.
+# The beginning of a URL.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 # Directories of zips with so many files together are kept in memory, or of one zip. Recordings come in the order of

@@ -265,6 +265,17 @@ async def test_a_copy_without_a_manifest_is_kept_though_its_storage_has_it_no_mo
     assert backed_up.apache.exists(f"{backed_up.run}/old/one.wav")
 
 
+async def test_a_damaged_copy_is_not_taken_for_whole_when_its_storage_has_it_no_more(backed_up: Store) -> None:
+    (media,) = folder_of(backed_up, "one").glob("*.wav")
+    media.write_bytes(b"RI")
+    (backed_up.apache.folder / f"{backed_up.run}/old/one.wav").unlink()
+    path = media.relative_to(backed_up.folder).as_posix()
+    assert await problems(backed_up) == {"damaged": [path]}
+    assert counted(await backed_up.backup(zips=True))["mediaFailed"] == 1
+    assert (await problems(backed_up))["missing"] == [path]
+    assert media.read_bytes() == b"RI"
+
+
 async def test_a_disk_that_is_full_leaves_what_the_backup_had(
     backed_up: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
