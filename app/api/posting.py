@@ -43,6 +43,7 @@ from app.store.repository import Saved
 
 _MAX_LINES = 1_000
 _MAX_BYTES = 32 * 1024 * 1024
+
 # A slice is large enough that few requests to Elasticsearch store it, and small enough that others wait briefly.
 _LINES_OF_A_SLICE = 100
 _BYTES_OF_A_SLICE = 1024 * 1024
