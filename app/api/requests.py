@@ -170,7 +170,7 @@ async def json_body(request: Request, empty: Any = _NOT_GIVEN) -> Any:
     Raises UnsupportedMediaType, BodyTooLarge, RequestTimeout, or InvalidParameter as `decoded` does.
     """
     _check_media_type(request, "application/json")
-    body = await _body(request, services(request).settings.max_body_bytes)
+    body = await _body(request, services(request).settings.max_body_bytes, _BODY_SECONDS)
     if not body and empty is not _NOT_GIVEN:
         return empty
     request.state.body_size = len(body)
@@ -185,7 +185,7 @@ def is_ndjson(request: Request) -> bool:
 async def ndjson_body(request: Request, limit: int) -> bytes:
     """Returns a body of lines of JSON; raises UnsupportedMediaType, BodyTooLarge, RequestTimeout."""
     _check_media_type(request, NDJSON)
-    return await _body(request, limit)
+    return await _body(request, limit, _BODY_SECONDS)
 
 
 def decoded(body: bytes) -> Any:
@@ -248,7 +248,7 @@ def _check_media_type(request: Request, expected: str) -> None:
         raise UnsupportedMediaType("The request body must not have a Content-Encoding.")
 
 
-async def _body(request: Request, limit: int, seconds: float = _BODY_SECONDS) -> bytes:
+async def _body(request: Request, limit: int, seconds: float) -> bytes:
     # The server throws away what the client still sends after an answer, so that it gets to read why.
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:

@@ -17,7 +17,7 @@ from tests.support import oracle
 from tests.support.oracle import Number
 from tests.support.processes import AppProcess, kill_now_and_then
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_media_file, a_recording
-from tests.support.service import PATIENT, USERS, Service, StartService, assert_error, hash_password
+from tests.support.service import PATIENT, USERS, Service, StartService, assert_error, basic, hash_password
 from tests.support.sizes import POSTED_BATCHES
 from tests.support.waiting import eventually
 
@@ -370,3 +370,20 @@ async def test_each_line_leaves_the_audit_line_of_a_single_post(start_service: S
     assert many == one_by_one
     assert [line["operation"] for line in many] == ["create", "create", "update", "ops-post"]
     assert (refused["operation"], refused["outcome"], refused["recordingId"]) == ("ops-post", "refused", "")
+
+
+@pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/json"])
+async def test_a_body_that_trickles_is_ended(
+    module_service: Service, monkeypatch: pytest.MonkeyPatch, media_type: str
+) -> None:
+    monkeypatch.setattr("app.api.requests._BODY_SECONDS", 0.5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(module_service.url.rpartition(":")[2]))
+    head = f"POST {OPS_PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic('ops', 'ops-password')}\r\n"
+    writer.write(f"{head}Content-Type: {media_type}\r\nContent-Length: 32000\r\n\r\n".encode())
+    answer = asyncio.create_task(reader.readuntil(b"\r\n"))
+    async with asyncio.timeout(10):
+        while not answer.done():
+            writer.write(b" ")
+            await asyncio.wait((answer,), timeout=0.05)
+    assert (await answer).startswith(b"HTTP/1.1 408")
+    writer.close()
