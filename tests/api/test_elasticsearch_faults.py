@@ -15,7 +15,7 @@ from app.embedded.elasticsearch import Node
 from app.search import criteria, parsers
 from app.settings import Settings
 from tests.support.recordings import OPS_PATH, a_recording
-from tests.support.service import Service, StartService, assert_error
+from tests.support.service import Service, StartService, assert_error, refresh_rarely
 from tests.support.waiting import eventually
 from tests.support.workers import SPARE_NODE
 
@@ -190,9 +190,7 @@ async def test_refresh_has_the_longest_timeout(
     start_service: StartService, elasticsearch: AsyncElasticsearch, settings: Settings
 ) -> None:
     service = await start_service(elasticsearch_write_timeout=1.0)
-    await elasticsearch.indices.put_settings(
-        index=f"{settings.index_prefix}-recordings", settings={"index.refresh_interval": "2500ms"}
-    )
+    await refresh_rarely(elasticsearch, settings, "2500ms")
     response = await service.client("ops").post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording())
     assert response.status_code == 201
     found = await service.client("admin").get("/api/v2/recordings", params={"startTime": "0"})
@@ -204,7 +202,7 @@ async def test_posts_waiting_for_a_refresh_leave_connections_for_other_requests(
 ) -> None:
     service = await start_service(elasticsearch_connections=2)
     index = f"{settings.index_prefix}-recordings"
-    await elasticsearch.indices.put_settings(index=index, settings={"index.refresh_interval": "1h"})
+    await refresh_rarely(elasticsearch, settings, "1h")
     ops, admin = service.client("ops"), service.client("admin")
     posts = [
         asyncio.create_task(ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording(f"waiting{i}")))

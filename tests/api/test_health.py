@@ -13,7 +13,7 @@ from app.settings import Settings
 from app.store.indices import RESOURCES
 from tests.support.processes import AppProcess
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
-from tests.support.service import Service, assert_error
+from tests.support.service import Service, assert_error, refresh_rarely
 from tests.support.waiting import eventually
 
 
@@ -60,7 +60,7 @@ async def test_request_in_flight_completes_during_shutdown(
 
         # Searchable only after the index's next refresh, which is far away until we say so.
         index = f"{settings.index_prefix}-recordings"
-        await elasticsearch.indices.put_settings(index=index, settings={"index.refresh_interval": "1h"})
+        await refresh_rarely(elasticsearch, settings, "1h")
         post = asyncio.create_task(ops.post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording()))
         await eventually(is_stored)
         app.terminate()

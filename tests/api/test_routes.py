@@ -1,6 +1,7 @@
 """Generated from the route table: what each endpoint answers to a caller who may not ask, and what metrics call it."""
 
 import re
+from collections import Counter
 from typing import get_args
 
 import httpx
@@ -14,12 +15,13 @@ from tests.support.recordings import CONTACT_CENTER
 from tests.support.service import USERS, Service, assert_error
 from tests.support.waiting import eventually
 
-REQUESTS = [
-    pytest.param(endpoint, name, method, path, id=f"{name} {path}")
+ALL_REQUESTS = [
+    (endpoint, name, method, path)
     for endpoint in ENDPOINTS
     for path in endpoint.paths
     for name, method in endpoint.methods.items()
 ]
+REQUESTS = [pytest.param(*each, id=f"{each[1]} {each[3]}") for each in ALL_REQUESTS]
 CASES = pytest.mark.parametrize(("endpoint", "name", "method", "path"), REQUESTS)
 
 
@@ -84,23 +86,29 @@ async def test_caller_with_the_role_is_not_403(
             assert lacks_permission or response.status_code in {200, 400, 404}
 
 
-@CASES
-async def test_metrics_label_requests_with_route_names(
-    service: Service, endpoint: Endpoint, name: str, method: Method, path: str
-) -> None:
-    async def count() -> float:
+async def test_metrics_label_requests_with_route_names(service: Service) -> None:
+    async def counts() -> dict[str, float]:
         text = (await service.client().get("/metrics")).text
-        counts = re.findall(r"^recall_request_seconds_count{(.*)} (.*)$", text, re.MULTILINE)
-        labels = f'endpoint="{endpoint.name}",method="{name}"'
-        return sum(float(value) for found, value in counts if found.startswith(labels))
+        found = re.findall(
+            r'^recall_request_seconds_count{endpoint="(.*)",method="([A-Z]+)".*} (.*)$', text, re.MULTILINE
+        )
+        total: Counter[str] = Counter()
+        for endpoint, method, value in found:
+            total[f"{method} {endpoint}"] += float(value)
+        return dict(total)
 
-    before = await count()
-    await service.client().request(name, filled_in(path))
+    before = await counts()
+    for _, name, _, path in ALL_REQUESTS:
+        await service.client().request(name, filled_in(path))
 
-    async def is_counted() -> bool:
-        return await count() > before
+    async def are_counted() -> bool:
+        after = await counts()
+        return all(
+            after.get(f"{name} {endpoint.name}", 0) > before.get(f"{name} {endpoint.name}", 0)
+            for endpoint, name, _, _ in ALL_REQUESTS
+        )
 
-    await eventually(is_counted)
+    await eventually(are_counted)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)

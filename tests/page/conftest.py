@@ -68,7 +68,7 @@ class Chromium:
 
 @pytest.fixture(scope="session")
 async def chromium() -> AsyncIterator[Chromium]:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         missing("Chromium", "apt-get install chromium")
     async with async_playwright() as playwright:

@@ -87,6 +87,29 @@ STORAGES = StorageConfig(
 PATIENT = {f"elasticsearch_{kind}timeout": 30.0 for kind in ("", "search_", "write_")}
 
 
+class _Server(uvicorn.Server):
+    """Ends as soon as it is told to and nothing is in flight; uvicorn looks every tenth of a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.end = asyncio.get_running_loop().create_future()
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not (await self.on_tick(counter) or self.end.done()):
+            counter += 1
+            await asyncio.wait([self.end], timeout=0.1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        async with asyncio.timeout(10):
+            await self._wait_tasks_to_complete()
+        await self.lifespan.shutdown()
+
+
 class Service:
     """The real application behind a real socket, in the test's own event loop."""
 
@@ -97,7 +120,7 @@ class Service:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._app = create_app(settings)
-        self._server = uvicorn.Server(server_config(settings, self._app, timeout_graceful_shutdown=10))
+        self._server = _Server(server_config(settings, self._app))
         self._clients: list[httpx.AsyncClient] = []
 
     async def start(self) -> None:
@@ -110,7 +133,7 @@ class Service:
     async def stop(self) -> None:
         for client in self._clients:
             await client.aclose()
-        self._server.should_exit = True
+        self._server.end.set_result(None)
         await self._task
         self._socket.close()
 
@@ -159,6 +182,8 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
         settings = _settings(elasticsearch_url)
         async with connect(settings) as client:
             await create_indices(client, settings)
+            # A write that waits for the next refresh gets one at once, as if too many waited already.
+            await client.indices.put_settings(index=_all(settings), settings={"index.max_refresh_listeners": 0})
             made = await _indices(client, settings)
     yield settings
     async with connect(settings) as client:
@@ -166,6 +191,14 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
             unused.append((settings.index_prefix, made))
         else:
             await _delete_indices(client, settings)
+
+
+async def refresh_rarely(client: AsyncElasticsearch, settings: Settings, interval: str) -> None:
+    """Makes writes of recordings wait for the next refresh of the index, which is so far away."""
+    await client.indices.put_settings(
+        index=f"{settings.index_prefix}-recordings",
+        settings={"index.refresh_interval": interval, "index.max_refresh_listeners": None},
+    )
 
 
 @asynccontextmanager

@@ -5,10 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import given, reject, settings, strategies
 
 from app import codec
 from app.embedded.sample import sample_recordings
+from app.errors import InvalidParameter
 from app.recordings.merge import merge
 from app.recordings.model import Recording, parse_recording
 from app.recordings.render import MediaAddresses, render
@@ -56,7 +57,10 @@ def recordings(draw: strategies.DrawFn) -> Recording:
     posted = {**draw(attributes), **a_recording(draw(ids)), "mediaFiles": media_files, **draw(known())}
     posted["eventHistory"] = [an_event(data=draw(attributes), more=draw(values))]
     # As it comes over the wire: bytes, and numbers in their spelling.
-    recording = merge(None, parse_recording(codec.decode(codec.encode(posted))))
+    try:
+        recording = merge(None, parse_recording(codec.decode(codec.encode(posted))))
+    except InvalidParameter:  # an attribute happens to have a known name, such as `masks`, and a wrong type
+        reject()
     return {**recording, "nonDelete": True} if draw(strategies.booleans()) else recording
 
 
