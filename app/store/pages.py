@@ -9,14 +9,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from app.auth.recent import put_newest
-from app.errors import ElasticsearchUnavailable, RecallError
+from app.errors import ElasticsearchUnavailable
 from app.recordings.merge import MAX_RECORDING_BYTES
 from app.store.hits import RecordingHit
 
@@ -52,33 +51,39 @@ async def unlimited(size: int) -> None:
 
 
 class _Largest:
-    """The size of the largest recording in the index, or of one contact center, as of a second ago at most."""
+    """The size of the largest recording in the index, or of one contact center, as of a second ago.
+
+    Requests that need it in the same moment share one look and its failure: each waits for one time limit at most.
+    """
 
     def __init__(self, ask: Ask, contact_center: str | None = None) -> None:
         self._ask = ask
         self._contact_center = contact_center
         self._bytes = 0
         self._until = 0.0
-        self._looking = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def bytes(self) -> int:
-        async with self._looking:
-            if time.monotonic() >= self._until:
-                asked = time.monotonic()
-                self._bytes = await self._look()
-                self._until = asked + _LARGEST_IS_VALID_SECONDS
-            return self._bytes
+        if time.monotonic() >= self._until:
+            await asyncio.shield(self._look_again())
+        return self._bytes
 
     def lately(self) -> int:
         """Returns the size as it was known last, without waiting: a read by id does not wait for a search."""
-        if time.monotonic() >= self._until and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._look_again())
+        if time.monotonic() >= self._until:
+            self._look_again()
         return self._bytes if self._until else MAX_RECORDING_BYTES
 
-    async def _look_again(self) -> None:
-        with suppress(RecallError):
-            await self.bytes()
+    def _look_again(self) -> "asyncio.Task[None]":
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._update())
+            self._looking.add_done_callback(_retrieved)
+        return self._looking
+
+    async def _update(self) -> None:
+        asked = time.monotonic()
+        self._bytes = await self._look()
+        self._until = asked + _LARGEST_IS_VALID_SECONDS
 
     async def _look(self) -> int:
         if self._contact_center is None:
@@ -99,6 +104,12 @@ class _Largest:
         )
         values = [hit["sort"][0] for hit in answer["hits"]["hits"]]
         return max(0, *values) if values else 0
+
+
+def _retrieved(task: "asyncio.Task[None]") -> None:
+    """Marks the error of a task as seen: of a look that nobody waits for, none is told."""
+    if not task.cancelled():
+        task.exception()
 
 
 class BoundedSearch:
