@@ -27,7 +27,7 @@ from app.media.versioning import versioned_buckets_reported
 from app.migration.cutover import recover_abandoned_migrations
 from app.page import routes as page
 from app.page.headers import PageHeaders
-from app.services import Services, open_services
+from app.services import Services, leave_processors_to_others, open_services
 from app.settings import Settings, load_settings
 
 # Every path that the service knows.
@@ -117,5 +117,6 @@ def _periodic_tasks(services: Services) -> list[PeriodicTask]:
         PeriodicTask("media-claims", sweep.expire_claims),
         PeriodicTask("sessions", services.sessions.sweep),
         PeriodicTask("operations", services.operations.forget),
+        PeriodicTask("searches", partial(leave_processors_to_others, services)),
         PeriodicTask("migration", partial(recover_abandoned_migrations, services.client, services.settings)),
     ]

@@ -20,10 +20,10 @@ from app.media.storages import MediaStorages, open_storages
 from app.media.waveform import Waveforms
 from app.recordings.identity import Resource
 from app.settings import Settings
-from app.shares import Limits, Shares
+from app.shares import Activity, Limits, Shares
 from app.store.audit_index import AuditIndex
 from app.store.claims import MediaClaims
-from app.store.client import connect
+from app.store.client import connect, processors
 from app.store.journal import DeletionJournal
 from app.store.label_definitions import LabelDefinitionStore
 from app.store.operations import OperationStore
@@ -32,6 +32,8 @@ from app.store.sessions import SessionStore
 
 # How long a search within its user's share waits for those of the same contact center that came before.
 _SEARCH_PATIENCE_SECONDS = 10.0
+# So many a contact center may have in flight, however few processors Elasticsearch has.
+_LEAST_SEARCHES = 2
 _UNLIMITED = 2**31
 
 # POSTs of many recordings, each of up to 32 MiB: of a process, of a contact center. They wait this long for a place.
@@ -62,6 +64,7 @@ class Services:
     audit: AuditLog
     audit_index: AuditIndex
     audit_indexing: AuditIndexing | None  # None: it is switched off
+    activity: Activity
     searches: Shares
     search_bytes: Shares
     streams: Shares
@@ -86,6 +89,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             AuditIndexing(audit_index, days=settings.audit_days, registry=metrics) if settings.audit_days else None
         )
         streams = _stream_shares(settings, metrics)
+        activity = Activity()
         labelling = Labelling(LabelDefinitionStore(client, settings), recordings)
         deletion = Deletion(
             repositories,
@@ -123,7 +127,8 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             audit=audit,
             audit_index=audit_index,
             audit_indexing=indexing,
-            searches=_search_shares(settings, metrics),
+            activity=activity,
+            searches=_search_shares(settings, metrics, activity),
             search_bytes=_search_byte_shares(settings, metrics),
             streams=streams,
             batches=_batch_shares(metrics),
@@ -133,7 +138,7 @@ async def open_services(settings: Settings, audit: AuditLog, metrics: CollectorR
             yield services
 
 
-def _search_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
+def _search_shares(settings: Settings, metrics: CollectorRegistry, activity: Activity) -> Shares:
     # The other connections to Elasticsearch are for reads and writes, which therefore never wait for searches.
     total = min(settings.searches, settings.elasticsearch_connections // 2)
     contact_center = min(settings.searches_per_contact_center, total)
@@ -145,7 +150,18 @@ def _search_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
         wait=settings.search_wait_seconds,
         patience=_SEARCH_PATIENCE_SECONDS,
         patient=settings.searches_per_user,
+        activity=activity,
     )
+
+
+async def leave_processors_to_others(services: Services) -> None:
+    """Lets one contact center have no more searches in flight than Elasticsearch has processors, beside others.
+
+    Raises ElasticsearchUnavailable, InternalError.
+    """
+    count = await processors(services.client, services.settings.elasticsearch_timeout)
+    if count is not None:
+        services.searches.leave_room(max(count, _LEAST_SEARCHES))
 
 
 def _search_byte_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:

@@ -4,6 +4,8 @@ docs/decisions/0019-shares.md.
 """
 
 import asyncio
+import math
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -32,6 +34,30 @@ class Limits:
     total: int
     contact_center: int
     user: int
+
+
+# Whoever asks for something is expected back for so long, such as a supervisor between two clicks.
+_ACTIVE_SECONDS = 60.0
+
+
+class Activity:
+    """Whether others than one contact center have asked for anything lately."""
+
+    def __init__(self) -> None:
+        # The two contact centers that asked last, and when.
+        self._last: tuple[str, float] = ("", -math.inf)
+        self._before: tuple[str, float] = ("", -math.inf)
+
+    def note(self, contact_center: str) -> None:
+        """Notes that this contact center asks for something now."""
+        if contact_center != self._last[0]:
+            self._before = self._last
+        self._last = contact_center, time.monotonic()
+
+    def has_others(self, contact_center: str) -> bool:
+        """Returns whether another contact center is active, too."""
+        _, when = self._before if self._last[0] == contact_center else self._last
+        return when > time.monotonic() - _ACTIVE_SECONDS
 
 
 @dataclass(eq=False)
@@ -77,9 +103,12 @@ class Shares:
         wait: float,
         patience: float = 0.0,
         patient: int = 0,
+        activity: Activity | None = None,
     ) -> None:
         self._what = what
         self._limits = limits
+        self._activity = activity
+        self._beside_others = limits.contact_center
         self._wait = wait
         self._patience = patience
         self._patient = patient
@@ -107,6 +136,10 @@ class Shares:
             ["share"],
             registry=registry,
         )
+
+    def leave_room(self, beside_others: int) -> None:
+        """From now on gives a contact center at most so many places while others are active."""
+        self._beside_others = min(beside_others, self._limits.contact_center)
 
     @asynccontextmanager
     async def place(self, owner: Owner, amount: int = 1) -> AsyncIterator[None]:
@@ -194,10 +227,15 @@ class Shares:
 
     def _is_within_share(self, place: Place) -> bool:
         contact_center, user = self._use(place.owner)
-        return (
-            contact_center + place.amount <= self._limits.contact_center
-            and user + place.amount <= self._limit_of_user(place.owner)
-        )
+        if not contact_center:  # a large one alone is more than what is left beside others
+            return True
+        limit = self._limit_of_contact_center(place.owner)
+        return contact_center + place.amount <= limit and user + place.amount <= self._limit_of_user(place.owner)
+
+    def _limit_of_contact_center(self, owner: Owner) -> int:
+        if self._activity is not None and self._activity.has_others(owner.contact_center):
+            return self._beside_others
+        return self._limits.contact_center
 
     def _limit_of_user(self, owner: Owner) -> int:
         return self._limits.contact_center if owner.user is None else self._limits.user
@@ -214,7 +252,7 @@ class Shares:
     def _refusal(self, place: Place) -> ShareInUse:
         contact_center, user = self._use(place.owner)
         share: Literal["user", "contact center", "service"] = "service"
-        if contact_center + place.amount > self._limits.contact_center:
+        if contact_center + place.amount > self._limit_of_contact_center(place.owner):
             share = "contact center"
         elif user + place.amount > self._limit_of_user(place.owner):
             share = "user"

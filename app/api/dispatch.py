@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.audit import AuditedRequest, audit_entry
 from app.api.authentication import BACKENDS, Backend
 from app.api.endpoint import Endpoint, Method
-from app.api.requests import chosen, named_contact_center
+from app.api.requests import chosen, named_contact_center, services
 from app.api.responses import Envelope
 from app.auth.policy import Operation, require_permission, require_role
 from app.background import work_for
@@ -53,7 +53,9 @@ class Dispatcher:
                 user = await self._backend.authenticate(request)
             finally:
                 _forget_credentials(request)
-            work_for(named_contact_center(request) or user.contact_center or "")
+            contact_center = named_contact_center(request) or user.contact_center or ""
+            work_for(contact_center)
+            services(request).activity.note(contact_center)
             request.state.user = user  # also for the audit line of a user who is refused from here on
             audit_entry(request).user = user.name
             require_role(user, *method.operations, contact_center=named_contact_center(request))

@@ -146,6 +146,21 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
         raise InternalError from error
 
 
+async def processors(client: AsyncElasticsearch, seconds: float) -> int | None:
+    """Returns how many processors the nodes with documents have.
+
+    Returns None if Recall's user may not know it (the privilege `monitor`), or Elasticsearch tells nobody.
+    Raises ElasticsearchUnavailable, InternalError.
+    """
+    async with store_errors(seconds):
+        answer = await client.options(ignore_status=(403, 404, 405, 410)).nodes.info(
+            metric="os", filter_path="nodes.*.roles,nodes.*.os.allocated_processors"
+        )
+    nodes = answer.body.get("nodes", {}).values()
+    data = [node for node in nodes if any(role.startswith("data") for role in node.get("roles", ()))]
+    return sum(node.get("os", {}).get("allocated_processors", 0) for node in data) or None
+
+
 def _is_transient(error: ApiError) -> bool:
     """Returns whether another attempt may succeed after a status below 500, by it or by the cause that it has."""
     causes = {error.error, *_causes(error.body)}

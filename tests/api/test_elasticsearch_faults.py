@@ -14,6 +14,7 @@ from elasticsearch import AsyncElasticsearch
 from app.embedded.elasticsearch import Node
 from app.search import criteria, parsers
 from app.settings import Settings
+from app.store.client import connect, processors
 from tests.support.recordings import OPS_PATH, a_recording
 from tests.support.service import Service, StartService, assert_error, refresh_rarely
 from tests.support.waiting import eventually
@@ -135,6 +136,11 @@ async def test_rejection_by_elasticsearch_is_503(start_service: StartService, st
     short = dict.fromkeys(("elasticsearch_timeout", "elasticsearch_search_timeout", "elasticsearch_write_timeout"), 1.0)
     async with _rejecting(status) as url:
         await assert_unavailable(await start_service(elasticsearch_url=url, **short))
+
+
+async def test_an_elasticsearch_that_does_not_tell_its_processors_is_no_failure(settings: Settings) -> None:
+    async with _rejecting(403) as url, connect(msgspec.structs.replace(settings, elasticsearch_url=url)) as client:
+        assert await processors(client, 5.0) is None
 
 
 async def test_missing_indices_are_503_and_not_created_by_a_write(

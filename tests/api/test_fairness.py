@@ -14,6 +14,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.background import apart
+from app.services import leave_processors_to_others
 from app.settings import Settings
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, a_recording, store_many
 from tests.support.service import PATIENT, Service, StartService, assert_error
@@ -113,6 +114,20 @@ async def test_searches_that_take_long_leave_anothers_searches_and_reads_alone(
     metrics = (await ops.get("/metrics")).text
     assert 'recall_searches_refused_total{share="contact center"} 32.0' in metrics
     assert "recall_searches_in_use 0.0" in metrics
+
+
+async def test_beside_others_a_contact_center_has_as_many_searches_in_flight_as_elasticsearch_has_processors(
+    attacked: Service, slow: SlowElasticsearch, elasticsearch: AsyncElasticsearch
+) -> None:
+    nodes = (await elasticsearch.nodes.info(metric="os")).body["nodes"].values()
+    processors = sum(node["os"]["allocated_processors"] for node in nodes)
+    await leave_processors_to_others(attacked.services)
+    assert (await attacked.client("other-admin").get(SEARCH, params=EVERYTHING)).status_code == 200
+    admin = attacked.client("admin")
+    searches = [asyncio.create_task(admin.get(SEARCH, params=EVERYTHING)) for _ in range(8)]
+    await eventually(lambda: slow.held == min(max(processors, 2), attacked.settings.searches_per_contact_center))
+    slow.let_go.set()
+    assert [(await search).status_code for search in searches] == [200] * 8
 
 
 @pytest.mark.parametrize(("words", "at_once"), [("*a*", 1), ("*a* *b*", 1), ("*abc*", 4)])

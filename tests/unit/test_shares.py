@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from app import shares as shares_module
 from app.errors import ShareInUse
-from app.shares import Limits, Owner, Place, Shares
+from app.shares import Activity, Limits, Owner, Place, Shares
 
 A, A2, B, C = Owner("a", "1"), Owner("a", "2"), Owner("b", "1"), Owner("c", "1")
 
@@ -132,3 +133,56 @@ async def test_requests_that_are_cancelled_or_refused_leave_nothing_behind() -> 
     held.release()
     assert not shares._waiting
     assert (shares._used, shares._by_contact_center, shares._by_user, shares._requests) == (0, {}, {}, {})
+
+
+# --- Beside others ------------------------------------------------------------------------------------------
+
+
+async def test_a_contact_center_has_fewer_places_while_others_are_active(tasks: asyncio.TaskGroup) -> None:
+    activity = Activity()
+    shares = some(total=8, contact_center=4, user=4, wait=5, activity=activity)  # type: ignore[arg-type]
+    shares.leave_room(2)
+    activity.note("a")
+    alone = [await shares.take(A) for _ in range(4)]
+    activity.note("b")
+    waiting = tasks.create_task(shares.take(A))
+    for place in alone[:2]:
+        place.release()
+        await turn()
+    assert not waiting.done()  # two are in use
+    alone[2].release()
+    await turn()
+    assert waiting.done()
+    await shares.take(B)
+    await shares.take(B)
+
+
+async def test_what_takes_more_places_than_are_left_beside_others_goes_alone(tasks: asyncio.TaskGroup) -> None:
+    activity = Activity()
+    shares = some(total=8, contact_center=4, user=4, wait=5, activity=activity)  # type: ignore[arg-type]
+    shares.leave_room(2)
+    activity.note("a")
+    activity.note("b")
+    first = await shares.take(A, 3)
+    waiting = tasks.create_task(shares.take(A, 3))
+    await turn()
+    assert not waiting.done()
+    first.release()
+    await turn()
+    assert waiting.done()
+
+
+def test_others_are_active_for_a_minute_after_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(shares_module.time, "monotonic", lambda: now)
+    activity = Activity()
+    assert not activity.has_others("a")
+    for contact_center in ("a", "b", "a", "a"):
+        activity.note(contact_center)
+        now += 10
+    assert activity.has_others("a")
+    assert activity.has_others("b")
+    assert activity.has_others("c")
+    now += 31  # 61 s since "b"
+    assert not activity.has_others("a")
+    assert activity.has_others("b")
