@@ -1,7 +1,7 @@
 """The ASGI application: routes, middleware, lifespan."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from functools import cache, partial
 from importlib.metadata import version
 
@@ -21,13 +21,14 @@ from app.api.routes import router_routes
 from app.audit import AuditLog
 from app.auth.users_file import users_from_file
 from app.background import in_background, watch_event_loop
+from app.errors import RecallError
 from app.lifecycle.maintenance import PeriodicTask, maintenance, needed_indices
 from app.media.missing import MissingMedia
 from app.media.versioning import versioned_buckets_reported
 from app.migration.cutover import recover_abandoned_migrations
 from app.page import routes as page
 from app.page.headers import PageHeaders
-from app.services import Services, leave_processors_to_others, open_services
+from app.services import Services, leave_a_processor_to_others, open_services
 from app.settings import Settings, load_settings
 
 # Every path that the service knows.
@@ -79,6 +80,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
                     versioned_buckets_reported(services.storages, metrics),
                     users_from_file(settings.config, services.authenticator, metrics),
                     in_background(_audit_lines_left_behind(services)),
+                    in_background(_places_beside_others(services)),
                     in_background(services.operations.carry_on()),
                 ):
                     yield
@@ -105,6 +107,11 @@ async def _audit_lines_left_behind(services: Services) -> None:
         await services.audit_indexing.read_end_again()
 
 
+async def _places_beside_others(services: Services) -> None:
+    with suppress(RecallError):  # the periodic task looks again
+        await leave_a_processor_to_others(services)
+
+
 def _periodic_tasks(services: Services) -> list[PeriodicTask]:
     # No operator watches it, so it forgets no object of a storage that has shown none for a while.
     sweep = services.deletion.judging(MissingMedia())
@@ -117,6 +124,6 @@ def _periodic_tasks(services: Services) -> list[PeriodicTask]:
         PeriodicTask("media-claims", sweep.expire_claims),
         PeriodicTask("sessions", services.sessions.sweep),
         PeriodicTask("operations", services.operations.forget),
-        PeriodicTask("searches", partial(leave_processors_to_others, services)),
+        PeriodicTask("searches", partial(leave_a_processor_to_others, services)),
         PeriodicTask("migration", partial(recover_abandoned_migrations, services.client, services.settings)),
     ]

@@ -32,8 +32,6 @@ from app.store.sessions import SessionStore
 
 # How long a search within its user's share waits for those of the same contact center that came before.
 _SEARCH_PATIENCE_SECONDS = 10.0
-# So many a contact center may have in flight, however few processors Elasticsearch has.
-_LEAST_SEARCHES = 2
 _UNLIMITED = 2**31
 
 # POSTs of many recordings, each of up to 32 MiB: of a process, of a contact center. They wait this long for a place.
@@ -154,14 +152,14 @@ def _search_shares(settings: Settings, metrics: CollectorRegistry, activity: Act
     )
 
 
-async def leave_processors_to_others(services: Services) -> None:
-    """Lets one contact center have no more searches in flight than Elasticsearch has processors, beside others.
+async def leave_a_processor_to_others(services: Services) -> None:
+    """Beside others, lets one contact center have fewer searches in flight than Elasticsearch has processors.
 
     Raises ElasticsearchUnavailable, InternalError.
     """
     count = await processors(services.client, services.settings.elasticsearch_timeout)
     if count is not None:
-        services.searches.leave_room(max(count, _LEAST_SEARCHES))
+        services.searches.leave_room(max(count - 1, 1))
 
 
 def _search_byte_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:

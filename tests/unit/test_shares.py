@@ -1,12 +1,12 @@
 """Who gets a place, who waits, and who is refused (docs/contract.md section 1, code 4)."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app import shares as shares_module
 from app.errors import ShareInUse
 from app.shares import Activity, Limits, Owner, Place, Shares
 
@@ -174,7 +174,7 @@ async def test_what_takes_more_places_than_are_left_beside_others_goes_alone(tas
 
 def test_others_are_active_for_a_minute_after_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(shares_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     activity = Activity()
     assert not activity.has_others("a")
     for contact_center in ("a", "b", "a", "a"):
