@@ -132,7 +132,8 @@ class DocumentWriter:
         # Elasticsearch waits for a primary shard for half of the time; the rest is for another attempt.
         self._target = f"/_bulk?require_alias=true&timeout={round(timeout * 500)}ms&refresh="
         self._batcher: Batcher[bytes, None] = Batcher(self._send)
-        self._large_batcher: Batcher[bytes, None] = Batcher(self._send, concurrency=1)
+        # One at a time: Elasticsearch indexes a request without a break, and others wait for its processors.
+        self._large_batcher: Batcher[bytes, None] = Batcher(self._send, concurrency=1, max_items=1)
 
     async def put(
         self, index: str, document_id: str, body: bytes, version: Version | None, *, wait_for_refresh: bool = False

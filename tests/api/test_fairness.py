@@ -155,7 +155,15 @@ async def test_searches_that_walk_through_a_dictionary_leave_search_threads_to_o
 
 
 async def test_a_small_post_does_not_wait_for_large_ones(elasticsearch_url: str, start_service: StartService) -> None:
-    slow = SlowElasticsearch(elasticsearch_url, lambda head, body: b"/_bulk" in head and len(body) > 100_000)
+    sent: list[int] = []
+
+    def is_large(head: bytes, body: bytes) -> bool:
+        if b"/_bulk" not in head or len(body) < 100_000:
+            return False
+        sent.append(len(body))
+        return True
+
+    slow = SlowElasticsearch(elasticsearch_url, is_large)
     async with slow.listen() as url:
         service = await start_service(elasticsearch_url=url, **PATIENT)
         ops = service.client("ops")
@@ -169,6 +177,9 @@ async def test_a_small_post_does_not_wait_for_large_ones(elasticsearch_url: str,
         assert not any(task.done() for task in attack)
         slow.let_go.set()
         assert [(await task).status_code for task in attack] == [201] * 8
+        # Each goes alone: Elasticsearch leaves its processors to others in between.
+        assert len(sent) == 8
+        assert slow.most_held == 1
 
 
 async def test_a_page_does_not_wait_for_work_on_large_recordings(
