@@ -4,6 +4,7 @@ A value comes from the environment (`RECALL_` and the name in upper case), else 
 `RECALL_CONFIG` names, else from the default here. Users and storages come from the file.
 """
 
+import difflib
 import math
 import os
 import re
@@ -171,6 +172,11 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     s3: tuple[S3Config, ...] = ()
 
 
+# Variables that are read elsewhere.
+_NO_SETTINGS = frozenset({"RECALL_ELASTICSEARCH"})
+# How alike a misspelt name and the right one are: one of ten letters may be wrong.
+_ALIKE = 0.9
+
 # A port of 0 is any free one.
 _MAY_BE_ZERO = frozenset({"port", "replicas", "audit_days", "shutdown_seconds"})
 
@@ -333,3 +339,17 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         return msgspec.convert(values, Settings, strict=False)
     except ValueError as error:
         raise ConfigurationError(f"the configuration cannot be used: {error}") from error
+
+
+def misspelt(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns the variables that are no settings but look like some, and these.
+
+    Others may belong to whatever starts the process: Kubernetes sets `RECALL_SERVICE_HOST` for a service `recall`.
+    """
+    known = {f"RECALL_{field.name.upper()}" for field in msgspec.structs.fields(Settings)}
+    found: dict[str, str] = {}
+    for name in environment:
+        if name.startswith("RECALL_") and name not in known | _NO_SETTINGS:
+            for meant in difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE):
+                found[name] = meant
+    return found

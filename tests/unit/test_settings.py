@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 import app.settings
-from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig, load_settings
+from app.settings import (
+    ConfigurationError,
+    S3Config,
+    Settings,
+    StorageConfig,
+    User,
+    WebDavConfig,
+    load_settings,
+    misspelt,
+)
 
 USER = """
 [[users]]
@@ -163,3 +172,22 @@ def test_a_url_with_a_password_is_refused_and_the_message_has_no_password(file: 
     with pytest.raises(ConfigurationError, match=r"\*\*\*@|user name or password") as error:
         load_settings({"RECALL_CONFIG": str(file)})
     assert "ter2" not in str(error.value)
+
+
+def test_a_misspelt_variable_is_told_and_no_other() -> None:
+    names = ("RECALL_REPLICA", "RECALL_MAX_CONNECTION", "RECALL_SEARCHES_PER_CONTACT_CENTRE", "RECALL_ELASTICSEARCHURL")
+    known = (
+        "RECALL_REPLICAS",
+        "RECALL_ELASTICSEARCH",
+        "RECALL_ELASTICSEARCH_URL",
+        "RECALL_CONFIG",
+        "RECALL_IMPORT_URL",
+    )
+    # What Kubernetes sets for a service `recall`.
+    others = ("RECALL_SERVICE_HOST", "RECALL_SERVICE_PORT", "RECALL_PORT_8080_TCP", "RECALL_PORT_8080_TCP_ADDR", "HOME")
+    assert misspelt(dict.fromkeys((*names, *known, *others), "1")) == {
+        "RECALL_REPLICA": "RECALL_REPLICAS",
+        "RECALL_MAX_CONNECTION": "RECALL_MAX_CONNECTIONS",
+        "RECALL_SEARCHES_PER_CONTACT_CENTRE": "RECALL_SEARCHES_PER_CONTACT_CENTER",
+        "RECALL_ELASTICSEARCHURL": "RECALL_ELASTICSEARCH_URL",
+    }
