@@ -31,7 +31,9 @@ from app.store.repository import RecordingRepository
 from app.store.sessions import SessionStore
 
 # How long a search within its user's share waits for those of the same contact center that came before.
-_SEARCH_PATIENCE_SECONDS = 10.0
+_SEARCH_PATIENCE_SECONDS = 30.0
+# How long a search waits for the bytes of its page.
+_SEARCH_BYTES_SECONDS = 10.0
 _UNLIMITED = 2**31
 
 # POSTs of many recordings, each of up to 32 MiB: of a process, of a contact center. They wait this long for a place.
@@ -155,17 +157,17 @@ def _search_shares(settings: Settings, metrics: CollectorRegistry, activity: Act
 async def leave_a_processor_to_others(services: Services) -> None:
     """Beside others, lets one contact center have fewer searches in flight than Elasticsearch has processors.
 
-    Raises ElasticsearchUnavailable, InternalError.
+    Each worker process lets it have its part of these, and at least 1. Raises ElasticsearchUnavailable, InternalError.
     """
     count = await processors(services.client, services.settings.elasticsearch_timeout)
     if count is not None:
-        services.searches.leave_room(max(count - 1, 1))
+        services.searches.leave_room(max((count - 1) // services.settings.worker_count, 1))
 
 
 def _search_byte_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:
     share = settings.search_bytes // 2
     limits = Limits(settings.search_bytes, share, user=share)
-    return Shares("searches", "search_bytes", limits, metrics, wait=_SEARCH_PATIENCE_SECONDS)
+    return Shares("searches", "search_bytes", limits, metrics, wait=_SEARCH_BYTES_SECONDS)
 
 
 def _stream_shares(settings: Settings, metrics: CollectorRegistry) -> Shares:

@@ -172,6 +172,8 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     s3: tuple[S3Config, ...] = ()
 
 
+# Settings that no variable can have.
+_ONLY_IN_THE_FILE = frozenset({"RECALL_USERS", "RECALL_STORAGE"})
 # Variables that are read elsewhere.
 _NO_SETTINGS = frozenset({"RECALL_ELASTICSEARCH"})
 # How alike a misspelt name and the right one are: one of ten letters may be wrong.
@@ -342,11 +344,11 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def misspelt(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Returns the variables that are no settings but look like some, and these.
+    """Maps each variable that looks like a misspelt setting to that setting.
 
     Others may belong to whatever starts the process: Kubernetes sets `RECALL_SERVICE_HOST` for a service `recall`.
     """
-    known = {f"RECALL_{field.name.upper()}" for field in msgspec.structs.fields(Settings)}
+    known = {f"RECALL_{field.name.upper()}" for field in msgspec.structs.fields(Settings)} - _ONLY_IN_THE_FILE
     found: dict[str, str] = {}
     for name in environment:
         if name.startswith("RECALL_") and name not in known | _NO_SETTINGS:

@@ -140,6 +140,7 @@ class Shares:
     def leave_room(self, beside_others: int) -> None:
         """From now on gives a contact center at most so many places while others are active."""
         self._beside_others = min(beside_others, self._limits.contact_center)
+        self._grant()
 
     @asynccontextmanager
     async def place(self, owner: Owner, amount: int = 1) -> AsyncIterator[None]:
@@ -194,9 +195,11 @@ class Shares:
                     self._stop_waiting(waiting)
             # This one may have been the next for a share that others have room in.
             self._grant()
-            if isinstance(error, TimeoutError):
+            if not isinstance(error, TimeoutError):
+                raise
+            if not self._fits(place):
                 raise self._refusal(place) from None
-            raise
+            self._count(place, place.amount)  # others have ceased to be active
 
     def _tell_holders(self, owner: Owner) -> None:
         for place in list(self._places):
@@ -206,7 +209,7 @@ class Shares:
     def _grant(self) -> None:
         """Gives free places to those who wait, the contact center and the user that use least first."""
         while self._waiting:
-            allowed = [waiting for waiting in self._waiting if self._is_within_share(waiting.place)]
+            allowed = self._allowed()
             if not allowed:
                 return
             first = min(allowed, key=lambda waiting: self._use(waiting.place.owner))
@@ -218,6 +221,24 @@ class Shares:
                 self._count(first.place, first.place.amount)
                 first.granted.set_result(None)
 
+    def _allowed(self) -> list[_Waiting]:
+        """Returns those who wait and whose shares have room, in the order in which they came.
+
+        One that needs more than half of its contact center's share is overtaken by none that needs less of it, or its
+        turn might never come.
+        """
+        allowed: list[_Waiting] = []
+        needed: dict[str, int] = {}
+        for waiting in self._waiting:
+            place, contact_center = waiting.place, waiting.place.owner.contact_center
+            if place.amount < needed.get(contact_center, 0):
+                continue
+            if self._is_within_share(place):
+                allowed.append(waiting)
+            if 2 * place.amount > self._limit_of_contact_center(place.owner):
+                needed[contact_center] = place.amount
+        return allowed
+
     def _stop_waiting(self, waiting: _Waiting) -> None:
         self._waiting.remove(waiting)
         self._waiting_gauge.dec()
@@ -226,11 +247,14 @@ class Shares:
         return self._by_contact_center[owner.contact_center], self._by_user[owner]
 
     def _is_within_share(self, place: Place) -> bool:
-        contact_center, user = self._use(place.owner)
-        if not contact_center:  # a large one alone is more than what is left beside others
-            return True
-        limit = self._limit_of_contact_center(place.owner)
-        return contact_center + place.amount <= limit and user + place.amount <= self._limit_of_user(place.owner)
+        _, user = self._use(place.owner)
+        return self._has_room(place) and user + place.amount <= self._limit_of_user(place.owner)
+
+    def _has_room(self, place: Place) -> bool:
+        """Returns whether the share of the place's contact center has room for it."""
+        used, _ = self._use(place.owner)
+        # One that needs more than is left beside others goes alone.
+        return not used or used + place.amount <= self._limit_of_contact_center(place.owner)
 
     def _limit_of_contact_center(self, owner: Owner) -> int:
         if self._activity is not None and self._activity.has_others(owner.contact_center):
@@ -250,9 +274,9 @@ class Shares:
         _add(self._by_user, place.owner, amount)
 
     def _refusal(self, place: Place) -> ShareInUse:
-        contact_center, user = self._use(place.owner)
+        _, user = self._use(place.owner)
         share: Literal["user", "contact center", "service"] = "service"
-        if contact_center + place.amount > self._limit_of_contact_center(place.owner):
+        if not self._has_room(place):
             share = "contact center"
         elif user + place.amount > self._limit_of_user(place.owner):
             share = "user"

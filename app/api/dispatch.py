@@ -55,11 +55,11 @@ class Dispatcher:
                 _forget_credentials(request)
             contact_center = named_contact_center(request) or user.contact_center or ""
             work_for(contact_center)
-            if contact_center:
-                services(request).activity.note(contact_center)
             request.state.user = user  # also for the audit line of a user who is refused from here on
             audit_entry(request).user = user.name
             require_role(user, *method.operations, contact_center=named_contact_center(request))
+            if contact_center:
+                services(request).activity.note(contact_center)
             request.state.operation = await _operation(request, method)
             require_permission(user, request.state.operation)
         return await method.handler(request)

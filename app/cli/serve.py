@@ -20,7 +20,7 @@ def command() -> None:
     with configured(level=logging.INFO) as settings, ExitStack() as stack:
         sockets = [stack.enter_context(one) for one in bound(settings)]
         for name, meant in misspelt().items():
-            log.warning("%s is no setting and is ignored; %s is one", name, meant)
+            log.warning("%s is not a setting and is ignored; did you mean %s?", name, meant)
         if not settings.users:
             log.warning("no [[users]] are configured, so no client can log in: set RECALL_CONFIG")
         started = serve(settings, sockets)

@@ -156,7 +156,9 @@ async def processors(client: AsyncElasticsearch, seconds: float) -> int | None:
         answer = await client.options(ignore_status=(403, 404, 405, 410)).nodes.info(
             metric="os", filter_path="nodes.*.roles,nodes.*.os.allocated_processors"
         )
-    nodes = answer.body.get("nodes", {}).values()
+    # A proxy may refuse in words of its own.
+    body: object = answer.body
+    nodes = body.get("nodes", {}).values() if isinstance(body, dict) else ()
     data = [node for node in nodes if any(role.startswith("data") for role in node.get("roles", ()))]
     return sum(node.get("os", {}).get("allocated_processors", 0) for node in data) or None
 

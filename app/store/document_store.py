@@ -29,6 +29,8 @@ _CONCURRENT_READS = 8
 
 # Elasticsearch takes long to index what is larger, and small documents do not wait for it.
 _LARGE_BYTES = 64 * 1024
+# So many bytes of them go in a request, or a single one that is larger.
+_MAX_LARGE_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ class DocumentWriter:
         # Elasticsearch waits for a primary shard for half of the time; the rest is for another attempt.
         self._target = f"/_bulk?require_alias=true&timeout={round(timeout * 500)}ms&refresh="
         self._batcher: Batcher[bytes, None] = Batcher(self._send)
-        # One at a time: Elasticsearch indexes a request without a break, and others wait for its processors.
-        self._large_batcher: Batcher[bytes, None] = Batcher(self._send, concurrency=1, max_items=1)
+        # Elasticsearch indexes a request without a break, and others wait for its processors.
+        self._large_batcher: Batcher[bytes, None] = Batcher(self._send, concurrency=1, max_bytes=_MAX_LARGE_BYTES)
 
     async def put(
         self, index: str, document_id: str, body: bytes, version: Version | None, *, wait_for_refresh: bool = False

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from app.auth.recent import put_newest
-from app.errors import ElasticsearchUnavailable
+from app.errors import ElasticsearchUnavailable, RecallError
 from app.recordings.merge import MAX_RECORDING_BYTES
 from app.store.hits import RecordingHit
 
@@ -51,8 +51,9 @@ async def unlimited(size: int) -> None:
 
 
 class _Largest:
-    """The size of the largest recording in the index, or of one contact center, as of a second ago.
+    """The size of the largest recording in the index, or of one contact center.
 
+    It is as of a second ago at most, or as of when a look began that is in flight.
     Requests that need it in the same moment share one look and its failure: each waits for one time limit at most.
     """
 
@@ -107,9 +108,9 @@ class _Largest:
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:
-    """Marks the error of a task as seen: of a look that nobody waits for, none is told."""
-    if not task.cancelled():
-        task.exception()
+    """Logs what is no failure of Elasticsearch: nobody may have waited for this look."""
+    if not task.cancelled() and (error := task.exception()) and not isinstance(error, RecallError):
+        log.error("the largest recording is not known", exc_info=error)
 
 
 class BoundedSearch:

@@ -12,6 +12,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.elasticsearch import Node
+from app.errors import ElasticsearchUnavailable
 from app.search import criteria, parsers
 from app.settings import Settings
 from app.store.client import connect, processors
@@ -138,9 +139,24 @@ async def test_rejection_by_elasticsearch_is_503(start_service: StartService, st
         await assert_unavailable(await start_service(elasticsearch_url=url, **short))
 
 
-async def test_an_elasticsearch_that_does_not_tell_its_processors_is_no_failure(settings: Settings) -> None:
-    async with _rejecting(403) as url, connect(msgspec.structs.replace(settings, elasticsearch_url=url)) as client:
-        assert await processors(client, 5.0) is None
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "no"}'])
+@pytest.mark.parametrize("kind", ["text/html", "application/json", "application/vnd.elasticsearch+json"])
+async def test_an_elasticsearch_that_does_not_tell_its_processors_is_no_failure(
+    settings: Settings, kind: str, body: bytes
+) -> None:
+    """A proxy may refuse `GET _nodes/os` in words of its own."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 403 Forbidden\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(msgspec.structs.replace(settings, elasticsearch_url=url)) as client:
+            with suppress(ElasticsearchUnavailable):  # an answer that is no JSON though it says so
+                assert await processors(client, 5.0) is None
 
 
 async def test_missing_indices_are_503_and_not_created_by_a_write(
@@ -197,8 +213,10 @@ async def test_refresh_has_the_longest_timeout(
 ) -> None:
     service = await start_service(elasticsearch_write_timeout=1.0)
     await refresh_rarely(elasticsearch, settings, "2500ms")
+    begun = time.monotonic()
     response = await service.client("ops").post(OPS_PATH, params={"refresh": "wait_for"}, json=a_recording())
     assert response.status_code == 201
+    assert time.monotonic() - begun > service.settings.elasticsearch_write_timeout
     found = await service.client("admin").get("/api/v2/recordings", params={"startTime": "0"})
     assert len(found.json()["recordings"]) == 1
 

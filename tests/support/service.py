@@ -105,9 +105,13 @@ class _Server(uvicorn.Server):
             server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        async with asyncio.timeout(10):
-            await self._wait_tasks_to_complete()
-        await self.lifespan.shutdown()
+        try:
+            async with asyncio.timeout(10):
+                await self._wait_tasks_to_complete()
+        finally:
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
 
 
 class Service:
@@ -133,9 +137,12 @@ class Service:
     async def stop(self) -> None:
         for client in self._clients:
             await client.aclose()
-        self._server.end.set_result(None)
-        await self._task
-        self._socket.close()
+        if not self._server.end.done():
+            self._server.end.set_result(None)
+        try:
+            await self._task
+        finally:
+            self._socket.close()
 
     @property
     def services(self) -> Services:

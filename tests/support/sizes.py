@@ -32,7 +32,7 @@ MIGRATION_KILLS = size(6, full=20)
 
 # Recordings that one run of the purge deletes, whose memory must not grow meanwhile. Its memory grows for the first
 # 15,000 or so, which have to be less than a third of what is left after a kill.
-PURGED_RECORDINGS = size(60_000, full=100_000)
+PURGED_RECORDINGS = size(75_000, full=100_000)
 
 # Recordings that are protected or updated while a purge reaches them.
 RACED_BY_PURGE = size(180, full=450)

@@ -181,7 +181,7 @@ def test_a_misspelt_variable_is_told_and_no_other() -> None:
         "RECALL_ELASTICSEARCH",
         "RECALL_ELASTICSEARCH_URL",
         "RECALL_CONFIG",
-        "RECALL_IMPORT_URL",
+        "RECALL_USER",
     )
     # What Kubernetes sets for a service `recall`.
     others = ("RECALL_SERVICE_HOST", "RECALL_SERVICE_PORT", "RECALL_PORT_8080_TCP", "RECALL_PORT_8080_TCP_ADDR", "HOME")

@@ -172,6 +172,64 @@ async def test_what_takes_more_places_than_are_left_beside_others_goes_alone(tas
     assert waiting.done()
 
 
+async def test_none_overtakes_a_larger_one_of_its_contact_center(tasks: asyncio.TaskGroup) -> None:
+    shares = some(total=8, contact_center=4, user=4, wait=5)
+    held = [await shares.take(A) for _ in range(3)]
+    order: list[str] = []
+
+    async def ask(owner: Owner, amount: int, name: str) -> Place:
+        place = await shares.take(owner, amount)
+        order.append(name)
+        return place
+
+    asked = []
+    for owner, amount, name in ((A, 3, "large"), (A, 1, "small"), (A2, 1, "of another user"), (B, 1, "of others")):
+        asked.append(tasks.create_task(ask(owner, amount, name)))
+        await turn()
+    assert order == ["of others"]
+    for place in held:
+        place.release()
+        await turn()
+    assert order[:2] == ["of others", "large"]
+    for one in asked:
+        (await one).release()
+
+
+async def test_a_large_one_that_only_the_service_has_no_room_for_is_told_so() -> None:
+    activity = Activity()
+    shares = some(total=4, contact_center=4, user=4, wait=0.05, activity=activity)  # type: ignore[arg-type]
+    shares.leave_room(1)
+    activity.note("a")
+    activity.note("b")
+    await shares.take(B, 2)
+    with pytest.raises(ShareInUse) as refused:
+        await shares.take(A, 3)
+    assert refused.value.http_status == 503
+
+
+async def test_places_come_free_when_others_are_active_no_more(
+    tasks: asyncio.TaskGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activity = Activity()
+    shares = some(total=8, contact_center=4, user=4, wait=0.05, activity=activity)  # type: ignore[arg-type]
+    shares.leave_room(1)
+    activity.note("b")
+    activity.note("a")
+    await shares.take(A)
+    waiting = tasks.create_task(shares.take(A))
+    await turn()
+    assert not waiting.done()
+    monkeypatch.setattr(activity, "has_others", lambda _: False)
+    await waiting  # at the end of its time
+    monkeypatch.setattr(activity, "has_others", lambda _: True)
+    more = tasks.create_task(shares.take(A))
+    await turn()
+    assert not more.done()
+    shares.leave_room(3)
+    await turn()
+    assert more.done()
+
+
 def test_others_are_active_for_a_minute_after_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
