@@ -37,6 +37,7 @@ from app.audit import AuditLog, Entry
 from app.errors import ElasticsearchUnavailable, InsufficientRole, MissingParameter, NotAuthenticated, RecordingNotFound
 from app.main import create_app
 from app.settings import ConfigurationError, S3Config, Settings, StorageConfig, User, WebDavConfig
+from app.shares import Activity
 from tests.support.audit import lines_but_posts
 from tests.support.faults import CountingStorage, FaultServer
 from tests.support.processes import Scripts
@@ -443,7 +444,10 @@ async def test_an_operation_that_answers_with_an_envelope(
     )
     routes = [Route(endpoint.path, Dispatcher(endpoint))]
     app = Starlette(routes=routes, middleware=[Middleware(EncodedPath)], exception_handlers=HANDLERS)
-    app.state.services, app.state.outcome = SimpleNamespace(audit=log, authenticator=AnyPassword()), outcome
+    app.state.services, app.state.outcome = (
+        SimpleNamespace(activity=Activity(), audit=log, authenticator=AnyPassword()),
+        outcome,
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://recall", auth=("ops", "hunter2")) as client:
         with suppress(asyncio.CancelledError):
@@ -505,7 +509,9 @@ async def test_the_password_is_forgotten_before_the_answer(is_right: bool) -> No
         get=Method(handler=handle, operation="ops-read", audit=None),
     )
     app = Starlette(exception_handlers=HANDLERS)
-    app.state.services = SimpleNamespace(audit=AuditLog(None), authenticator=SimpleNamespace(authenticate=authenticate))
+    app.state.services = SimpleNamespace(
+        activity=Activity(), audit=AuditLog(None), authenticator=SimpleNamespace(authenticate=authenticate)
+    )
     scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
