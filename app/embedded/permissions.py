@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -69,12 +70,15 @@ def _link_or_copy(source: str, target: str) -> str:
     return target
 
 
-def temporary_folder() -> Path:
-    """Makes a new folder for a node. For root it is one that the unprivileged user can reach."""
+def new_temporary_folder() -> Path:
+    """Returns a path for the folder of a node. For root it is one that the unprivileged user can reach.
+
+    The caller makes the folder where it is ready to remove it: a signal may arrive in between.
+    """
     parent = Path(tempfile.gettempdir())
     if os.geteuid() == 0 and _closed_parent(parent / "any"):
-        parent = Path("/var/tmp")  # noqa: S108  # mkdtemp makes the name unpredictable
-    return Path(tempfile.mkdtemp(prefix="recall-elasticsearch-", dir=parent))
+        parent = Path("/var/tmp")  # noqa: S108  # the name is unpredictable
+    return parent / f"recall-elasticsearch-{secrets.token_hex(8)}"
 
 
 def give(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from app.embedded import distribution
+from app.embedded import distribution, elasticsearch
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
 from app.embedded.elasticsearch import Node, answers
 from app.embedded.errors import DistributionError, NodeError
@@ -147,6 +147,23 @@ def test_the_demo_leaves_nothing_behind_on_sigterm_while_it_starts() -> None:
             finally:
                 demo.kill()
         wait_until(lambda: not any(folder.iterdir()))
+
+
+def test_a_signal_in_the_moment_in_which_the_folder_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, make = tmp_path / "node", Path.mkdir
+
+    def interrupted(path: Path, *arguments: Any, **options: Any) -> None:
+        make(path, *arguments, **options)
+        if path == folder:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(elasticsearch, "new_temporary_folder", lambda: folder)
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Node.start()
+    assert not folder.exists()
 
 
 def test_a_stalled_node_is_stopped_and_leaves_nothing_but_documents_for_the_next_one(
