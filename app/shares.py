@@ -36,7 +36,7 @@ class Limits:
     user: int
 
 
-# Whoever asks for something is expected back for so long, such as a supervisor between two clicks.
+# A contact center counts as active for so long after a request, because a supervisor pauses between two clicks.
 _ACTIVE_SECONDS = 60.0
 
 

@@ -149,7 +149,7 @@ async def store_errors(seconds: float) -> AsyncIterator[None]:
 async def processors(client: AsyncElasticsearch, seconds: float) -> int | None:
     """Returns how many processors the nodes with documents have.
 
-    Returns None if Recall's user may not know it (the privilege `monitor`), or Elasticsearch tells nobody.
+    Returns None if Recall's user lacks the privilege `monitor`, or if Elasticsearch does not tell the number.
     Raises ElasticsearchUnavailable, InternalError.
     """
     async with store_errors(seconds):

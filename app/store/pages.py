@@ -108,7 +108,7 @@ class _Largest:
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:
-    """Logs what is no failure of Elasticsearch: nobody may have waited for this look."""
+    """Logs an unexpected error of a look, because there may be no request that waits for it."""
     if not task.cancelled() and (error := task.exception()) and not isinstance(error, RecallError):
         log.error("the largest recording is not known", exc_info=error)
 

@@ -189,7 +189,7 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
         settings = _settings(elasticsearch_url)
         async with connect(settings) as client:
             await create_indices(client, settings)
-            # A write that waits for the next refresh gets one at once, as if too many waited already.
+            # Elasticsearch refreshes immediately for a write that waits, as if too many waited already.
             await client.indices.put_settings(index=_all(settings), settings={"index.max_refresh_listeners": 0})
             made = await _indices(client, settings)
     yield settings

@@ -1,4 +1,4 @@
-"""What an update changed, for the audit log."""
+"""The audit log tells which paths of a recording an update has changed."""
 
 import pytest
 
