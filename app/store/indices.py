@@ -1,6 +1,8 @@
 """Indices and the aliases that lead to them. The files of `es_mappings/` define every field."""
 
 import logging
+from collections import defaultdict
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -40,6 +42,10 @@ MIGRATED_RESOURCES = tuple(resource for resource in RESOURCES if resource not in
 _OPTIONAL_FIELDS = ("recordingBytes", "access", "agents")
 
 
+# What Elasticsearch tells about indices, by their names: aliases, mappings and settings.
+_Definitions = dict[str, dict[str, Any]]
+
+
 class SchemaMismatch(Exception):
     """An index differs from the definition in `es_mappings/`; the message lists the differences."""
 
@@ -54,15 +60,21 @@ async def create_indices(client: AsyncElasticsearch, settings: Settings) -> list
 
     Raises SchemaMismatch if an existing index has another mapping, ElasticsearchUnavailable or InternalError.
     """
-    missing = await missing_indices(client, settings)
+    existing = await _existing_indices(client, settings)
+    missing = _names_of_missing(settings, existing)
     seconds = settings.elasticsearch_admin_timeout
     client = client.options(request_timeout=seconds)
     async with store_errors(seconds):
         await concurrently(_create_index(client, settings, resource, index) for resource, index in missing.items())
-        await concurrently(add_optional_fields(client, resource, alias(settings, resource)) for resource in RESOURCES)
     if missing:
         # Another process may have created an index first, perhaps with another version of the mapping.
-        await missing_indices(client, settings)
+        existing = await _existing_indices(client, settings)
+    async with store_errors(seconds):
+        await concurrently(
+            add_optional_fields(client, resource, alias(settings, resource))
+            for resource, indices in existing.items()
+            if any(_lacks_fields(resource, index) for index in indices.values())
+        )
     return list(missing.values())
 
 
@@ -71,13 +83,11 @@ async def missing_indices(client: AsyncElasticsearch, settings: Settings) -> dic
 
     Raises SchemaMismatch if an existing index has another mapping, ElasticsearchUnavailable or InternalError.
     """
-    async with store_errors(settings.elasticsearch_admin_timeout):
-        exist = await concurrently(_check_index(client, settings, resource) for resource in RESOURCES)
-    return {
-        resource: f"{alias(settings, resource)}-v2-000001"
-        for resource, exists in zip(RESOURCES, exist, strict=True)
-        if not exists
-    }
+    return _names_of_missing(settings, await _existing_indices(client, settings))
+
+
+def _names_of_missing(settings: Settings, existing: Mapping[str, object]) -> dict[str, str]:
+    return {resource: f"{alias(settings, resource)}-v2-000001" for resource in RESOURCES if resource not in existing}
 
 
 async def check_indices(client: AsyncElasticsearch, settings: Settings) -> None:
@@ -95,18 +105,35 @@ async def check_indices(client: AsyncElasticsearch, settings: Settings) -> None:
         )
 
 
-async def _check_index(client: AsyncElasticsearch, settings: Settings, resource: str) -> bool:
-    """Returns whether the alias of a resource exists; raises SchemaMismatch if its index has another mapping."""
-    name = alias(settings, resource)
-    if not await client.indices.exists_alias(name=name):
-        return False
-    for index, actual in (await client.indices.get(index=name, flat_settings=True)).body.items():
-        schema = load_schema(resource)
-        for field in _OPTIONAL_FIELDS:
-            if field not in actual["mappings"].get("properties", {}):
-                schema["mappings"]["properties"].pop(field, None)
-        _compare(index, schema, actual)
-    return True
+async def _existing_indices(client: AsyncElasticsearch, settings: Settings) -> dict[str, _Definitions]:
+    """Returns the resources whose alias exists, each with the definition of its index by the index's name.
+
+    Raises SchemaMismatch if an index has another mapping, ElasticsearchUnavailable or InternalError.
+    """
+    names = {alias(settings, resource): resource for resource in RESOURCES}
+    async with store_errors(settings.elasticsearch_admin_timeout):
+        # One request for all: a service asks at each start.
+        found = await client.indices.get(index=list(names), ignore_unavailable=True, flat_settings=True)
+    existing: dict[str, _Definitions] = defaultdict(dict)
+    for index, definition in found.body.items():
+        for name in definition["aliases"].keys() & names.keys():
+            resource = names[name]
+            _compare(index, _schema_of(resource, definition), definition)
+            existing[resource][index] = definition
+    return existing
+
+
+def _schema_of(resource: str, definition: dict[str, Any]) -> dict[str, Any]:
+    """Returns the schema of a resource, without the optional fields that an index lacks."""
+    schema = load_schema(resource)
+    for field in _OPTIONAL_FIELDS:
+        if field not in definition["mappings"].get("properties", {}):
+            schema["mappings"]["properties"].pop(field, None)
+    return schema
+
+
+def _lacks_fields(resource: str, definition: dict[str, Any]) -> bool:
+    return _schema_of(resource, definition) != load_schema(resource)
 
 
 async def add_optional_fields(client: AsyncElasticsearch, resource: str, index: str) -> None:
