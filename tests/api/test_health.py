@@ -25,12 +25,15 @@ async def test_live_and_ready_need_no_credentials(service: Service) -> None:
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-async def test_service_without_alias_is_not_ready(
+async def test_service_without_alias_is_not_ready_until_it_is_back(
     service: Service, elasticsearch: AsyncElasticsearch, settings: Settings, resource: str
 ) -> None:
-    await elasticsearch.indices.delete_alias(index="*", name=f"{settings.index_prefix}-{resource}")
+    name = f"{settings.index_prefix}-{resource}"
+    await elasticsearch.indices.delete_alias(index="*", name=name)
     assert_error(await service.client().get("/health/ready"), 503, 4)
     assert (await service.client().get("/health/live")).status_code == 200
+    await elasticsearch.indices.put_alias(index=f"{name}-v2-000001", name=name, is_write_index=True)
+    assert (await service.client().get("/health/ready")).status_code == 200
 
 
 async def test_metrics_count_requests_without_their_parameters(service: Service, admin: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 import random
 import zlib
 from base64 import urlsafe_b64encode
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -140,42 +141,56 @@ async def test_walk_neither_misses_nor_repeats_recordings_while_others_arrive(
     assert ids(await admin.get(page.json()["nextUri"])) == ten[5:]
 
 
-async def test_walk_forward_and_back_sees_each_recording_once(
-    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
-) -> None:
-    count = WALKED_RECORDINGS
-    numbers = list(range(count))
-    random.Random(7).shuffle(numbers)
-    # A third shares one start time.
-    times = {i: 0 if i % 3 == 0 else i - 10_000 for i in range(count)}
-    await store_many(elasticsearch, settings, (recording_at(f"r{i:05}", times[i]) for i in numbers))
-    expected = [f"r{i:05}" for i in sorted(range(count), key=lambda i: (-times[i], i))]
+@dataclass(frozen=True)
+class Many:
+    """More recordings than offsets reach: their start times in seconds after START, by their numbers."""
 
+    service: Service
+    times: dict[int, int]
+
+    @property
+    def ids(self) -> list[str]:
+        """In the order in which they are found."""
+        return [f"r{i:05}" for i in sorted(self.times, key=lambda i: (-self.times[i], i))]
+
+
+@pytest.fixture(scope="module")
+async def many(module_service: Service) -> Many:
+    # A third shares one start time.
+    many = Many(module_service, {i: 0 if i % 3 == 0 else i - 10_000 for i in range(WALKED_RECORDINGS)})
+    numbers = list(many.times)
+    random.Random(7).shuffle(numbers)
+    recordings = (recording_at(f"r{i:05}", many.times[i]) for i in numbers)
+    await store_many(module_service.services.client, module_service.settings, recordings)
+    return many
+
+
+async def test_walk_forward_and_back_sees_each_recording_once(many: Many) -> None:
+    admin = many.service.client("admin")
     forward = await walk(admin, f"{PATH}?startTime=0", "nextUri")
-    assert [recording_id for page in forward for recording_id in page] == expected
+    assert [recording_id for page in forward for recording_id in page] == many.ids
 
     last = await admin.get(f"{PATH}?startTime=0&offset=9900")
     while next_uri := last.json().get("nextUri"):
         last = await admin.get(next_uri)
     backward = await walk(admin, str(last.url), "prevUri")
-    assert [recording_id for page in reversed(backward) for recording_id in page] == expected
+    assert [recording_id for page in reversed(backward) for recording_id in page] == many.ids
 
 
-async def test_offsets_up_to_ten_thousand_need_no_cursor_and_totals_count_so_far(
-    service: Service, admin: httpx.AsyncClient, elasticsearch: AsyncElasticsearch, settings: Settings
-) -> None:
-    await store_many(elasticsearch, settings, (recording_at(f"r{i:05}", -i) for i in range(10_150)))
-    for before, total, is_exact in ((9_999, 9_999, True), (10_000, 10_000, True), (10_001, 10_000, False)):
-        end = (START - timedelta(seconds=10_149 - before)).isoformat()
+async def test_offsets_up_to_ten_thousand_need_no_cursor_and_totals_count_so_far(many: Many) -> None:
+    admin = many.service.client("admin")
+    newest_first = sorted(many.times.values(), reverse=True)
+    for found, total, is_exact in ((9_999, 9_999, True), (10_000, 10_000, True), (10_001, 10_000, False)):
+        start = START + timedelta(seconds=newest_first[found - 1] - 0.5)
         for order in ("newest", "oldest"):
-            query: dict[str, str | int] = {"endTime": end, "limit": 1, "total": "*", "order": order}
+            query: dict[str, str | int] = {"startTime": start.isoformat(), "limit": 1, "total": "*", "order": order}
             page = (await admin.get(PATH, params=query)).json()
             assert (page["total"], page["totalIsExact"]) == (total, is_exact)
             page = (await admin.get(page["nextUri"])).json()
             assert (page["total"], page["totalIsExact"]) == (total, is_exact)
     page = await admin.get(PATH, params={"startTime": 0, "offset": 10_000})
-    assert ids(page) == [f"r{i:05}" for i in range(10_000, 10_100)]
-    assert ids(await admin.get(page.json()["nextUri"])) == [f"r{i:05}" for i in range(10_100, 10_150)]
+    assert ids(page) == many.ids[10_000:10_100]
+    assert ids(await admin.get(page.json()["nextUri"])) == many.ids[10_100:10_200]
     refused = await admin.get(PATH, params={"startTime": 0, "offset": 10_001})
     assert_error(refused, 400, 2, "follow nextUri")
 
@@ -219,8 +234,8 @@ async def test_empty_page_behind_a_cursor_has_a_prev_uri(admin: httpx.AsyncClien
         ("cursor", "é"),
     ],
 )
-async def test_invalid_page_position_is_refused_by_name(admin: httpx.AsyncClient, name: str, value: str) -> None:
-    response = await admin.get(PATH, params={"startTime": 0, name: value})
+async def test_invalid_page_position_is_refused_by_name(module_service: Service, name: str, value: str) -> None:
+    response = await module_service.client("admin").get(PATH, params={"startTime": 0, name: value})
     assert_error(response, 400, 2, f"Parameter '{name}' is invalid: ")
 
 
@@ -407,8 +422,9 @@ async def test_a_packed_cursor_is_what_it_holds(admin: httpx.AsyncClient, ten: l
         "." + "A" * 5_000,
     ],
 )
-async def test_a_packed_cursor_that_the_service_did_not_make_is_refused(admin: httpx.AsyncClient, cursor: str) -> None:
-    assert_error(await admin.get(PATH, params={"cursor": cursor}), 400, 2, "Parameter 'cursor' is invalid: ")
+async def test_a_packed_cursor_that_the_service_did_not_make_is_refused(module_service: Service, cursor: str) -> None:
+    answer = await module_service.client("admin").get(PATH, params={"cursor": cursor})
+    assert_error(answer, 400, 2, "Parameter 'cursor' is invalid: ")
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,11 @@ from app.embedded.servers import free_port
 from tests.support.workers import SPARE_NODE
 
 HOLDER = """
-import signal
-from app.embedded.elasticsearch import Node, answers
-node = Node.start()
-print(node.pid, node.folder, flush=True)
+import signal, sys
+from pathlib import Path
+from app.embedded.elasticsearch import Node
+node = Node.start(data=Path(sys.argv[1]) if sys.argv[1:] else None)
+print(node.pid, node.url, node.folder, flush=True)
 signal.pause()
 """
 
@@ -55,41 +56,66 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_node_answers(node: Node) -> None:
-    assert call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1
+    assert call(node.url, "GET", "/_cluster/health")["number_of_nodes"] == 1
 
 
 def test_node_does_not_create_indices_automatically(node: Node) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        call(node, "PUT", "/a-typo/_doc/1", {"some": "thing"})
+        call(node.url, "PUT", "/a-typo/_doc/1", {"some": "thing"})
     refused.value.close()
     assert refused.value.code == 404
 
 
-def test_node_joins_the_cluster_of_its_seed_hosts(node: Node) -> None:
-    with Node.start(name="two", seed_hosts=[node.transport]):
-        wait_until(lambda: call(node, "GET", "/_cluster/health")["number_of_nodes"] == 2)
-    wait_until(lambda: call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1)
+def test_node_joins_the_cluster_of_its_seed_hosts_until_it_is_killed(node: Node) -> None:
+    with Node.start(name="two", seed_hosts=[node.transport]) as two:
+        wait_until(lambda: call(node.url, "GET", "/_cluster/health")["number_of_nodes"] == 2)
+        pid = two.pid
+        two.kill()
+        assert not exists(pid)
+        with pytest.raises(NodeError, match="does not run"):
+            _ = two.pid
+    assert not two.folder.exists()
+    wait_until(lambda: call(node.url, "GET", "/_cluster/health")["number_of_nodes"] == 1)
 
 
 def test_paused_node_does_not_answer_until_it_is_resumed(node: Node) -> None:
     node.pause()
     try:
         with pytest.raises(TimeoutError):
-            call(node, "GET", "/_cluster/health", timeout=0.5)
+            call(node.url, "GET", "/_cluster/health", timeout=0.5)
     finally:
         node.resume()
-    assert call(node, "GET", "/_cluster/health")["number_of_nodes"] == 1
+    assert call(node.url, "GET", "/_cluster/health")["number_of_nodes"] == 1
 
 
-def test_node_ends_with_the_process_that_started_it() -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+def test_node_ends_with_the_process_that_started_it_and_leaves_its_documents_to_the_next_one(
+    node: Node, documents: Path
+) -> None:
+    command = [sys.executable, "-c", HOLDER, str(documents)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
-        pid, folder = holder.stdout.readline().split()
-        assert exists(int(pid))
+        number, url, folder = holder.stdout.readline().split()
+        pid = int(number)
+        assert exists(pid)
+        call(url, "PUT", "/kept")
+        call(url, "PUT", "/kept/_doc/1", {"some": "thing"})
+        assert call(node.url, "GET", "/_cat/indices/kept*?format=json") == []
+        assert call(url, "GET", "/_cluster/health")["number_of_nodes"] == 1
         holder.kill()
         holder.wait()
-        wait_until(lambda: not exists(int(pid)))
+        wait_until(lambda: not exists(pid))
         wait_until(lambda: not Path(folder).exists())
+
+    second = Node.start(data=documents)
+    pid = second.pid
+    wait_until(lambda: shards_are_there(second, "kept"))
+    assert call(second.url, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
+    second.pause()  # a stalled node is stopped, too
+    second.stop()
+    assert not exists(pid)
+    assert not second.folder.exists()
+    second.stop()  # again does no harm
+    assert any(documents.iterdir())
 
 
 def test_node_that_starts_ends_with_the_process_that_starts_it() -> None:
@@ -164,32 +190,6 @@ def test_a_signal_in_the_moment_in_which_the_folder_is_made_leaves_none(
     with pytest.raises(KeyboardInterrupt):
         Node.start()
     assert not folder.exists()
-
-
-def test_a_stalled_node_is_stopped_and_leaves_nothing_but_documents_for_the_next_one(
-    node: Node, documents: Path
-) -> None:
-    first = Node.start(data=documents)
-    pid = first.pid
-    call(first, "PUT", "/kept")
-    call(first, "PUT", "/kept/_doc/1", {"some": "thing"})
-    assert call(node, "GET", "/_cat/indices/kept*?format=json") == []
-    assert call(first, "GET", "/_cluster/health")["number_of_nodes"] == 1
-    first.pause()
-    first.stop()
-    assert not exists(pid)
-    assert not first.folder.exists()
-    first.stop()  # again does no harm
-
-    with Node.start(data=documents) as second:
-        pid = second.pid
-        wait_until(lambda: shards_are_there(second, "kept"))
-        assert call(second, "GET", "/kept/_doc/1")["_source"] == {"some": "thing"}
-        second.kill()
-        assert not exists(pid)
-        with pytest.raises(NodeError, match="does not run"):
-            _ = second.pid
-    assert not second.folder.exists()
 
 
 def test_failed_start_reports_the_log_of_the_node() -> None:
@@ -295,9 +295,9 @@ def choose_kind(monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
         monkeypatch.setenv("RECALL_ELASTICSEARCH", kind)
 
 
-def call(node: Node, method: str, path: str, body: object = None, *, timeout: float = 30.0) -> Any:
+def call(url: str, method: str, path: str, body: object = None, *, timeout: float = 30.0) -> Any:
     request = urllib.request.Request(
-        node.url + path,
+        url + path,
         method=method,
         data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
@@ -307,7 +307,7 @@ def call(node: Node, method: str, path: str, body: object = None, *, timeout: fl
 
 
 def shards_are_there(node: Node, index: str) -> bool:
-    return bool(call(node, "GET", f"/_cluster/health/{index}?timeout=0s")["active_primary_shards"] == 1)
+    return bool(call(node.url, "GET", f"/_cluster/health/{index}?timeout=0s")["active_primary_shards"] == 1)
 
 
 def exists(pid: int) -> bool:

@@ -5,6 +5,7 @@ import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -170,8 +171,18 @@ StartService = Callable[..., Awaitable[Service]]
 # Elasticsearch is asked to delete so many documents; of more it deletes the indices.
 _MOST_DOCUMENTS = 2_000
 
-# By the URL of an Elasticsearch: the prefixes of indices that nobody uses, and what they were when they were made.
-_unused: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+
+@dataclass
+class _Indices:
+    """Empty indices: their prefix, what they were when they were made, and how much was written to each since."""
+
+    prefix: str
+    made: dict[str, Any]
+    written: dict[str, int]
+
+
+# By the URL of an Elasticsearch: indices that nobody uses.
+_unused: dict[str, list[_Indices]] = {}
 
 
 @asynccontextmanager
@@ -183,19 +194,21 @@ async def own_settings(elasticsearch_url: str) -> AsyncIterator[Settings]:
     """
     unused = _unused.setdefault(elasticsearch_url, [])
     if unused:
-        prefix, made = unused.pop()
-        settings = _settings(elasticsearch_url, prefix)
+        indices = unused.pop()
+        settings = _settings(elasticsearch_url, indices.prefix)
     else:
         settings = _settings(elasticsearch_url)
         async with connect(settings) as client:
             await create_indices(client, settings)
             # Elasticsearch refreshes immediately for a write that waits, as if too many waited already.
             await client.indices.put_settings(index=_all(settings), settings={"index.max_refresh_listeners": 0})
-            made = await _indices(client, settings)
+            made = await _definitions(client, settings)
+        indices = _Indices(settings.index_prefix, made, dict.fromkeys(made, -1))
     yield settings
     async with connect(settings) as client:
-        if await _indices(client, settings) == made and await _emptied(client, settings):
-            unused.append((settings.index_prefix, made))
+        if await _definitions(client, settings) == indices.made and await _emptied(client, settings, indices.written):
+            indices.written = await _written(client, settings)
+            unused.append(indices)
         else:
             await _delete_indices(client, settings)
 
@@ -218,8 +231,8 @@ async def settings_without_indices(elasticsearch_url: str) -> AsyncIterator[Sett
 
 
 async def delete_unused_indices(elasticsearch_url: str) -> None:
-    for prefix, _ in _unused.pop(elasticsearch_url, []):
-        settings = _settings(elasticsearch_url, prefix)
+    for indices in _unused.pop(elasticsearch_url, []):
+        settings = _settings(elasticsearch_url, indices.prefix)
         async with connect(settings) as client:
             await _delete_indices(client, settings)
 
@@ -227,7 +240,7 @@ async def delete_unused_indices(elasticsearch_url: str) -> None:
 async def empty_indices(settings: Settings) -> None:
     """Deletes every document. (The node has no delete by query.)"""
     async with connect(settings) as client:
-        assert await _emptied(client, settings, most=None)
+        assert await _emptied(client, settings, {}, most=None)
 
 
 def _settings(elasticsearch_url: str, prefix: str | None = None) -> Settings:
@@ -241,23 +254,42 @@ def _settings(elasticsearch_url: str, prefix: str | None = None) -> Settings:
     )
 
 
-async def _indices(client: AsyncElasticsearch, settings: Settings) -> dict[str, Any]:
+async def _definitions(client: AsyncElasticsearch, settings: Settings) -> dict[str, Any]:
     """Aliases, mappings and settings of the indices, by their names."""
     found: dict[str, Any] = (await client.options(request_timeout=60).indices.get(index=_all(settings))).body
     return found
 
 
+async def _written(client: AsyncElasticsearch, settings: Settings) -> dict[str, int]:
+    """The sequence numbers of the last writes to each shard of each index, together."""
+    client = client.options(request_timeout=60)
+    stats = (await client.indices.stats(index=_all(settings), metric="docs", level="shards")).body
+    return {
+        index: sum(copy["seq_no"]["max_seq_no"] for copies in found["shards"].values() for copy in copies)
+        for index, found in stats["indices"].items()
+    }
+
+
 async def _delete_indices(client: AsyncElasticsearch, settings: Settings) -> None:
-    if indices := list(await _indices(client, settings)):
+    if indices := list(await _definitions(client, settings)):
         await client.options(request_timeout=60).indices.delete(index=indices)
 
 
-async def _emptied(client: AsyncElasticsearch, settings: Settings, most: int | None = _MOST_DOCUMENTS) -> bool:
-    """Deletes every document, or returns False if there are more than `most`."""
+async def _emptied(
+    client: AsyncElasticsearch, settings: Settings, empty: Mapping[str, int], most: int | None = _MOST_DOCUMENTS
+) -> bool:
+    """Deletes every document, or returns False if there are more than `most`.
+
+    An index was empty when as much had been written to it as `empty` says.
+    """
     client = client.options(request_timeout=60)
-    await client.indices.refresh(index=_all(settings))
+    written = await _written(client, settings)
+    indices = [index for index, number in written.items() if number != empty.get(index)]
+    if not indices:
+        return True
+    await client.indices.refresh(index=indices)
     while True:
-        found = await client.search(index=_all(settings), size=10_000, source=False, track_total_hits=True)
+        found = await client.search(index=indices, size=10_000, source=False, track_total_hits=True)
         total, hits = found["hits"]["total"]["value"], found["hits"]["hits"]
         if most is not None and total > most:
             return False

@@ -32,7 +32,7 @@ MIGRATION_KILLS = size(6, full=20)
 
 # Recordings that one run of the purge deletes, whose memory must not grow meanwhile. Its memory grows for the first
 # 15,000 or so, which have to be less than a third of what is left after a kill.
-PURGED_RECORDINGS = size(75_000, full=100_000)
+PURGED_RECORDINGS = size(60_000, full=100_000)
 
 # Recordings that are protected or updated while a purge reaches them.
 RACED_BY_PURGE = size(180, full=450)
@@ -51,7 +51,7 @@ LEAVING_PLAYERS = size(12, full=125)
 WALKED_RECORDINGS = size(12_000, full=25_000)
 
 # Minutes of normal and hostile clients together. On a quiet machine the criterion is 20.
-SOAK_MINUTES = size(0.2, full=20.0)
+SOAK_MINUTES = size(0.15, full=20.0)
 
 # Random ranges of a media file that each of the faster storages serves; the others serve half as many.
 MEDIA_RANGES = size(30, full=500)
