@@ -29,7 +29,7 @@ from tests.support.waiting import eventually
 log = logging.getLogger(__name__)
 
 SHARDS = 4
-PAUSE = 0.1
+PAUSE = 0.2
 UPDATED = [f"updated-{i}" for i in range(200)]
 WHOLE_AGAIN_SECONDS = 30.0
 

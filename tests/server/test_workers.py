@@ -106,32 +106,35 @@ async def test_a_worker_that_is_killed_under_load_loses_nothing_and_comes_back(a
                     recording_id = f"load-{number}-{count}"
                     try:
                         response = await ops.post(OPS_PATH, json=a_recording(recording_id))
-                    except httpx.TransportError:
+                    # anyio looks for the address of a connection that may be closed already.
+                    except (httpx.TransportError, AttributeError):
                         unanswered += 1
                         break
                     assert response.status_code == 201, response.text
                     stored.add(recording_id)
 
-    load = [asyncio.create_task(post_all(number)) for number in range(4)]
-    await eventually(lambda: len(stored) > 20)
-    before = workers_of(app.pid)
-    assert len(before) == WORKERS
-    os.kill(before[0], signal.SIGKILL)
-    killed_at = time.monotonic()
-    await eventually(lambda: len(set(workers_of(app.pid)) - set(before)) == 1, seconds=60)
-    await all_answer(app)
-    back_after = time.monotonic() - killed_at
-    enough = len(stored) + 20
-    await eventually(lambda: len(stored) > enough)
-    stop.set()
-    await asyncio.gather(*load)
+    clients = 4
+    async with asyncio.TaskGroup() as load:
+        for number in range(clients):
+            load.create_task(post_all(number))
+        await eventually(lambda: len(stored) > 20)
+        before = workers_of(app.pid)
+        assert len(before) == WORKERS
+        os.kill(before[0], signal.SIGKILL)
+        killed_at = time.monotonic()
+        await eventually(lambda: len(set(workers_of(app.pid)) - set(before)) == 1, seconds=60)
+        await all_answer(app)
+        back_after = time.monotonic() - killed_at
+        enough = len(stored) + 20
+        await eventually(lambda: len(stored) > enough)
+        stop.set()
     assert back_after < 60, "on a busy machine; seconds on an idle one"
     async with app.client("ops") as ops:
         for recording_id in stored:
             assert (await ops.get(f"{OPS_PATH}/{recording_id}")).status_code == 200
     # A request is counted just after its answer, and the worker may have been killed in between.
     counted = await metric(app, POSTS) - counted
-    assert len(stored) - len(load) <= counted <= len(stored) + unanswered
+    assert len(stored) - clients <= counted <= len(stored) + unanswered
     assert await metric(app, "recall_build_info.*") == 1
     assert stored <= audited(app)
 
