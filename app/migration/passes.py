@@ -176,9 +176,9 @@ class Passes:
             copied = [hit for hit in hits if rejects.pop(hit["_seq_no"], None) is None]
             ids = [_id for hit in copied if (_id := target_id(shard.source, hit))]
             # A replaced document exists now too, usually with the same id in the target.
-            present = await now.with_ids(shard_now, [hit["_id"] for hit in copied])
-            present_ids = {target_id(shard.source, hit) for hit in present}
-            await self._delete(target, [_id for _id in ids if _id not in present_ids])
+            same = now.with_ids(shard_now, [hit["_id"] for hit in copied])
+            present = {target_id(shard.source, hit) async for hits in same for hit in hits}
+            await self._delete(target, [_id for _id in ids if _id not in present])
 
     async def sweep(self, point: PointInTime[Source], target: TargetIndex) -> None:
         """Deletes documents that an earlier run has copied and that no source has any more."""
@@ -194,7 +194,8 @@ class Passes:
                     for source in self._sources:
                         ids = [_id for hit in hits if (_id := source.source_id(hit)) is not None]
                         for shard in point.shards_of(source) if ids else ():
-                            present |= {target_id(source, hit) for hit in await point.with_ids(shard, ids)}
+                            same = point.with_ids(shard, ids)
+                            present |= {target_id(source, hit) async for hits in same for hit in hits}
                     await self._delete(target, [hit["_id"] for hit in hits if hit["_id"] not in present])
         finally:
             await copies.close()

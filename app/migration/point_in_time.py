@@ -6,8 +6,9 @@ deleted since leaves a gap: its number is missing from a later point in time.
 """
 
 import asyncio
+import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +23,15 @@ _KEEP_ALIVE = "15m"
 _RENEWAL_SECONDS = 300.0
 _SLICE = 5_000
 _PAGE = 500
+# The recordings in one answer of Elasticsearch, which holds all of them in its memory, except a single larger one.
+_PAGE_BYTES = 16 * 1024 * 1024
 
 # How much narrower the intervals of each round of the search for gaps are.
 _REFINEMENT = 32
 _MAX_BUCKETS = 8_192
 # _REFINEMENT buckets for each of these ranges stay below Elasticsearch's `search.max_buckets`.
 _RANGES_PER_SEARCH = 1_000
-_TERMS_PER_SEARCH = 500
+_TERMS_PER_SEARCH = _PAGE
 _CONTACT_CENTERS_PER_SEARCH = 1_000
 
 Query = dict[str, Any]
@@ -177,33 +180,48 @@ class PointInTime(Generic[S]):
 
     async def pages(self, part: Slice[S], *, source: bool = True) -> AsyncIterator[list[Hit]]:
         """Yields the documents of a slice in the order of their `_seq_no`."""
-        after = part.after
-        while after < part.upto:
-            answer = await self.search(
-                part.shard,
-                query=_between(part.after, part.upto),
-                sort=[{"_seq_no": "asc"}],
-                search_after=[after],
-                size=_PAGE,
-                source=source,
-            )
-            hits = answer["hits"]["hits"]
-            if hits:
+        query = _between(part.after, part.upto)
+        async for hits in self._pages(part.shard, query, part.after, part.upto, source=source):
+            yield hits
+
+    def with_ids(self, shard: ShardView[S], ids: Sequence[str]) -> AsyncIterator[list[Hit]]:
+        """Yields the documents of a shard that have one of at most a page of ids."""
+        return self._pages(shard, {"ids": {"values": ids}})
+
+    async def _pages(
+        self, shard: ShardView[S], query: Query, after: int = -1, upto: float = math.inf, *, source: bool = True
+    ) -> AsyncIterator[list[Hit]]:
+        """Yields the documents of a query whose `_seq_no` is above `after` and at most `upto`, in its order."""
+        fit = not source or await self._fit(shard, query)
+        order: Query = {"sort": [{"_seq_no": "asc"}]}
+        while after < upto:
+            more = {} if fit else {"fields": ("recordingBytes",)}
+            page = {"query": query, "search_after": [after], "size": _PAGE, **order, **more}
+            hits = (await self.search(shard, source=source and fit, **page))["hits"]["hits"]
+            if fit and hits:
                 yield hits
+            elif hits:
+                for some in _fitting(hits):
+                    numbers = _between(some[0]["_seq_no"] - 1, some[-1]["_seq_no"])
+                    found = {"query": {"bool": {"filter": [query, numbers]}}, "size": len(some), **order}
+                    yield (await self.search(shard, **found))["hits"]["hits"]
             if len(hits) < _PAGE:
                 return
             after = hits[-1]["_seq_no"]
 
-    async def with_ids(self, shard: ShardView[S], ids: Sequence[str]) -> list[Hit]:
-        """Returns the documents of a shard that have one of at most a page of ids."""
-        answer = await self.search(shard, query={"ids": {"values": ids}}, size=max(len(ids), 1))
-        hits: list[Hit] = answer["hits"]["hits"]
-        return hits
+    async def _fit(self, shard: ShardView[S], query: Query) -> bool:
+        """Returns whether a page fits into one answer even if all of it is as large as the largest that is found.
+
+        Documents of schema v1 do not tell their size.
+        """
+        answer = await self.search(shard, query=query, size=0, aggs={"largest": {"max": {"field": "recordingBytes"}}})
+        largest = answer["aggregations"]["largest"]["value"]  # a decimal, or null
+        return largest is None or float(bytes(largest)) * _PAGE <= _PAGE_BYTES
 
     async def replaced_or_deleted(
         self, later: "PointInTime[S]"
     ) -> AsyncIterator[tuple[ShardView[S], ShardView[S], list[Hit]]]:
-        """Yields documents of this point in time that were replaced or deleted before `later`.
+        """Yields documents of this point in time that were replaced or deleted before `later`, up to a page at a time.
 
         Each item has the shard at both times. The search goes from coarse to fine: only intervals that have lost
         documents are divided, down to single sequence numbers.
@@ -216,8 +234,8 @@ class PointInTime(Generic[S]):
             numbers = await self._missing_seq_nos(shard, later, shard_later)
             for i in range(0, len(numbers), _TERMS_PER_SEARCH):
                 chunk = numbers[i : i + _TERMS_PER_SEARCH]
-                answer = await self.search(shard, query={"terms": {"_seq_no": chunk}}, size=len(chunk))
-                yield shard, shard_later, answer["hits"]["hits"]
+                async for hits in self._pages(shard, {"terms": {"_seq_no": chunk}}):
+                    yield shard, shard_later, hits
 
     async def _missing_seq_nos(self, before: ShardView[S], later: "PointInTime[S]", after: ShardView[S]) -> list[int]:
         # Above the global checkpoint new numbers may have become visible between the two points in time, which would
@@ -267,15 +285,18 @@ class PointInTime(Generic[S]):
             for bucket in answer["aggregations"]["numbers"]["buckets"]
         }
 
-    async def search(self, shard: ShardView[S], *, source: bool = True, **body: Any) -> Any:
-        """Searches one shard and returns the response's body. Raises PointInTimeLost and ElasticsearchUnavailable."""
+    async def search(self, shard: ShardView[S], *, source: bool = True, fields: Sequence[str] = (), **body: Any) -> Any:
+        """Searches one shard and returns the response's body; hits have `fields` beside those that the source names.
+
+        Raises PointInTimeLost and ElasticsearchUnavailable.
+        """
         try:
             answer = await with_retries(
                 self._client.search,
                 pit={"id": shard.pit_id, "keep_alive": _KEEP_ALIVE},
                 seq_no_primary_term=True,
                 source=source,
-                docvalue_fields=[{"field": name} for name in shard.source.docvalue_fields],
+                docvalue_fields=[{"field": name} for name in (*shard.source.docvalue_fields, *fields)],
                 allow_partial_search_results=False,
                 **{"track_total_hits": False, **body},
             )
@@ -304,6 +325,21 @@ async def counts_by_contact_center(search: Callable[..., Awaitable[Any]]) -> dic
         if "after_key" not in found:
             return counts
         after = {"after": found["after_key"]}
+
+
+def _fitting(hits: list[Hit]) -> Iterator[list[Hit]]:
+    """Yields the hits, which have their `recordingBytes`, as many at a time as fit into one answer, or a single one."""
+    some: list[Hit] = []
+    size = 0
+    for hit in hits:
+        (hit_size,) = hit.get("fields", {}).get("recordingBytes", [0])
+        if some and size + hit_size > _PAGE_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(hit)
+        size += hit_size
+    if some:
+        yield some
 
 
 def _between(after: int, upto: int) -> Query:

@@ -229,7 +229,7 @@ async def _copied(
     copied = []
     for _id, hit in hits.items():
         if hit["_id"] not in left_out:
-            (whole,) = await point.with_ids(shard, [hit["_id"]])
+            ((whole,),) = [hits async for hits in point.with_ids(shard, [hit["_id"]])]
             if target_id(shard.source, whole) == _id:
                 copied.append(_id)
     return copied

@@ -3,10 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -18,16 +19,24 @@ from app.auth.scope import Scope
 from app.errors import ElasticsearchUnavailable
 from app.migration import point_in_time
 from app.migration.cutover import acquire_and_recover, current_index
-from app.migration.point_in_time import PointInTime
+from app.migration.point_in_time import Hit, PlainIndex, PointInTime, ShardView
 from app.migration.rollback import roll_back
 from app.migration.sources import Source, V1Recordings, V2Recordings
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
-from app.store.documents import document_id, to_document
+from app.store.documents import document_id, from_source, to_document
 from app.store.repository import RecordingRepository, StoredRecording, Update
 from tests.migration.support import behind_alias, callers, make_v1_index, migration, run, small, start, v1_index
-from tests.support.recordings import CONTACT_CENTER, OPS_PATH, OTHER_CONTACT_CENTER, REGION, a_media_file, a_recording
+from tests.support.recordings import (
+    CONTACT_CENTER,
+    OPS_PATH,
+    OTHER_CONTACT_CENTER,
+    REGION,
+    a_media_file,
+    a_recording,
+    store_many,
+)
 from tests.support.service import Service
 from tests.support.sizes import MIGRATED_DOCUMENTS, MIGRATION_KILLS, MOST_UNAVAILABLE_SECONDS
 from tests.support.waiting import eventually
@@ -418,6 +427,52 @@ async def test_unread_point_in_time_is_kept_alive_until_closed(
     before = await searches()
     await eventually(was_used)
     await point.close()
+
+
+async def test_large_recordings_are_read_a_few_at_a_time(
+    elasticsearch: AsyncElasticsearch, service: Service, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(point_in_time, "_PAGE_BYTES", 100_000)
+    sizes = {f"r{i}": 300_000 if i == 7 else 30_000 if i > 7 else 10 for i in range(20)}
+    await store_many(elasticsearch, settings, (a_recording(name, mark="x" * size) for name, size in sizes.items()))
+    read: list[list[str]] = []
+
+    def sources_of(answer: Any) -> list[str]:
+        return [from_source(hit["_source"])["id"] for hit in answer["hits"]["hits"] if "_source" in hit]
+
+    class Watched(PointInTime[PlainIndex]):
+        async def search(self, shard: ShardView[PlainIndex], **body: Any) -> Any:
+            answer = await super().search(shard, **body)
+            read.append(sources_of(answer))
+            return answer
+
+    index = f"{settings.index_prefix}-recordings-v2-000001"
+    point = await Watched.open(elasticsearch, [PlainIndex(index)])
+    later: PointInTime[PlainIndex] | None = None
+    try:
+        (shard,) = point.shards
+        (part,) = point.slices()
+
+        async def are_read(expected: Iterable[str], hits: list[Hit]) -> None:
+            """Nothing twice, and in no answer more than fits, or one."""
+            ids = [from_source(hit["_source"])["id"] for hit in hits]
+            assert sorted(ids) == sorted(expected)
+            assert all(len(some) <= 1 or sum(sizes[name] for name in some) <= 100_000 for some in read)
+            assert max(len(some) for some in read) >= 3
+            read.clear()
+
+        await are_read(sizes, [hit async for hits in point.pages(part) for hit in hits])
+        few = [name for name in sizes if sizes[name] == 30_000]
+        ids = [document_id(CONTACT_CENTER, REGION, name) for name in few]
+        await are_read(few, [hit async for hits in point.with_ids(shard, ids) for hit in hits])
+        for _id in ids:
+            await elasticsearch.delete(index=index, id=_id)
+        later = await PointInTime.open(elasticsearch, [PlainIndex(index)])
+        await are_read(few, [hit async for _, _, hits in point.replaced_or_deleted(later) for hit in hits])
+    finally:
+        await point.close()
+        if later is not None:
+            await later.close()
 
 
 async def test_rollback_second_migration_and_removal_of_old_indices(
