@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.store.client import connect
 from app.store.documents import document_id, from_source
 from app.store.indices import alias
+from tests.support.memory import temporary_files_in_memory
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_recording, an_event
 from tests.support.service import STORAGES, USERS, StartService, assert_error
 from tests.support.sizes import LOST_NODES
@@ -51,7 +52,8 @@ async def nodes() -> AsyncIterator[dict[str, Node]]:
         )
         for name, port in zip(names, ports, strict=True)
     )
-    started = await asyncio.gather(*starts, return_exceptions=True)
+    with temporary_files_in_memory():
+        started = await asyncio.gather(*starts, return_exceptions=True)
     try:
         for node in started:
             if isinstance(node, BaseException):

@@ -15,6 +15,7 @@ from app.store.client import connect
 from tests.support import storages
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.faults import CountingStorage, FaultServer, Trap
+from tests.support.memory import temporary_files_in_memory
 from tests.support.service import (
     PATIENT,
     USERS,
@@ -41,7 +42,9 @@ async def elasticsearch_url() -> AsyncIterator[str]:
 @pytest.fixture(scope="session")
 def spare_node() -> Iterator[Node]:
     """A node to do harm to. Others may form a cluster with it. Its tests share a worker: they are in SPARE_NODE."""
-    with Node.start(name="spare", initial_masters=["spare"]) as node:
+    with temporary_files_in_memory():
+        node = Node.start(name="spare", initial_masters=["spare"])
+    with node:
         yield node
 
 

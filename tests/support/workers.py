@@ -2,25 +2,21 @@
 
 import gc
 import os
-import shutil
-import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
+from tests.support.memory import temporary_files_in_memory
 
 # Of tests that run benchmarks: one looks whether the indices of any benchmark are left.
 BENCHMARKS = pytest.mark.xdist_group("benchmarks")
 
 # Of modules whose tests use `spare_node`.
 SPARE_NODE = pytest.mark.xdist_group("spare node")
-
-# The node of all tests needs less than a tenth of it.
-_MUCH_MEMORY = 8 * 1024**3
 
 _TESTS = Path(__file__).parents[1]
 
@@ -48,28 +44,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     shared = ExitStack()
     session.config.add_cleanup(shared.close)
     try:
-        with _temporary_files_in_memory():
+        with temporary_files_in_memory():
             os.environ["RECALL_ELASTICSEARCH_URL"] = shared.enter_context(elasticsearch_for_development())
     except NoContainerEngine:
         return  # each test that needs it says so
-
-
-@contextmanager
-def _temporary_files_in_memory() -> Iterator[None]:
-    """While the context is open, temporary files are made where no write has to reach a disk.
-
-    Where there is not much memory for files, or no program may be in it, they are made where they are else.
-    A node within it needs a tenth less processor time. It outlives no loss of power, which no test is about.
-    """
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or shutil.disk_usage(memory).free < _MUCH_MEMORY or os.statvfs(memory).f_flag & os.ST_NOEXEC:
-        yield
-        return
-    before, tempfile.tempdir = tempfile.tempdir, str(memory)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 @pytest.hookimpl(tryfirst=True)
