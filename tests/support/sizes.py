@@ -28,7 +28,7 @@ LOST_NODES = size(1, full=2)
 # The criterion is 200,000 and 2 s, on a machine that does nothing else.
 MIGRATED_DOCUMENTS = int(os.environ.get("RECALL_MIGRATION_DOCUMENTS", "5000"))
 MOST_UNAVAILABLE_SECONDS = 2.0 if "RECALL_MIGRATION_DOCUMENTS" in os.environ else 15.0
-MIGRATION_KILLS = size(6, full=20)
+MIGRATION_KILLS = size(4, full=20)
 
 # Recordings that one run of the purge deletes, whose memory must not grow meanwhile. Its memory grows for the first
 # 15,000 or so, which have to be less than a third of what is left after a kill.
@@ -48,10 +48,10 @@ KILLED_GROUPS = size(20, full=200)
 LEAVING_PLAYERS = size(12, full=125)
 
 # Recordings that a client walks page by page, 100 a page; more than offsets reach.
-WALKED_RECORDINGS = size(12_000, full=25_000)
+WALKED_RECORDINGS = size(10_500, full=25_000)
 
 # Minutes of normal and hostile clients together. On a quiet machine the criterion is 20.
-SOAK_MINUTES = size(0.15, full=20.0)
+SOAK_MINUTES = size(0.1, full=20.0)
 
 # Random ranges of a media file that each of the faster storages serves; the others serve half as many.
 MEDIA_RANGES = size(30, full=500)
@@ -60,7 +60,7 @@ MEDIA_RANGES = size(30, full=500)
 # small worlds, and one in so many of the searches for values that are special.
 BIG_WORLDS = size(1, full=3)
 BIG_WORLD_RECORDINGS = size(120, full=280)
-BIG_WORLD_SEARCHES = size(100, full=1_100)
+BIG_WORLD_SEARCHES = size(80, full=1_100)
 SMALL_WORLDS = size(5, full=40)
 PART_OF_SPECIAL_SEARCHES = size(6, full=1)
 
@@ -103,4 +103,4 @@ OPERATION_RACES = size(10, full=200)
 FAULTY_REQUESTS = size(200, full=10_000)
 
 # How long three processes that are killed, and everything that deletes, are let loose on what is held.
-EVIDENCE_SECONDS = size(10.0, full=300.0)
+EVIDENCE_SECONDS = size(8.0, full=300.0)
