@@ -1,4 +1,4 @@
-"""Folders in memory."""
+"""Temporary files of tests in memory."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _MUCH_MEMORY = 8 * 1024**3
 def temporary_files_in_memory() -> Iterator[None]:
     """While the context is open, temporary files are made where no write has to reach a disk.
 
-    Where there is not much memory for files, or no program may be in it, they are made where they are else.
+    Where there is not much memory for files, or no program may be in it, they are made in the usual folder.
     A node within it needs a tenth less processor time. It outlives no loss of power, which no test is about.
     """
     memory = Path("/dev/shm")

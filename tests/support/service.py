@@ -181,7 +181,7 @@ class _Indices:
     written: dict[str, int]
 
 
-# By the URL of an Elasticsearch: indices that nobody uses.
+# By the URL of an Elasticsearch: indices that no test uses now.
 _unused: dict[str, list[_Indices]] = {}
 
 
