@@ -34,6 +34,24 @@ _LONG = (
     "page/test_recording.py",
 )
 
+# Modules that mostly wait. Spread among the others, they leave the processors to two of three workers: with several of
+# them at the same time, a processor has nothing to do.
+_WAITING = (
+    "server/test_protocol.py",
+    "media/test_real_storages.py",
+    "media/test_connections.py",
+    "migration/test_blocked_writes.py",
+    "server/test_memory.py",
+    "api/test_authentication.py",
+    "unit/test_resilience.py",
+    "races/test_version_races.py",
+    "migration/test_roll_out.py",
+    "api/test_users.py",
+    "api/test_fairness.py",
+    "media/test_servers.py",
+    "media/test_package.py",
+)
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Starts a node for all workers: they inherit its URL. It ends with the process that they are workers of."""
@@ -56,7 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(_module(item)))
-    items.sort(key=lambda item: _LONG.index(_module(item)) if _module(item) in _LONG else len(_LONG))
+    modules = dict.fromkeys(map(_module, items))
+    busy = dict.fromkeys(module for module in (*_LONG, *modules) if module in modules and module not in _WAITING)
+    waiting = [module for module in _WAITING if module in modules]
+    place = {module: n / len(part) for part in (busy, waiting) for n, module in enumerate(part)}
+    items.sort(key=lambda item: place[_module(item)])
 
 
 def _module(item: pytest.Item) -> str:
