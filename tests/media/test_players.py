@@ -204,7 +204,7 @@ async def test_memory_per_slow_player_is_bounded(
     app: AppProcess, long_media: Media, counting_storage: CountingStorage, used_certificate: Certificate | None
 ) -> None:
     """A megabyte, and half as much again for what TLS holds encrypted."""
-    players, most = size(80, full=200), 1_500_000 if used_certificate else 1_000_000
+    players, most = size(120, full=200), 1_500_000 if used_certificate else 1_000_000
     _, first = await ask(app.url, long_media.path)
     await eventually(lambda: counting_storage.bytes_sent > 0)
     first.transport.abort()

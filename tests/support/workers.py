@@ -68,12 +68,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return  # each test that needs it says so
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps each module with one worker, for its fixtures, except for tests that name a group of their own."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Keeps each module with one worker, for its fixtures, except for tests that name a group of their own.
+
+    Sorts the modules last: pytest brings those together that share a parametrized fixture.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(_module(item)))
+    yield
     modules = dict.fromkeys(map(_module, items))
     busy = dict.fromkeys(module for module in (*_LONG, *modules) if module in modules and module not in _WAITING)
     waiting = [module for module in _WAITING if module in modules]
