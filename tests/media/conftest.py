@@ -1,20 +1,11 @@
-"""The tests of media run on uvloop, as production does: its transports lose connections in ways of their own.
+"""Which tests of connections run: they run on uvloop and on asyncio's event loop, over TCP and over TLS.
 
-Tests of connections run on asyncio, too, over TCP and over TLS. Without `--full`, each case of a table runs over TCP on
-one loop and over TLS on the other, by turns.
+Without `--full`, each case of a table runs over TCP on one loop and over TLS on the other, by turns.
 """
 
-import asyncio
-from collections.abc import Callable
-
 import pytest
-import uvloop
 
 from tests.support.sizes import FULL
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

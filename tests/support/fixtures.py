@@ -1,11 +1,13 @@
 """Fixtures of all tests: Elasticsearch, the service on indices of the test's own, and storages."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+import uvloop
 from elasticsearch import AsyncElasticsearch
 
 from app.embedded.choose import NoContainerEngine, elasticsearch_for_development
@@ -27,6 +29,14 @@ from tests.support.service import (
     settings_without_indices,
 )
 from tests.support.storages import S3, WebDav
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on uvloop, as production does.
+
+    It reads from connections in an order of its own, and its transports lose connections in ways of their own.
+    """
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
