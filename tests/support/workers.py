@@ -78,6 +78,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(_module(item)))
     yield
+    lost = [module for module in (*_LONG, *_WAITING) if not (_TESTS / module).is_file()]
+    assert not lost, f"there are no such modules of tests: {lost}"
     modules = dict.fromkeys(map(_module, items))
     busy = dict.fromkeys(module for module in (*_LONG, *modules) if module in modules and module not in _WAITING)
     waiting = [module for module in _WAITING if module in modules]

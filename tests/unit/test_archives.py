@@ -1,6 +1,5 @@
 """A folder as an archive, as far as no other test of backups sees it."""
 
-import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +19,7 @@ async def archive(tmp_path: Path) -> AsyncIterator[FolderArchive]:
 
 def open_descriptors(folder: Path) -> int:
     """How many files and folders at or below a folder this process has open."""
-    return sum(os.path.realpath(each).startswith(str(folder)) for each in Path("/proc/self/fd").iterdir())
+    return sum(each.resolve().is_relative_to(folder) for each in Path("/proc/self/fd").iterdir())
 
 
 async def test_a_day_that_somebody_removes_is_made_again(archive: FolderArchive, tmp_path: Path) -> None:
