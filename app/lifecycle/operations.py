@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import UNSET
@@ -164,6 +165,8 @@ class Operations:
         self._slots = asyncio.Semaphore(_CONCURRENT_OF_JOBS)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._new: set[str] = set()
+        # By contact center, while one of its operations starts.
+        self._starts: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._wake = asyncio.Event()
         self._forgotten_at: float | None = None
         self._handled = Counter(
@@ -183,20 +186,22 @@ class Operations:
         the contact center has too many running.
         """
         await self._check_label(by, asked)
-        if await self._store.count_running(by.contact_center) >= _MAX_RUNNING:
-            raise ShareInUse("operations by criteria", "contact center")
-        operation = self._new_operation(by, asked, codec.encode(shown).decode())
-        operation.view = await self._recordings.open_view()
-        try:
-            operation.matched = await self._list_some(operation, _scope(operation, by.user), criteria) or 0
-        except ViewGone:
-            raise ElasticsearchUnavailable from None
-        except BaseException:
-            await self._recordings.close_view(operation.view)
-            raise
-        if not operation.matched:
-            operation.state, operation.finished_at = "done", now_milliseconds()
-        await self._store.create(operation)
+        # One start after the other, so that the next one counts this one.
+        async with self._starts.setdefault(by.contact_center, asyncio.Lock()):
+            if await self._store.count_running(by.contact_center) >= _MAX_RUNNING:
+                raise ShareInUse("operations by criteria", "contact center")
+            operation = self._new_operation(by, asked, codec.encode(shown).decode())
+            operation.view = await self._recordings.open_view()
+            try:
+                operation.matched = await self._list_some(operation, _scope(operation, by.user), criteria) or 0
+            except ViewGone:
+                raise ElasticsearchUnavailable from None
+            except BaseException:
+                await self._recordings.close_view(operation.view)
+                raise
+            if not operation.matched:
+                operation.state, operation.finished_at = "done", now_milliseconds()
+            await self._store.create(operation)
         self._new.add(operation.id)
         self._wake.set()
         return operation

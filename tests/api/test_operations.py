@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -787,6 +788,22 @@ async def test_a_contact_center_has_twenty_running(service: Service, monkeypatch
     for operation_id in running:
         await until_over(admin, operation_id)
     await until_over(admin, await start(admin, body))
+
+
+async def test_of_several_that_start_together_only_the_twentieth_runs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    await post(ops, "r0")
+    gate = Gate(service, monkeypatch, 0)
+    body = {**APPLY, "criteria": ALL}
+    running = [await start(admin, body) for _ in range(19)]
+    responses = await asyncio.gather(*(admin.post(PATH, json=body) for _ in range(8)))
+    assert Counter(response.status_code for response in responses) == {202: 1, 429: 7}
+    running += [response.json()["id"] for response in responses if response.status_code == 202]
+    gate.open()
+    for operation_id in running:
+        await until_over(admin, operation_id)
 
 
 async def test_the_rest_of_a_begun_slice_leaves_what_others_have_changed_since(
