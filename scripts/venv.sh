@@ -60,6 +60,9 @@ _install() {
 _pip_install() {
     .venv/bin/python -c 'import pip' 2>/dev/null || "$_python" -m venv --clear .venv || return
     rm -f .venv/installed-*
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" || return
+    # The pip that comes with Python 3.11 needs three times as long to choose versions.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip || return
+    # Twice quiet: setuptools warns of each folder of data. What nobody imports is not compiled.
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-compile --editable ".[$1]" || return
     _state >".venv/installed-$1"
 }
