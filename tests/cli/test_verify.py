@@ -1,5 +1,6 @@
 """`recall verify`: what it prints, and its exit status."""
 
+import os
 import subprocess
 import sys
 from hashlib import sha256
@@ -22,8 +23,9 @@ def package(tmp_path: Path) -> Path:
 
 def verify(path: Path) -> subprocess.CompletedProcess[str]:
     """Without any setting: whoever has a package may check it."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
     command = [sys.executable, str(ROOT / "scripts" / "verify.py"), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={}, cwd=ROOT, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=60)
 
 
 def test_a_whole_package_is_told_with_what_proves_its_origin(package: Path) -> None:

@@ -47,6 +47,7 @@ ALL = ("--contact-center", CONTACT_CENTER)
 OTHER_CENTER = "other center/é"
 AWAY = "http://127.0.0.1:1/recordings"
 SCREENS_PATH = OPS_PATH.replace("recordings", "screen-recordings")
+RESOURCES: tuple[Resource, ...] = ("recordings", "screen-recordings")
 ANYTHING, _ = parse_search([("startTime", "0")])
 
 Object = Callable[[str, bytes], dict[str, Any]]
@@ -724,6 +725,12 @@ async def everything(store: Store, *paths: str) -> dict[str, bytes]:
     return {path: await store.read(path) for path in paths}
 
 
+async def change(store: Store, name: str, operation: str, reason: str | None = None) -> None:
+    body = {"operationName": operation} | ({"reason": reason} if reason else {})
+    response = await store.admin.post(f"/api/v2/recordings/{name}", json=body)
+    assert response.status_code == 200, response.text
+
+
 async def test_labels_protection_and_former_versions_come_back_byte_for_byte(any_store: Store) -> None:
     store = any_store
     one, screen = store.on_apache("one.wav", b"RIFF1"), store.on_s3("screen.mp4", b"....ftyp")
@@ -870,6 +877,106 @@ async def test_merging_never_undoes_a_later_protection_change(store: Store) -> N
     assert counted(await store.restore(merges=True))["merged"] == 1
     assert b"nonDelete" not in await store.read(f"{OPS_PATH}/lifted")
     assert json.loads(await store.read(f"{OPS_PATH}/lost"))["recording"]["nonDeletion"]["reason"] == "lost"
+
+
+async def test_merging_takes_later_protection_and_labels_that_only_the_backup_has(store: Store, tmp_path: Path) -> None:
+    media = store.on_apache("one.wav", b"one")
+    definitions = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recording-label-definitions"
+    for name in ("early", "late"):
+        assert (await store.ops.post(definitions, json={"name": name})).status_code == 201
+    await store.post(a_call("one", media))
+    await store.post(a_call("screen", mediaFiles=a_call("one", media)["mediaFiles"]), path=SCREENS_PATH)
+    await change(store, "one", "applyNonDelete", "first")
+    await change(store, "one", "unapplyNonDelete", "over")
+    await store.admin.post("/api/v2/recordings/one/labels", json={"name": "early"})
+    await store.backup()
+    early, store.place = store.place, str(tmp_path / "late")
+    await change(store, "one", "applyNonDelete", "second")
+    await store.admin.delete("/api/v2/recordings/one/labels/early")
+    await store.admin.post("/api/v2/recordings/one/labels", json={"name": "late"})
+    await store.backup()
+    late, store.place = store.place, early
+
+    await empty_indices(store.service.settings)
+    await store.restore()
+    await store.post(a_call("screen", mediaFiles=a_call("one", media)["mediaFiles"]), path=SCREENS_PATH)
+    assert b"nonDelete" not in await store.read(f"{OPS_PATH}/one")
+    store.place = late
+    assert counted(await store.restore(merges=True)) == {"merged": 1, "mediaUnchanged": 1}
+    merged = json.loads(await store.read(f"{OPS_PATH}/one"))["recording"]
+    assert merged["nonDeletion"]["reason"] == "second"
+    assert [label["name"] for label in merged["labels"]] == ["early", "late"]
+    # The screen recording follows the hold, and follows when it is lifted.
+    assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 403
+    await change(store, "one", "unapplyNonDelete", "over")
+    assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 200
+
+
+@pytest.mark.parametrize("first", ["early", "late"])
+async def test_merging_keeps_the_later_change_of_each_recording_that_holds_a_screen_recording(
+    store: Store, tmp_path: Path, first: str
+) -> None:
+    calls = [a_call(name, store.on_apache(f"{name}.wav", b"RIFF")) for name in ("one", "two")]
+    await store.post(*calls)
+    await store.post(a_call("screen", mediaFiles=[*calls[0]["mediaFiles"], *calls[1]["mediaFiles"]]), path=SCREENS_PATH)
+    places = {name: str(tmp_path / name) for name in ("early", "late")}
+    await change(store, "one", "applyNonDelete")
+    store.place = places["early"]
+    for resource in RESOURCES:
+        await store.backup(resource)
+    await change(store, "one", "unapplyNonDelete")
+    await change(store, "two", "applyNonDelete")
+    store.place = places["late"]
+    for resource in RESOURCES:
+        await store.backup(resource)
+
+    await empty_indices(store.service.settings)
+    for name in (first, *(places.keys() - {first})):
+        store.place = places[name]
+        await store.restore(merges=True)
+    assert b"nonDelete" not in await store.read(f"{OPS_PATH}/one")
+    assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 403
+    await change(store, "two", "unapplyNonDelete")
+    assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 200
+
+
+async def test_a_label_that_cannot_be_defined_is_told_and_its_recording_restored(store: Store) -> None:
+    definitions = f"/api/v2/ops/contact-centers/{CONTACT_CENTER}/recording-label-definitions"
+    media = store.on_apache("one.wav", b"one")
+    await store.post(a_call("one", media))
+    for name in ("court", "audit"):
+        body = {"name": name, "displayName": f"The {name}"}
+        assert (await store.ops.post(definitions, json=body)).status_code == 201
+        assert (await store.admin.post("/api/v2/recordings/one/labels", json={"name": name})).status_code == 201
+    before = await store.read(f"{OPS_PATH}/one/labels")
+    await store.backup()
+    await empty_indices(store.service.settings)
+    for name, display_name in (("court", "Another"), ("other", "The audit")):
+        body = {"name": name, "displayName": display_name}
+        assert (await store.ops.post(definitions, json=body)).status_code == 201
+    restore = await store.restore()
+    assert counted(restore) == {"restored": 1, "mediaUnchanged": 1, "labelsFailed": 2}
+    renamed, taken = sorted((failure.reason for failure in restore.failures), reverse=True)
+    assert renamed == "the label court is called 'Another' there"
+    assert taken.startswith("the label audit cannot be defined: ")
+    assert json.loads(before)["labels"] != []
+    assert {label["name"] for label in json.loads(await store.read(f"{OPS_PATH}/one/labels"))["labels"]} == {
+        "court",
+        "audit",
+    }
+
+
+async def test_a_media_file_that_the_backup_could_not_copy_is_told_with_the_reason(store: Store) -> None:
+    away = {"storage": "webDAV", "path": f"{AWAY}/one.wav"}
+    await store.post(a_call("one", away))
+    assert counted(await store.backup())["mediaFailed"] == 1
+    await empty_indices(store.service.settings)
+    restore = await store.restore()
+    assert counted(restore) == {"restored": 1, "mediaFailed": 1}
+    (failure,) = restore.failures
+    assert failure.reason.startswith("the backup has no copy: ")
+    assert not failure.reason.endswith("unknown")
+    assert (await store.ops.get(f"{OPS_PATH}/one")).status_code == 200
 
 
 async def test_a_media_object_is_never_overwritten_nor_stored_when_damaged(store: Store) -> None:
