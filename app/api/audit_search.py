@@ -17,9 +17,23 @@ from app.search.criteria import given_values
 from app.search.paging import PageRequest, page_links, parse_page, unpacked
 from app.search.parsers import instant_after, instant_before
 
-OPERATIONS = tuple(dict.fromkeys((*get_args(audit.Operation), *get_args(policy.Operation))))
-
-
+# They leave a line only when they are refused: the methods whose `audit` is None.
+_REFUSED: Sequence[policy.Operation] = (
+    "search",
+    "read",
+    "waveform",
+    "read-definitions",
+    "read-labels",
+    "ops-search",
+    "ops-read",
+    "ops-contact-centers",
+    "operations",
+    "ops-operations",
+    "audit",
+    "ops-audit",
+    "me",
+)
+OPERATIONS: Sequence[str] = (*get_args(audit.Operation), *_REFUSED)
 OUTCOMES: Sequence[str] = get_args(audit.Outcome)
 
 

@@ -25,7 +25,7 @@ from app.api.requests import (
 from app.api.responses import envelope
 from app.auth.policy import require_role
 from app.errors import InvalidParameter
-from app.lifecycle.operations import Asked, By
+from app.lifecycle.operations import Asked, By, new_operation_id
 from app.recordings.dates import format_instant
 from app.recordings.labels import parse_label_of_many
 from app.search.criteria import given_values, parse_criteria
@@ -77,9 +77,9 @@ async def start(request: Request) -> Response:
 
 
 async def _apply(request: Request, by: By, asked: Asked, ids: Sequence[str]) -> Response:
+    operation_id = audit_entry(request).operation_id = new_operation_id()
     async with services(request).operations_by_ids.place(owner_of(request)):
-        operation = await services(request).operations.apply(by, asked, ids)
-    audit_entry(request).operation_id = operation.id
+        operation = await services(request).operations.apply(by, asked, ids, operation_id)
     content: dict[str, object] = {"id": operation.id, "succeeded": operation.succeeded}
     if operation.failures:
         content |= {"statusCode": 7, "failed": operation.failures}
@@ -131,7 +131,7 @@ def _asked(body: Mapping[str, Any]) -> Asked:
             raise InvalidParameter(attribute, f"{name} does not know it; it knows {told}")
     label, comment = parse_label_of_many(body) if name in _LABELLING else ("", None)
     subresources = body.get("subresources")
-    if subresources not in {None, "*"}:
+    if subresources is not None and subresources != "*":
         raise InvalidParameter("subresources", "it must be *")
     return Asked(name, label, comment, reason=parse_reason(body), with_media=subresources == "*")
 

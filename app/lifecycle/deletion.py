@@ -157,6 +157,10 @@ class Deletion:
                 return outcome.failed
             await conflicts.wait()
 
+    async def count_left(self, resource: Resource, document_id: str) -> int:
+        """Returns how many media objects of a deleted recording are left to a sweep."""
+        return await self._journal.count_of(resource, document_id)
+
     async def delete_media(
         self, resource: Resource, scope: Scope, recording_id: str, name: str, *, by: Actor, seconds: float
     ) -> tuple[FailedMedia, ...]:

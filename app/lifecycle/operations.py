@@ -7,6 +7,7 @@ recordings are stored before it is accepted, and any process of the region carri
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -39,14 +40,16 @@ from app.errors import (
     RecordingProtected,
     ShareInUse,
 )
+from app.ids import MAX_ID_BYTES
 from app.lifecycle.deletion import Actor, Deletion
 from app.lifecycle.labels import Labelling
 from app.lifecycle.protection import Protection
 from app.recordings.labels import name_key
 from app.retry import Backoff
-from app.search.criteria import Criteria, parse_criteria
+from app.search.criteria import ANY_LABEL, Condition, Criteria, parse_criteria
 from app.search.paging import Page, PageRequest
 from app.settings import Settings, User
+from app.store.documents import document_id
 from app.store.journal import now_milliseconds
 from app.store.lease import Lease, LeaseError
 from app.store.operations import PART, Failure, Operation, OperationName, OperationStore, Part
@@ -98,6 +101,8 @@ _PATIENCE_SECONDS = 30.0
 _CANCEL_SECONDS = 10.0
 _FORGET_SECONDS = 3_600.0
 _TOO_MANY = 429
+
+_OPERATION_ID = re.compile("[0-9a-f]{32}")
 
 _LIST_LOST = "Elasticsearch has lost the list of what matched before it was complete. Nothing was done: try again."
 
@@ -190,10 +195,10 @@ class Operations:
         async with self._starts.setdefault(by.contact_center, asyncio.Lock()):
             if await self._store.count_running(by.contact_center) >= _MAX_RUNNING:
                 raise ShareInUse("operations by criteria", "contact center")
-            operation = self._new_operation(by, asked, codec.encode(shown).decode())
+            operation = self._new_operation(by, asked, codec.encode(shown).decode(), new_operation_id())
             operation.view = await self._recordings.open_view()
             try:
-                operation.matched = await self._list_some(operation, _scope(operation, by.user), criteria) or 0
+                operation.matched = await self._list_some(operation, self._scope_of(by), criteria) or 0
             except ViewGone:
                 raise ElasticsearchUnavailable from None
             except BaseException:
@@ -206,14 +211,14 @@ class Operations:
         self._wake.set()
         return operation
 
-    async def apply(self, by: By, asked: Asked, recording_ids: Sequence[str]) -> Operation:
+    async def apply(self, by: By, asked: Asked, recording_ids: Sequence[str], operation_id: str) -> Operation:
         """Does an operation on these recordings, each once, and returns what became of it, with every failure.
 
         Raises LabelDefinitionNotFound.
         """
         await self._check_label(by, asked)
-        operation = self._new_operation(by, asked, None)
-        scope = _scope(operation, by.user)
+        operation = self._new_operation(by, asked, None, operation_id)
+        scope = self._scope_of(by)
         different = list(dict.fromkeys(recording_ids))
         operation.matched = len(different)
         until = time.monotonic() + self._settings.delete_seconds
@@ -226,7 +231,8 @@ class Operations:
 
         await asyncio.gather(*(work() for _ in range(_CONCURRENT_OF_IDS)))
         operation.state, operation.finished_at = "done", now_milliseconds()
-        stored = msgspec.structs.replace(operation, failures=operation.failures[:MAX_FAILURES])
+        failures = [*map(_shortened, operation.failures[:MAX_FAILURES])]
+        stored = msgspec.structs.replace(operation, failures=failures)
         try:
             await self._store.create(stored)
         except RecallError:
@@ -235,7 +241,7 @@ class Operations:
 
     async def read(self, by: By, operation_id: str) -> Operation:
         """Returns an operation as of its last checkpoint; raises OperationNotFound."""
-        operation = await self._store.read(operation_id)
+        operation = await self._store.read(operation_id) if _OPERATION_ID.fullmatch(operation_id) else None
         if (
             operation is None
             or operation.contact_center != by.contact_center
@@ -274,19 +280,27 @@ class Operations:
         return None if sees_all else by.user.name
 
     async def _check_label(self, by: By, asked: Asked) -> None:
-        """Raises LabelDefinitionNotFound. A label without a definition can be taken from those that have it."""
+        """Raises LabelDefinitionNotFound. A label without a definition can be taken from those that have it.
+
+        Those are recordings that the user may see: the answer must not tell of others.
+        """
         if not asked.label:
             return
         key = name_key(asked.label)
         if key in await self._labelling.definitions(by.contact_center):
             return
-        if asked.operation_name == "removeLabel" and await self._recordings.carry_label(by.contact_center, key):
-            return
+        if asked.operation_name == "removeLabel":
+            labelled = (Condition(ANY_LABEL, [asked.label]),)
+            if (await self._recordings.count(self._scope_of(by), labelled)).total:
+                return
         raise LabelDefinitionNotFound(asked.label)
 
-    def _new_operation(self, by: By, asked: Asked, criteria: str | None) -> Operation:
+    def _scope_of(self, by: By) -> Scope:
+        return Scope(by.contact_center, self._settings.region, None if by.is_ops else limits_of(by.user))
+
+    def _new_operation(self, by: By, asked: Asked, criteria: str | None, operation_id: str) -> Operation:
         return Operation(
-            id=uuid4().hex,
+            id=operation_id,
             contact_center=by.contact_center,
             region=self._settings.region,
             operation_name=asked.operation_name,
@@ -317,7 +331,7 @@ class Operations:
             require_permission(user, needed)
         except RecallError as error:
             raise _Ended(f"The user {operation.by} may not do it any more: {error.message}") from None
-        return _scope(operation, user)
+        return Scope(operation.contact_center, operation.region, None if operation.is_ops else limits_of(user))
 
     async def _handle(  # noqa: PLR0917
         self,
@@ -347,6 +361,11 @@ class Operations:
         try:
             await self._do(operation, scope, recording_id, seconds, redo, entry)
         except raised:
+            raise
+        except asyncio.CancelledError:
+            # It may have been done. A job is carried on by another process, which writes the line.
+            if operation.criteria is None:
+                self._audit.write(entry)
             raise
         except RecallError as answer:
             error = answer
@@ -411,6 +430,10 @@ class Operations:
             try:
                 stored = await self._recordings.get(scope, recording_id)
             except RecordingNotFound:
+                deleted = document_id(operation.contact_center, operation.region, recording_id)
+                left = await self._deletion.count_left("recordings", deleted) if with_media else 0
+                if left:
+                    raise MediaLeft(recording_id, left) from None
                 return
             if (stored.version.seq_no, stored.version.primary_term) != redo.version:
                 raise RecordingChanged(recording_id)
@@ -583,6 +606,7 @@ class Operations:
         operation = lease.state
         backoff = Backoff(initial=0.2, maximum=5.0)
         until = time.monotonic() + _PATIENCE_SECONDS
+        has_begun = False
         while True:
             try:
                 async with self._slots:
@@ -591,6 +615,7 @@ class Operations:
                     scope = self._scope_now(operation)
                     raised = _WAITED_FOR if begun < until else (ElasticsearchUnavailable,)
                     seconds = self._settings.delete_seconds
+                    has_begun = True
                     failure = await self._handle(operation, scope, recording_id, seconds, redo, raised)
                     # Nothing is awaited between the line of the audit log and this.
                     operation.finished.append(number)
@@ -599,12 +624,23 @@ class Operations:
                     return
             except _WAITED_FOR:
                 # It may have been done all the same.
-                redo = redo or _Redo(operation.begun_at, version)
+                if has_begun:
+                    redo = redo or _Redo(operation.begun_at, version)
                 await backoff.wait()
 
 
-def _scope(operation: Operation, user: User) -> Scope:
-    return Scope(operation.contact_center, operation.region, None if operation.is_ops else limits_of(user))
+def new_operation_id() -> str:
+    """Returns an id for an operation that nobody has used."""
+    return uuid4().hex
+
+
+def _shortened(failure: Failure) -> Failure:
+    """Returns a failure as a list of operations shows it. What cannot be an id may be as long as a request."""
+    encoded = failure.id.encode()
+    if len(encoded) <= MAX_ID_BYTES:
+        return failure
+    cut = encoded[:MAX_ID_BYTES].decode(errors="ignore") + "…"
+    return Failure(cut, failure.status_code, failure.status_message.replace(failure.id, cut))
 
 
 def _count(operation: Operation, failure: Failure | None) -> None:

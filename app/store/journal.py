@@ -13,6 +13,7 @@ from elasticsearch import AsyncElasticsearch
 
 from app.errors import ElasticsearchUnavailable
 from app.recordings.identity import Resource
+from app.search.clauses import Query, all_of
 from app.settings import Settings
 from app.store.client import store_errors
 from app.store.indices import alias, refresh
@@ -94,9 +95,16 @@ class DeletionJournal:
 
     async def count(self) -> int:
         """Returns the number of entries."""
+        return await self._count({"match_all": {}})
+
+    async def count_of(self, resource: Resource, document_id: str) -> int:
+        """Returns the number of entries of a recording that was deleted."""
+        return await self._count(all_of([{"term": {"resource": resource}}, {"term": {"document": document_id}}]))
+
+    async def _count(self, query: Query) -> int:
         async with store_errors(self._seconds):
             await refresh(self._client, self._index)
-            response = await self._client.count(index=self._index)
+            response = await self._client.count(index=self._index, query=query)
         count: int = response.body["count"]
         return count
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -16,10 +16,13 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 from prometheus_client import CollectorRegistry
 
+from app import audit
+from app.api.audit_search import OPERATIONS
 from app.audit import AuditLog, Entry
 from app.embedded.elasticsearch import Node
 from app.lifecycle import audit_indexing
 from app.lifecycle.audit_indexing import AuditIndexing
+from app.main import ENDPOINTS
 from app.search.paging import Cursor
 from app.settings import Settings, User
 from app.store.audit_index import AuditIndex
@@ -90,6 +93,17 @@ async def until_shown(client: httpx.AsyncClient, path: str, wanted: list[dict[st
     except TimeoutError:
         assert by_id(shown) == by_id(wanted)
     assert len(shown) == len(wanted)
+
+
+def test_each_operation_that_a_line_may_have_can_be_searched_and_no_other() -> None:
+    of_methods = {
+        method.audit or method.operations[0]
+        for endpoint in ENDPOINTS
+        if endpoint.authentication != "none"
+        for method in endpoint.methods.values()
+    }
+    assert len(OPERATIONS) == len(set(OPERATIONS))
+    assert set(OPERATIONS) == of_methods | set(get_args(audit.Operation))
 
 
 # --- what is shown to whom ---

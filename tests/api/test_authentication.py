@@ -151,6 +151,7 @@ REQUESTS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (f"{OPS_PATH}/", {"json": a_recording("roles")}, "ops"),
     (INTERNAL_PATH, {"json": a_recording("roles")}, "ops"),
     (f"{INTERNAL_PATH}/", {"json": a_recording("roles")}, "ops"),
+    (OPS_PATH, {"json": {"operationName": "createCRCF"}}, "ops"),
 )
 # The same resources, asked for something that is wrong or not there.
 WRONG_REQUESTS: tuple[tuple[str, dict[str, Any], str], ...] = (

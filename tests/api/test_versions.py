@@ -68,6 +68,21 @@ async def test_an_update_of_a_protected_recording_keeps_what_it_said(
     assert notes(await versions(ops)) == ["a", "b", "a"]
 
 
+async def test_a_screen_recording_that_a_recording_holds_keeps_what_it_said(
+    ops: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    screens = OPS_PATH.replace("recordings", "screen-recordings")
+    await post(ops)
+    for note, held in (("a", False), ("b", True), ("c", True)):
+        if held:
+            await protect(admin)
+        assert (await ops.post(screens, json=a_recording("s", note=note))).status_code in {200, 201}
+    response = await ops.get(f"{screens}/s/versions")
+    assert response.status_code == 200
+    assert notes(response.json()["versions"]) == ["a", "b"]
+    assert await versions(ops) == []
+
+
 async def test_an_update_that_only_python_takes_for_none_is_kept(
     ops: httpx.AsyncClient, admin: httpx.AsyncClient
 ) -> None:
