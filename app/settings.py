@@ -38,7 +38,9 @@ class ConfigurationError(Exception):
 
 
 # What stands in no log, also not where an error shows a value.
-_SECRETS = frozenset({"password", "password_hash", "secret_access_key", "elasticsearch_password"})
+_SECRETS = frozenset(
+    {"password", "password_hash", "secret_access_key", "elasticsearch_password", "elasticsearch_api_key"}
+)
 
 
 class _Configured(msgspec.Struct, frozen=True):

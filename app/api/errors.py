@@ -22,7 +22,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     return _error_envelope(request, InvalidParameter("request", "it is not a valid HTTP request"))
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
+async def unexpected(request: Request, error: Exception) -> Response:
     """Starlette raises the error again after this answer, so the server logs it."""
     return _error_envelope(request, InternalError())
 
@@ -43,5 +43,5 @@ HANDLERS = {
     RecallError: _recall_error,
     HTTPException: _http_exception,
     ClientDisconnect: _client_left,
-    Exception: _unexpected,
+    Exception: unexpected,
 }

@@ -11,7 +11,7 @@ from app.errors import InvalidParameter, MediaNotFound, MissingParameter
 from app.folding import fold_number
 from app.ids import id_error
 from app.recordings.dates import normalise_date
-from app.recordings.identity import Resource, is_http_url, media_path, storage_folder
+from app.recordings.identity import Resource, is_http_url, media_name, media_path, storage_folder
 
 Recording = dict[str, Any]
 
@@ -61,9 +61,9 @@ def validate_id(name: str, value: str) -> None:
 
 
 def media_file_named(recording: Recording, name: str) -> dict[str, Any]:
-    """Returns the media file whose path ends with `{uuid}.{ext}`; raises MediaNotFound."""
+    """Returns the media file with this `{uuid}.{ext}`; raises MediaNotFound."""
     for media in recording["mediaFiles"]:
-        if media["mediaPath"].endswith(f"/{name}"):
+        if media_name(media) == name:
             found: dict[str, Any] = media
             return found
     raise MediaNotFound(name)

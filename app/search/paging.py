@@ -176,7 +176,9 @@ def unpacked(parameters: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]
         raise _foreign_cursor() from None
     if not inflating.eof:
         raise _foreign_cursor()
-    return [*inner, *(pair for pair in parameters if pair != ("cursor", packed))]
+    others = list(parameters)
+    others.remove(("cursor", packed))
+    return [*inner, *others]
 
 
 def page_links(
@@ -237,7 +239,7 @@ def _link(url: str, parameters: Sequence[tuple[str, str]], offset: int, cursor: 
     link = f"{here}?{_query_string([*kept, ('offset', str(offset)), *place])}"
     if len(link) > _MAX_LINK_LENGTH >= len(url):
         packed = _PACKED + _to_base64(zlib.compress(msgspec.msgpack.encode([*kept, *place]), 9))
-        link = f"{here}?{_query_string([('offset', str(offset)), ('cursor', packed)])}"
+        return min(link, f"{here}?{_query_string([('offset', str(offset)), ('cursor', packed)])}", key=len)
     return link
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
 from app.settings import Settings
+from app.store.repository import RecordingRepository
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, a_recording
 from tests.support.service import PATIENT, Service, StartService, assert_error, own_settings
 
@@ -98,6 +100,18 @@ async def test_allowed_origin_may_read_responses_with_credentials(recording: Ser
         assert response.headers["access-control-allow-credentials"] == "true"
         assert "Origin" in response.headers["vary"]
         assert "Content-Range" in response.headers["access-control-expose-headers"]
+
+
+async def test_allowed_origin_may_read_an_unexpected_error(recording: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(RecordingRepository, "find", fail)
+    admin = recording.client("admin")
+    response = await admin.get("/api/v2/recordings/held", headers={"Origin": "https://desk.example.com"})
+    assert_error(response, 500, 4)
+    assert response.headers["access-control-allow-origin"] == "https://desk.example.com"
+    assert "access-control-allow-origin" not in (await admin.get("/api/v2/recordings/held")).headers
 
 
 async def test_foreign_origin_gets_no_cors_headers(recording: Service) -> None:

@@ -1,6 +1,7 @@
 """Programs that read with ops credentials: a softphone, an exporter, a muxer (docs/contract.md section 3)."""
 
 import asyncio
+import itertools
 import re
 from typing import Any
 from urllib.parse import quote
@@ -122,6 +123,10 @@ async def test_a_muxer_reads_fetches_and_deletes_single_media_files(muxer: Muxer
         head = await client.head(media["mediaUri"])
         assert (head.status_code, head.headers["content-length"]) == (200, "700")
 
+    # A name is one segment of the path.
+    for method, prefix in itertools.product(("GET", "HEAD", "DELETE"), ("play%2F", "content%2F", "%2F")):
+        uri = media_files[0]["mediaUri"].replace("/content/", f"/content/{prefix}")
+        assert (await client.request(method, uri)).status_code == 404
     deleted = await client.delete(media_files[0]["mediaUri"])
     assert (deleted.status_code, deleted.json()) == (200, {"statusCode": 0})
     assert_error(await client.get(media_files[0]["mediaUri"]), 404, 6)

@@ -265,6 +265,24 @@ async def test_media_that_cannot_be_deleted_are_reported_and_remembered(
     assert await remembered() == 1
 
 
+async def test_a_single_media_file_that_cannot_be_deleted_is_reported_and_remembered(
+    start_service: StartService, faults: FaultServer, remembered: Remembered
+) -> None:
+    ops = (await start_service(storage=StorageConfig((WebDavConfig(faults.url),)))).client("ops")
+    screens = f"/internal-api/contact-centers/{CONTACT_CENTER}/screen-recordings"
+    descriptors = [{"storage": "webDAV", "path": faults.url_of(name)} for name in ("status-500", "none")]
+    media_files = [a_media_file(mediaDescriptor=descriptor) for descriptor in descriptors]
+    assert (await ops.post(screens, json=a_recording("screen", mediaFiles=media_files))).status_code == 200
+    broken, other = (await ops.get(f"{screens}/screen")).json()["recording"]["mediaFiles"]
+    answer = (await ops.delete(broken["mediaUri"])).json()
+    assert answer["statusCode"] == 7
+    (failed,) = answer["failed"]
+    assert failed["mediaDescriptor"] == descriptors[0]
+    assert f"/{failed['id']}." in broken["mediaUri"]
+    assert (await ops.get(f"{screens}/screen")).json()["recording"]["mediaFiles"] == [other]
+    assert await remembered() == 1
+
+
 @pytest.mark.parametrize("by", ["recordings", "criteria"])
 async def test_an_operation_that_deletes_takes_the_media_only_with_subresources(
     start_service: StartService, faults: FaultServer, apache: WebDav, remembered: Remembered, *, tmp_path: Path, by: str
