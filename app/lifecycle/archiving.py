@@ -29,6 +29,10 @@ from app.store.repository import RecordingRepository, StoredRecording
 from app.store.versions import FormerVersion
 
 
+class VersionsMissing(Exception):
+    """A recording names a former version that is not there: it was deleted meanwhile, or Elasticsearch has lost it."""
+
+
 class TooLong(Exception):
     """A recording has so many former versions that its recording.json would have more than LONGEST_FILE bytes."""
 
@@ -43,7 +47,7 @@ class Archiving:
     async def content(self, resource: Resource, stored: StoredRecording) -> bytes:
         """Returns the content of recording.json: the same bytes as long as nothing of it has changed.
 
-        Raises TooLong, before it reads what would be.
+        Raises TooLong, before it reads what would be, and VersionsMissing.
         """
         definitions = await self._labelling.definitions(stored.contact_center) if stored.labels else {}
         versions = await self._versions(resource, stored)
@@ -61,7 +65,11 @@ class Archiving:
         chain = await repository.versions(stored)
         if sum(version.bytes for version in chain) > LONGEST_FILE:
             raise TooLong
-        return [version async for version in repository.version_store.with_content(chain)]
+        versions = [version async for version in repository.version_store.with_content(chain)]
+        # An archive may have the only copy of one that is missing here.
+        if not versions or versions[0].previous or len(versions) < len(chain):
+            raise VersionsMissing
+        return versions
 
     async def _protection(self, resource: Resource, change: ProtectionChange) -> ArchivedProtection:
         other: Resource = "screen-recordings" if resource == "recordings" else "recordings"

@@ -21,7 +21,7 @@ from app.audit import Outcome as AuditOutcome
 from app.auth.scope import Scope
 from app.background import for_each
 from app.errors import MediaNotFound, MediaStorageFailed, MediaStorageTimeout, OtherMediaObject, RecallError
-from app.lifecycle.archiving import Archiving, TooLong
+from app.lifecycle.archiving import Archiving, TooLong, VersionsMissing
 from app.lifecycle.labels import Labelling
 from app.lifecycle.patience import Patience
 from app.media.answers import is_html, open_media
@@ -246,6 +246,9 @@ class Backup:
         except TooLong:
             self._fail_whole(stored, RECORDING, f"with its former versions it is larger than {LONGEST_FILE} bytes")
             return
+        except VersionsMissing:
+            await self._back_up_as_it_is_now(stored)
+            return
         # One that the manifest names otherwise is damaged, and no copy to keep for whole.
         unnamed = sizes.keys() - (before.files.keys() if before else ())
         files, not_copied = await self._copy_media(stored, folder, known, unnamed)
@@ -266,6 +269,16 @@ class Backup:
             or time.monotonic() - self._finished_at > _FINISHED_SECONDS
         ):
             await self._finish()
+
+    async def _back_up_as_it_is_now(self, stored: StoredRecording) -> None:
+        """Backs up a recording whose former versions are not there. If it is deleted, so are they: the backup stays."""
+        now = await self._patience.call(partial(self._repository.read, stored.document_id))
+        if now is None:
+            self._advance(1)
+        elif now.version == stored.version:
+            self._fail_whole(stored, RECORDING, "a former version is missing in Elasticsearch; the backup was left")
+        else:
+            await self._back_up(now)
 
     async def _finish(self) -> None:
         """Writes recording.json and the manifest of recordings whose media are there. From then on these count."""

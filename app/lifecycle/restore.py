@@ -4,7 +4,7 @@ See docs/decisions/0036-backup.md. What exists is never replaced, and a media ob
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -129,6 +129,10 @@ class _Wanted:
             self.document_id, update.contact_center, update.recording, update.protection, _NO_VERSION, update.labels
         )
         return is_same(codec.decode(as_ops_reads_it(stored, {})), codec.decode(as_ops_reads_it(mine, {})))
+
+
+class _Differs(Exception):
+    """Somebody has stored a recording meanwhile that says otherwise."""
 
 
 class _NotRestored(Exception):
@@ -272,19 +276,28 @@ class Restore:
         """Stores a recording, and then its media. So no deletion that began before takes one for an orphan."""
         repository = self._repositories[wanted.resource]
         stored = await self._patience.call(partial(repository.read, wanted.document_id))
-        is_same = stored is not None and wanted.reads_as(stored)
+        has_versions = stored is None or await self._patience.call(partial(_has_versions, repository, stored, wanted))
+        is_same = stored is not None and has_versions and wanted.reads_as(stored)
         if stored is not None and not is_same and not self._task.merges:
-            self.counts.different += 1
-            self._fail_of(wanted, "", "it exists and says otherwise; --merge adds what only the backup has")
+            self._differs(wanted)
             return
         absent = [name for name in wanted.media if await self._is_absent(wanted, name)]
         if self._task.dry_run:
             outcome: _Outcome = "unchanged" if is_same else "restored" if stored is None else "merged"
         else:
             await self._define(wanted)
-            outcome = "unchanged" if is_same else await self._store(wanted, repository, stored)
-            if absent or outcome != "unchanged":
+            try:
+                outcome = "unchanged" if is_same else await self._store(wanted, repository, stored)
+            except _Differs:
+                self._differs(wanted)
+                return
+            if not has_versions and stored is not None and _latest_version(stored):
+                self.counts.different += 1
+                self._fail_of(wanted, "", "it has other former versions; those of the backup were not added")
+            if absent or not is_same:
                 await self._patience.call(partial(repository.keep_media, [wanted.update.recording]))
+            if not is_same:
+                absent += await self._gone_since(wanted, absent)
         await self._upload(wanted, absent)
         if outcome == "restored":
             self.counts.restored += 1
@@ -298,19 +311,23 @@ class Restore:
     async def _store(
         self, wanted: _Wanted, repository: RecordingRepository, stored: StoredRecording | None
     ) -> "_Outcome":
-        """Creates a recording with its former versions, or merges it into the one that exists."""
+        """Creates a recording with its former versions, or merges it into the one that exists. Raises _Differs."""
         update = wanted.update
         if stored is None and update.protection is not None and is_protected(update.recording):
             update = replace(update, protection=await self._decided_anew(wanted, update.protection))
-        if stored is None and update.protection is not None and wanted.archived.versions:
+        has_none = stored is None or not _latest_version(stored)
+        if has_none and update.protection is not None and wanted.archived.versions:
             update = replace(update, protection=await self._store_versions(wanted, repository, update.protection))
 
         async def change(now: StoredRecording | None) -> Update | None:
             if now is None:
                 return update
-            if not self._task.merges:
+            if self._task.merges:
+                return _merged(now, update, wanted.resource)
+            # It may be the first attempt's, whose answer was lost.
+            if wanted.reads_as(now):
                 return None
-            return _merged(now, update, wanted.resource)
+            raise _Differs
 
         before, after = await self._patience.call(
             partial(
@@ -322,8 +339,24 @@ class Restore:
             )
         )
         if after is None:
-            return "unchanged"
+            return "unchanged" if stored else "restored"
         return "restored" if before is None else "merged"
+
+    async def _gone_since(self, wanted: _Wanted, absent: Collection[str]) -> list[str]:
+        """Returns which other media objects were deleted before the recording was there, which keeps them now."""
+        gone: list[str] = []
+        for name in wanted.media.keys() - absent:
+            if name in wanted.manifest.files:
+                try:
+                    (await open_media(self._storages, "HEAD", wanted.media[name], {}, name, may_be_html=True)).close()
+                except (MediaNotFound, OtherMediaObject):
+                    self.counts.media_unchanged -= 1
+                    gone.append(name)
+        return gone
+
+    def _differs(self, wanted: _Wanted) -> None:
+        self.counts.different += 1
+        self._fail_of(wanted, "", "it exists and says otherwise; --merge adds what only the backup has")
 
     async def _decided_anew(self, wanted: _Wanted, protection: ProtectionChange) -> ProtectionChange:
         """Returns the hold as a new decision, if it was lifted after the backup.
@@ -543,16 +576,32 @@ def _merged_protection(
         merged = msgspec.structs.replace(
             before, decided_at=latest.decided_at, change_id=latest.change_id, holders=holders
         )
-        return merged, merged.is_held()
+        return _with_versions(merged, before, other), merged.is_held()
     if not before.is_before(other):
-        return before, was_protected
+        return _with_versions(before, before, other), was_protected
     later = msgspec.structs.replace(
         other,
         pending=tuple(dict.fromkeys([*other.pending, *before.pending, *before.taken])),
-        history=before.history,
-        version=before.version,
     )
-    return later, bool(archived.recording.get("nonDelete"))
+    return _with_versions(later, before, other), bool(archived.recording.get("nonDelete"))
+
+
+def _with_versions(change: ProtectionChange, before: ProtectionChange, other: ProtectionChange) -> ProtectionChange:
+    """Returns a change that names the former versions of `before`, or, if that has none, the other's."""
+    named = before if before.version or not other.version else other
+    return msgspec.structs.replace(change, history=named.history, version=named.version)
+
+
+def _latest_version(stored: StoredRecording) -> str:
+    return stored.protection.version if stored.protection else ""
+
+
+async def _has_versions(repository: RecordingRepository, stored: StoredRecording, wanted: _Wanted) -> bool:
+    """Returns whether a stored recording has all former versions that the archive has."""
+    if not wanted.archived.versions:
+        return True
+    there = {(version.at, version.by) for version in await repository.versions(stored)}
+    return there >= {(version.at, version.by) for version in wanted.archived.versions}
 
 
 def _merged_labels(stored: Labels | None, archived: Labels | None) -> Labels | None:

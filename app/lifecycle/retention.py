@@ -17,7 +17,7 @@ from app.audit import AuditLog
 from app.auth.scope import Scope
 from app.errors import MediaNotFound, RecallError
 from app.lifecycle import backup, purge
-from app.lifecycle.archiving import Archiving, TooLong
+from app.lifecycle.archiving import Archiving, TooLong, VersionsMissing
 from app.lifecycle.backup import is_unchanged, reason_of
 from app.lifecycle.deletion import Deletion
 from app.lifecycle.labels import Labelling
@@ -27,7 +27,7 @@ from app.media.archives import Archive, ArchiveFailed, FileMissing
 from app.media.location import LocationNotAllowed
 from app.media.storages import MediaStorages
 from app.media.zipped import open_archive
-from app.recordings.backup import MANIFEST, RECORDING, FileEntry, Malformed, folder_of, parse_manifest
+from app.recordings.backup import CONTENTS, MANIFEST, RECORDING, FileEntry, Malformed, folder_of, parse_manifest
 from app.recordings.dates import format_instant
 from app.recordings.identity import Resource, media_name
 from app.recordings.labels import name_key
@@ -140,6 +140,8 @@ class Retention:
             result.outcome, result.error = "refused", f"{error}; it is running this rule"
         except LeaseError as error:
             result.outcome, result.error = "failed", f"another process may run the rule now: {error}"
+        except ArchiveFailed as error:
+            result.outcome, result.error = "failed", str(error)
         except RecallError as error:
             result.outcome, result.error = "failed", _why(error)
         except Exception as error:
@@ -176,6 +178,9 @@ class Retention:
             result.outcome = "failed"
             result.error = f'exclude_labels: no contact center of the rule has the label "{unknown}"'
             return
+        if not dry_run:
+            for location in {task.location for task in rule.tasks if task.require_backup and task.location}:
+                await self._find_backup(location)
         for task in rule.tasks:
             for contact_center in rule.contact_centers or (None,):
                 for resource in task.resources:
@@ -191,6 +196,18 @@ class Retention:
                     if done.outcome in {"failed", "interrupted"}:
                         result.outcome = done.outcome
                         result.error = result.error or done.error
+
+    async def _find_backup(self, location: str) -> None:
+        """Raises ArchiveFailed if a purge is to ask a backup that nobody has begun.
+
+        A rule that begins it would delete what is then only in a folder over which the real disk is mounted later.
+        """
+        async with open_archive(location, self._settings.storage.s3, to_write=False, connections=1) as archive:
+            try:
+                await archive.read(CONTENTS)
+            except FileMissing:
+                why = "is its disk mounted? Make the first one by hand, with `recall backup`"
+                raise ArchiveFailed(f"{location} has no backup, which require_backup asks: {why}") from None
 
     async def _unknown_exclusion(self, rule: Rule) -> str | None:
         """Returns an excluded label that no contact center of the rule defines or uses. It may be misspelt."""
@@ -343,11 +360,11 @@ class _BackedUp:
             return True
         try:
             return await self._has_all(stored)
-        except (FileMissing, Malformed, TooLong):
+        except (FileMissing, Malformed, TooLong, VersionsMissing):
             return False
 
     async def _has_all(self, stored: StoredRecording) -> bool:
-        """Raises FileMissing, Malformed, TooLong, and ArchiveFailed if the backup cannot be read."""
+        """Raises FileMissing, Malformed, TooLong, VersionsMissing, and ArchiveFailed if the backup cannot be read."""
         folder = folder_of(self._resource, stored.contact_center, stored.recording)
         manifest = parse_manifest(await self._archive.read(f"{folder}/{MANIFEST}"), folder)
         sizes = await self._archive.sizes(folder)

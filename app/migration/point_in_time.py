@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from elasticsearch import ApiError, AsyncElasticsearch, NotFoundError, TransportError
 
+from app import codec
 from app.store.retrying import NotReady, with_retries
 
 # Longer than a network partition may last. A restart of the node loses the point in time in any case.
@@ -25,6 +26,7 @@ _SLICE = 5_000
 _PAGE = 500
 # The recordings in one answer of Elasticsearch, which holds all of them in its memory, except a single larger one.
 _PAGE_BYTES = 16 * 1024 * 1024
+_FIRST_PAGE = 4  # of documents that do not tell their size, which are up to 4 MiB each
 
 # How much narrower the intervals of each round of the search for gaps are.
 _REFINEMENT = 32
@@ -94,6 +96,8 @@ class PointInTime(Generic[S]):
     def __init__(self, client: AsyncElasticsearch) -> None:
         self._client = client
         self.shards: Sequence[ShardView[S]] = ()
+        # Index → how many documents, which do not tell their size, to ask for next.
+        self._page_sizes: dict[str, int] = {}
         self._renewal = asyncio.create_task(self._renew())
 
     @classmethod
@@ -192,31 +196,36 @@ class PointInTime(Generic[S]):
         self, shard: ShardView[S], query: Query, after: int = -1, upto: float = math.inf, *, source: bool = True
     ) -> AsyncIterator[list[Hit]]:
         """Yields the documents of a query whose `_seq_no` is above `after` and at most `upto`, in its order."""
-        fit = not source or await self._fit(shard, query)
+        sizes = await self._sizes(shard, query) if source else "small"
         order: Query = {"sort": [{"_seq_no": "asc"}]}
         while after < upto:
-            more = {} if fit else {"fields": ("recordingBytes",)}
-            page = {"query": query, "search_after": [after], "size": _PAGE, **order, **more}
-            hits = (await self.search(shard, source=source and fit, **page))["hits"]["hits"]
-            if fit and hits:
+            size = self._page_sizes.get(shard.source.index, _FIRST_PAGE) if sizes == "unknown" else _PAGE
+            more = {"fields": ("recordingBytes",)} if sizes == "large" else {}
+            page = {"query": query, "search_after": [after], "size": size, **order, **more}
+            hits = (await self.search(shard, source=source and sizes != "large", **page))["hits"]["hits"]
+            if sizes == "unknown" and hits:
+                self._page_sizes[shard.source.index] = _next_size(size, hits)
+            if sizes != "large" and hits:
                 yield hits
             elif hits:
                 for some in _fitting(hits):
                     numbers = _between(some[0]["_seq_no"] - 1, some[-1]["_seq_no"])
                     found = {"query": {"bool": {"filter": [query, numbers]}}, "size": len(some), **order}
                     yield (await self.search(shard, **found))["hits"]["hits"]
-            if len(hits) < _PAGE:
+            if len(hits) < size:
                 return
             after = hits[-1]["_seq_no"]
 
-    async def _fit(self, shard: ShardView[S], query: Query) -> bool:
-        """Returns whether a page fits into one answer even if all of it is as large as the largest that is found.
+    async def _sizes(self, shard: ShardView[S], query: Query) -> Literal["small", "large", "unknown"]:
+        """Returns "small" if a page fits into one answer even if all of it is as large as the largest that is found.
 
-        Documents of schema v1 do not tell their size.
+        Documents of schema v1 and former versions do not tell their size.
         """
         answer = await self.search(shard, query=query, size=0, aggs={"largest": {"max": {"field": "recordingBytes"}}})
         largest = answer["aggregations"]["largest"]["value"]  # a decimal, or null
-        return largest is None or float(bytes(largest)) * _PAGE <= _PAGE_BYTES
+        if largest is None:
+            return "unknown"
+        return "small" if float(bytes(largest)) * _PAGE <= _PAGE_BYTES else "large"
 
     async def replaced_or_deleted(
         self, later: "PointInTime[S]"
@@ -325,6 +334,12 @@ async def counts_by_contact_center(search: Callable[..., Awaitable[Any]]) -> dic
         if "after_key" not in found:
             return counts
         after = {"after": found["after_key"]}
+
+
+def _next_size(size: int, hits: list[Hit]) -> int:
+    """Returns how many documents to ask for next: so many of the largest of these fit, and at most twice as many."""
+    largest = max(len(codec.encode(hit["_source"])) for hit in hits)
+    return max(1, min(_PAGE_BYTES // largest, 2 * size, _PAGE))
 
 
 def _fitting(hits: list[Hit]) -> Iterator[list[Hit]]:

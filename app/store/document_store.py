@@ -185,7 +185,7 @@ class DocumentWriter:
         hit = await self._reader.get(index, document_id)
         document = codec.decode(body)
         return hit is not None and all(
-            value is None or document.get(key) == value for key, value in msgspec.to_builtins(hit.source).items()
+            document.get(key) == value for key, value in msgspec.to_builtins(hit.source).items()
         )
 
 

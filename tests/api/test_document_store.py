@@ -5,10 +5,12 @@ from random import Random
 
 import hypothesis
 import pytest
+from elastic_transport import ConnectionError as TransportConnectionError
 from elasticsearch import AsyncElasticsearch, BadRequestError, ConflictError, NotFoundError
 from hypothesis import strategies
 
 from app import codec
+from app.recordings.labels import Label
 from app.recordings.merge import merge
 from app.recordings.model import parse_recording
 from app.settings import Settings
@@ -74,6 +76,39 @@ async def test_documents_of_a_batch_succeed_or_fail_independently(documents: Doc
     assert [read and read[0] for read in reads] == [*map(str, range(20)), "third", None, None, None]
     with pytest.raises(NotFoundError):
         await documents.reader.get(f"{documents.index}-not", "nowhere")
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+async def test_after_a_lost_answer_only_the_whole_document_counts_as_stored(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch, *, is_applied: bool
+) -> None:
+    """Another process may have written the same recording meanwhile, but without the first label."""
+    await documents.put("labelled", "content")
+    found = await documents.get("labelled")
+    assert found
+    recording = merge(None, parse_recording(a_recording(content="content")))
+    labelled = codec.encode(to_document(CONTACT_CENTER, recording, labels=(Label("court", "Court", "admin", 1, "g"),)))
+    batcher = documents.writer._batcher
+    submit = batcher.submit
+
+    async def loses_the_answer(operation: bytes, size: int) -> None:
+        monkeypatch.undo()
+        if is_applied:
+            await submit(operation, size)
+        else:
+            await documents.put("labelled", "content", found[1])
+        raise TransportConnectionError("the node has gone")
+
+    monkeypatch.setattr(batcher, "submit", loses_the_answer)
+    putting = documents.writer.put(documents.index, "labelled", labelled, found[1])
+    if is_applied:
+        await putting
+    else:
+        with pytest.raises(ConflictError):
+            await putting
+    hit = await documents.reader.get(documents.index, "labelled")
+    assert hit
+    assert (hit.source.labels is not None) == is_applied
 
 
 @hypothesis.settings(

@@ -23,6 +23,7 @@ import pytest
 from elasticsearch import AsyncElasticsearch
 
 from app.auth.scope import Scope
+from app.lifecycle.archiving import Archiving
 from app.lifecycle.backup import Backup, Task
 from app.lifecycle.restore import Restore, RestoreTask
 from app.lifecycle.verification import Verification, verify
@@ -35,6 +36,7 @@ from app.recordings.mapping import Destination, StorageMapping
 from app.search.criteria import parse_search
 from app.settings import S3Config, StorageConfig, WebDavConfig
 from app.store.indices import alias
+from app.store.repository import RecordingRepository
 from app.store.versions import VersionStore
 from tests.support.processes import Scripts
 from tests.support.recordings import CONTACT_CENTER, OPS_PATH, REGION, a_media_file, a_recording, store_many
@@ -309,6 +311,62 @@ async def test_a_recording_with_too_many_former_versions_is_told_and_not_read(
     assert counted(backup) == {"unchanged": 1, "mediaUnchanged": 1, "failed": 1}
     assert "with its former versions it is larger" in backup.failures[0].reason
     assert backed_up.files() == kept
+
+
+@pytest.fixture
+async def held(store: Store) -> Store:
+    """A backup of a held recording with two former versions."""
+    media = store.on_apache("one.wav", b"one")
+    await store.post(a_call("one", media, note="a"))
+    await change(store, "one", "applyNonDelete")
+    for note in ("b", "c"):
+        await store.post(a_call("one", media, note=note))
+    await store.backup()
+    return store
+
+
+async def test_a_former_version_that_is_missing_leaves_the_backup_as_it_is(
+    held: Store, elasticsearch: AsyncElasticsearch
+) -> None:
+    """The backup may have the only copy, as after a snapshot whose shards were seconds apart."""
+    kept = held.files()
+    index = alias(held.service.settings, "recording-versions")
+    await elasticsearch.indices.refresh(index=index)
+    hits = (await elasticsearch.search(index=index, sort=[{"at": "desc"}]))["hits"]["hits"]
+    for hit in hits:
+        await elasticsearch.delete(index=index, id=hit["_id"], refresh=True)
+        backup = await held.backup()
+        assert counted(backup) == {"failed": 1}
+        assert "a former version is missing" in backup.failures[0].reason
+        assert held.files() == kept
+        await elasticsearch.index(index=index, id=hit["_id"], document=hit["_source"], refresh=True)
+    assert counted(await held.backup()) == {"unchanged": 1, "mediaUnchanged": 1}
+
+
+@pytest.mark.parametrize("meanwhile", ["deleted", "posted again"])
+async def test_a_recording_that_is_deleted_during_a_backup_keeps_its_former_versions_there(
+    held: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    kept = held.files()
+    content = Archiving.content
+
+    async def deleted_before(*arguments: Any) -> bytes:
+        monkeypatch.undo()
+        await change(held, "one", "unapplyNonDelete")
+        assert (await held.ops.delete(f"{OPS_PATH}/one")).status_code == 200
+        if meanwhile == "posted again":
+            await held.post(a_call("one", held.apache.descriptor(f"{held.run}/old/one.wav"), note="new"))
+        return await content(*arguments)
+
+    monkeypatch.setattr(Archiving, "content", deleted_before)
+    backup = await held.backup()
+    assert not backup.failures
+    if meanwhile == "deleted":
+        assert (counted(backup), held.files()) == ({}, kept)
+    else:
+        assert counted(backup) == {"copied": 1, "mediaUnchanged": 1}
+        (file,) = held.folder.rglob("recording.json")
+        assert b'"note":"new"' in file.read_bytes()
 
 
 async def test_no_backup_is_no_success(store: Store, backed_up: Store, tmp_path: Path) -> None:
@@ -938,6 +996,90 @@ async def test_merging_keeps_the_later_change_of_each_recording_that_holds_a_scr
     assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 403
     await change(store, "two", "unapplyNonDelete")
     assert (await store.ops.delete(f"{SCREENS_PATH}/screen")).status_code == 200
+
+
+async def versions_of(store: Store, name: str) -> list[str]:
+    versions = json.loads(await store.read(f"{OPS_PATH}/{name}/versions"))["versions"]
+    return [version["recording"]["note"] for version in versions]
+
+
+async def test_former_versions_of_a_recording_that_was_posted_again_come_back_by_merging(held: Store) -> None:
+    await empty_indices(held.service.settings)
+    media = held.apache.descriptor(f"{held.run}/old/one.wav")
+    await held.post(a_call("one", media, note="c"))
+    assert counted(await held.restore()) == {"different": 1}
+    assert await versions_of(held, "one") == []
+    assert counted(await held.restore(merges=True)) == {"merged": 1, "mediaUnchanged": 1}
+    assert await versions_of(held, "one") == ["a", "b"]
+    assert counted(await held.restore(merges=True)) == {"unchanged": 1, "mediaUnchanged": 1}
+
+
+@pytest.mark.parametrize("later", ["applyNonDelete", "unapplyNonDelete"])
+async def test_former_versions_come_back_to_a_recording_that_was_protected_later(held: Store, later: str) -> None:
+    await empty_indices(held.service.settings)
+    media = held.apache.descriptor(f"{held.run}/old/one.wav")
+    await held.post(a_call("one", media, note="c"))
+    await change(held, "one", "applyNonDelete", "later")
+    await change(held, "one", later, "later")
+    before = json.loads(await held.read(f"{OPS_PATH}/one"))["recording"]
+    assert counted(await held.restore(merges=True)) == {"merged": 1, "mediaUnchanged": 1}
+    assert await versions_of(held, "one") == ["a", "b"]
+    assert json.loads(await held.read(f"{OPS_PATH}/one"))["recording"] == before
+    await change(held, "one", "applyNonDelete")
+    await held.post(a_call("one", media, note="d"))
+    assert await versions_of(held, "one") == ["a", "b", "c"]
+
+
+async def test_other_former_versions_are_left_and_told(held: Store) -> None:
+    await empty_indices(held.service.settings)
+    media = held.apache.descriptor(f"{held.run}/old/one.wav")
+    await held.post(a_call("one", media, note="x"))
+    await change(held, "one", "applyNonDelete")
+    await held.post(a_call("one", media, note="y"))
+    restore = await held.restore(merges=True)
+    assert restore.counts.different == 1
+    assert "other former versions" in restore.failures[0].reason
+    assert await versions_of(held, "one") == ["x"]
+
+
+async def test_a_media_object_that_goes_before_its_recording_is_back_is_uploaded(
+    held: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a sweep of the media objects that an earlier deletion has left."""
+    await empty_indices(held.service.settings)
+    media = held.apache.folder / f"{held.run}/old/one.wav"
+    keep = RecordingRepository.keep_media
+
+    async def gone_before(*arguments: Any) -> None:
+        media.unlink()
+        await keep(*arguments)
+
+    monkeypatch.setattr(RecordingRepository, "keep_media", gone_before)
+    assert counted(await held.restore()) == {"restored": 1, "mediaRestored": 1}
+    assert media.read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("says", ["the same", "otherwise"])
+async def test_a_recording_that_somebody_stores_during_a_restore_is_compared(
+    held: Store, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    """It may be the first attempt's own, whose answer was lost."""
+    await empty_indices(held.service.settings)
+    store = Restore._store
+    media = held.apache.descriptor(f"{held.run}/old/one.wav")
+
+    async def stored_before(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        if says == "otherwise":
+            await held.post(a_call("one", media, note="another"))
+        else:
+            assert counted(await held.restore()) == {"restored": 1, "mediaUnchanged": 1}
+        return await store(*arguments)
+
+    monkeypatch.setattr(Restore, "_store", stored_before)
+    restore = await held.restore()
+    expected = {"different": 1} if says == "otherwise" else {"restored": 1}
+    assert counted(restore) == {**expected, "mediaUnchanged": 1}
 
 
 async def test_a_label_that_cannot_be_defined_is_told_and_its_recording_restored(store: Store) -> None:

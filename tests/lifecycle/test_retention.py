@@ -283,13 +283,31 @@ async def test_what_no_backup_has_as_it_is_now_stays(stored: Runs, wsgidav: WebD
     assert (result.outcome, await store.left()) == ("success", {"protected"}), result
 
 
+async def test_a_rule_that_asks_a_backup_does_not_begin_it(stored: Runs, wsgidav: WebDav, tmp_path: Path) -> None:
+    """As when its disk is not mounted: what is written is hidden, or gone with the container, and the rest deleted."""
+    store, now = Store(stored.service, tmp_path), datetime.now(UTC)
+    await store.post(on(wsgidav, "kept", "retention/kept.wav"))
+    for place in (tmp_path / "none", tmp_path / "mount-point"):
+        if place.name == "mount-point":
+            place.mkdir()
+        purge = PURGE | {"require_backup": True, "location": str(place), "with_media": True}
+        result = await stored.run(ours({"kind": "backup", "location": str(place)}, purge), now)
+        assert (result.outcome, result.tasks) == ("failed", [])
+        assert str(place) in (result.error or "")
+        assert not place.exists() or not any(place.iterdir())
+    assert await store.left() == {"kept"}
+    assert wsgidav.exists("retention/kept.wav")
+
+
 async def test_after_a_backup_that_failed_only_a_purge_that_asks_the_backup_goes_on(
     stored: Runs, wsgidav: WebDav, tmp_path: Path
 ) -> None:
     store, now, place = Store(stored.service, tmp_path), datetime.now(UTC), str(tmp_path / "backup")
-    await store.post(on(wsgidav, "whole", "retention/whole.wav"), on(wsgidav, "gone", "retention/gone.wav"))
-    (wsgidav.folder / "retention" / "gone.wav").unlink()
     backup = {"kind": "backup", "location": place}
+    await store.post(on(wsgidav, "whole", "retention/whole.wav"))
+    assert (await stored.run(ours(backup), now)).outcome == "success"
+    await store.post(on(wsgidav, "gone", "retention/gone.wav"))
+    (wsgidav.folder / "retention" / "gone.wav").unlink()
     safe = PURGE | {"require_backup": True, "location": place, "with_media": True}
     result = await stored.run(ours(backup, PURGE, safe), now)
     assert [task.outcome for task in result.tasks] == ["failed", "not run", "failed"]

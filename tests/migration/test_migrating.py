@@ -508,3 +508,22 @@ async def test_contact_center_in_two_sources_is_refused(
     status, _, err = await run(settings, "migrate_to_v2.py", cwd=tmp_path)
     assert status == 1
     assert f"the contact center {CONTACT_CENTER} is in" in err
+
+
+async def test_documents_that_do_not_tell_their_size_are_read_as_many_at_a_time_as_the_last_ones_suggest(
+    elasticsearch: AsyncElasticsearch, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(point_in_time, "_PAGE_BYTES", 100_000)
+    marks = ["x"] * 12 + ["x" * 30_000] * 25 + ["x"] * 20
+    sources = [(f"r{i}", {**small(f"r{i}", "+1"), "mark": mark}) for i, mark in enumerate(marks)]
+    index = await make_v1_index(elasticsearch, settings, sources)
+    point = await PointInTime.open(elasticsearch, [V1Recordings(index, CONTACT_CENTER)])
+    try:
+        (part,) = point.slices()
+        pages = [[hit["_id"] for hit in hits] async for hits in point.pages(part)]
+        assert [name for page in pages for name in page] == [name for name, _ in sources]
+        assert [*map(len, pages)] == [4, 8, 16, 3, 3, 3, 3, 6, 11]
+        again = [len(hits) async for hits in point.pages(part)]
+        assert again[0] == 24
+    finally:
+        await point.close()
