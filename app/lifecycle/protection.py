@@ -13,7 +13,7 @@ import msgspec
 
 from app.auth.scope import Scope
 from app.background import concurrently
-from app.errors import RecordingChanged
+from app.errors import ElasticsearchUnavailable, RecordingChanged
 from app.recordings.identity import Resource
 from app.recordings.model import Recording
 from app.store.documents import Hold, ProtectionChange
@@ -183,20 +183,31 @@ class Protection:
         return True
 
     async def repair(self, *, older_than_seconds: float = _ABANDONED_SECONDS) -> int:
-        """Completes the changes that were left incomplete; returns their number."""
-        repaired = 0
+        """Completes the changes that were left incomplete; returns their number.
+
+        One that cannot be completed holds up no other; its error is raised at the end.
+        """
+        repaired, failed = 0, None
         for document in await self._recordings.pending():
-            stored = await self._recordings.read(document)
-            if (
-                stored is not None
-                and stored.protection is not None
-                and stored.protection.pending
-                and stored.protection.decided_at <= now_milliseconds() - older_than_seconds * 1000
-            ):
-                await self.complete(stored)
-                repaired += 1
+            try:
+                stored = await self._recordings.read(document)
+                if (
+                    stored is not None
+                    and stored.protection is not None
+                    and stored.protection.pending
+                    and stored.protection.decided_at <= now_milliseconds() - older_than_seconds * 1000
+                ):
+                    await self.complete(stored)
+                    repaired += 1
+            except ElasticsearchUnavailable:
+                raise
+            except Exception as error:
+                log.exception("the protection change of the document %s cannot be completed", document)
+                failed = error
         if repaired:
             log.warning("completed %d protection changes that were left incomplete", repaired)
+        if failed is not None:
+            raise failed
         return repaired
 
     async def _next_instant(self, latest: int, screens: Iterable[str]) -> int:

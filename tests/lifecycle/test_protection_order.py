@@ -112,3 +112,42 @@ async def test_a_change_whose_screen_recordings_cannot_be_written_now_is_503_and
     assert await service.services.protection.repair(older_than_seconds=0) == 1
     for recording_id in ("one", "other"):
         assert_error(await ops.delete(f"{screens_path}/{recording_id}"), 403, 3)
+
+
+async def test_a_change_that_cannot_be_completed_holds_up_no_other(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops, admin = service.client("ops"), service.client("admin")
+    screens_path = OPS_PATH.replace("/recordings", "/screen-recordings")
+    screens = service.services.repositories["screen-recordings"]
+    write = screens.update_document
+
+    def failing(error: Exception, *ids: str) -> Any:
+        documents = {document_id(CONTACT_CENTER, REGION, recording_id) for recording_id in ids}
+
+        async def update(document: str, *arguments: Any, **named: Any) -> Any:
+            if document in documents:
+                raise error
+            return await write(document, *arguments, **named)
+
+        return update
+
+    for name in ("a", "b", "c"):
+        media_files = [a_media_file(f"calls/{name}.mp3", callUUID=name)]
+        for path in (OPS_PATH, screens_path):
+            assert (await ops.post(path, json=a_recording(name, mediaFiles=media_files))).status_code == 201
+    with monkeypatch.context() as patch:
+        patch.setattr(screens, "update_document", failing(ElasticsearchUnavailable(), "a", "b", "c"))
+        for name in ("a", "b", "c"):
+            hold = {"operationName": "applyNonDelete"}
+            assert (await admin.post(f"/api/v2/recordings/{name}", json=hold)).status_code == 503
+    await service.repository.make_searchable()
+    (first, *_) = await service.repository.pending()
+    (broken,) = (name for name in ("a", "b", "c") if document_id(CONTACT_CENTER, REGION, name) == first)
+    with monkeypatch.context() as patch:
+        patch.setattr(screens, "update_document", failing(ValueError("it cannot be decoded"), broken))
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            await service.services.protection.repair(older_than_seconds=0)
+    for name in {"a", "b", "c"} - {broken}:
+        assert_error(await ops.delete(f"{screens_path}/{name}"), 403, 3)
+    assert (await ops.delete(f"{screens_path}/{broken}")).status_code == 200
