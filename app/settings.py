@@ -164,7 +164,7 @@ def _check_ca_file(ca_file: str | None) -> None:
     try:
         ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # of TLS, too
-        raise ValueError(f"the ca_file {ca_file!r} of a storage cannot be used: {error}") from None
+        raise ValueError(f"the ca_file {ca_file!r} of a storage cannot be used: {error}") from error
 
 
 class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

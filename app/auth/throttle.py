@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 
 from app.auth.networks import network_of
 from app.auth.recent import put_newest
@@ -34,6 +35,11 @@ class _Attempts:
     next: float = 0.0
 
 
+def _key(name: str, address: str) -> tuple[bytes, str]:
+    """Returns the key of a user at an address. Names are the client's to invent, and as long as a request."""
+    return sha256(name.encode(errors="surrogatepass")).digest(), network_of(address)
+
+
 class Throttle:
     """Slows attempts down; addresses of one network count as one. `clock` is in seconds, monotonic.
 
@@ -46,7 +52,7 @@ class Throttle:
         self._free_attempts = max(_FREE_ATTEMPTS // workers, 1)
         self._pause_factor = workers
         self._most_waiting = max(MAX_WAITING_AT_ONE_ADDRESS // workers, 1)
-        self._attempts: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
+        self._attempts: OrderedDict[tuple[bytes, str], _Attempts] = OrderedDict()
         self._waiting: Counter[str] = Counter()
         # Until when the refusals of an address are spread out.
         self._refusals: OrderedDict[str, float] = OrderedDict()
@@ -95,10 +101,10 @@ class Throttle:
 
     def succeeded(self, name: str, address: str) -> None:
         """Forgets the failures of a user at an address."""
-        self._attempts.pop((name, network_of(address)), None)
+        self._attempts.pop(_key(name, address), None)
 
     def _count(self, name: str, address: str) -> _Attempts:
-        now, key = self._clock(), (name, network_of(address))
+        now, key = self._clock(), _key(name, address)
         attempts = self._attempts.get(key)
         if attempts is None or attempts.last + _FORGET_SECONDS < now:
             attempts = _Attempts()

@@ -63,6 +63,7 @@ class _Users:
         self._read = read
         self._seen: object = None
         self._taken: object = None
+        self._told: object = None
         self._first: Settings | None = None
         self._users: dict[str, User] = {}
 
@@ -71,14 +72,19 @@ class _Users:
         seen = await asyncio.to_thread(_state, Path(self._file))
         settled, self._seen = seen == self._seen, seen
         if settled and seen != self._taken:
-            self._taken = seen
             try:
                 settings = await asyncio.to_thread(load_settings, {**os.environ, "RECALL_CONFIG": self._file})
                 if not settings.users:
                     raise ConfigurationError("it has no [[users]]")
             except ConfigurationError as error:
-                log.error("%s has changed, but the users stay as they were: %s", self._file, error)
+                # What cannot be read now is tried again: a user that it no longer has must go.
+                if not _is_of_the_system(error):
+                    self._taken = seen
+                if seen != self._told:
+                    self._told = seen
+                    log.error("%s has changed, but the users stay as they were: %s", self._file, error)
             else:
+                self._taken = seen
                 self._take(settings)
 
     def _take(self, settings: Settings) -> None:
@@ -97,6 +103,11 @@ class _Users:
             if others:
                 log.warning("%s has changes that need a restart: %s", self._file, ", ".join(others))
         self._users = users
+
+
+def _is_of_the_system(error: BaseException | None) -> bool:
+    """Returns whether a file could not be read, such as without a free descriptor."""
+    return error is not None and (isinstance(error, OSError) or _is_of_the_system(error.__cause__))
 
 
 def _tell_changes(before: dict[str, User], after: dict[str, User]) -> None:

@@ -6,7 +6,7 @@ import gzip
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -52,7 +52,7 @@ class _Batch:
     lines: list[_Line]
     position: int
     ids: set[str] = field(default_factory=set)
-    is_done: bool = False
+    refused: int | None = None  # of its lines, once it is done
 
 
 class _Outcome(msgspec.Struct):
@@ -65,11 +65,13 @@ class _Outcome(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    """How far a file was imported: its `lines` up to this number are stored or refused."""
+    """How far a file was imported to `address`: its `lines` up to this number are stored, or `refused`."""
 
     size: int
     modified: int
     lines: int
+    address: str = ""
+    refused: int = 0
 
 
 @click.command("import", cls=Command, short_help="Post files of recordings to a running service.")
@@ -126,10 +128,15 @@ def command(
     address = f"{base}/api/v2/ops/contact-centers/{encode_segment(contact_center)}/{resource}"
     importer = _Importer(address, name, _password(name, password_file), lines or 500, restart=restart)
     try:
-        for file in files:
+        # Each file remembers it until all are imported: if it was posted again, it would replace what a later one says.
+        states = [
             asyncio.run(
                 importer.run(file, refused or Path(f"{'standard-input' if file == '-' else file}.refused.ndjson"))
             )
+            for file in files
+        ]
+        for state in states:
+            state.remove()
     except (ImportFailed, OSError, EOFError) as error:
         sys.exit(f"{importer.summary()}\n{error}")
     except KeyboardInterrupt:
@@ -159,11 +166,12 @@ class _Importer:
     def summary(self) -> str:
         return f"created {self.created}, updated {self.updated}, refused {self.refused}"
 
-    async def run(self, file: str, refused: Path) -> None:
+    async def run(self, file: str, refused: Path) -> "_StateFile":
         """Imports one file. Raises ImportFailed, OSError."""
-        state = _StateFile(file, restart=self._restart)
+        state = _StateFile(file, self._address, restart=self._restart)
         if state.lines:
             click.echo(f"{file}: an earlier import was interrupted; going on after line {state.lines}", err=True)
+        self.refused += state.refused
         timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
         with _opened(file) as (raw, lines), progress(state.size, file, "B") as advance:
             async with aiohttp.ClientSession(auth=self._auth, timeout=timeout) as session:
@@ -171,11 +179,11 @@ class _Importer:
                 self._refused_file = refused
                 batches = _batches(file, lines, raw, self._lines, after=state.lines)
                 await self._import(batches, state, advance)
-        state.remove()
+        return state
 
     async def _import(self, batches: Iterator[_Batch], state: "_StateFile", advance: Callable[[int], object]) -> None:
         """Keeps some batches in flight, but none together with another one that has one of its ids."""
-        in_flight: dict[asyncio.Task[None], _Batch] = {}
+        in_flight: dict[asyncio.Task[int], _Batch] = {}
         unsaved: list[_Batch] = []
         position = 0
         try:
@@ -193,7 +201,7 @@ class _Importer:
 
     async def _landed(
         self,
-        in_flight: dict[asyncio.Task[None], _Batch],
+        in_flight: dict[asyncio.Task[int], _Batch],
         unsaved: list[_Batch],
         state: "_StateFile",
         advance: Callable[[int], object],
@@ -203,19 +211,21 @@ class _Importer:
         done, _ = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             batch = in_flight.pop(task)
-            task.result()
-            batch.is_done = True
-        while unsaved and unsaved[0].is_done:
+            batch.refused = task.result()
+        while unsaved and (refused := unsaved[0].refused) is not None:
             batch = unsaved.pop(0)
-            state.save(batch.lines[-1].number)
+            state.save(batch.lines[-1].number, refused)
             advance(batch.position - position)
             position = batch.position
         return position
 
-    async def _post(self, lines: Sequence[_Line]) -> None:
-        """Posts lines until each of them is stored or refused. Raises ImportFailed when the service stays away."""
+    async def _post(self, lines: Sequence[_Line]) -> int:
+        """Posts lines until each of them is stored or refused; returns how many are refused.
+
+        Raises ImportFailed when the service stays away.
+        """
         backoff = Backoff(_GIVE_UP_SECONDS, initial=0.5, maximum=20.0)
-        left = list(lines)
+        left, refused = list(lines), 0
         while True:
             outcome, why, retry_after = await self._request(b"\n".join(line.text for line in left))
             if outcome is not None:
@@ -225,10 +235,15 @@ class _Importer:
                 self.updated += outcome.updated
                 failures = {failure["line"]: failure for failure in outcome.failed}
                 # Code 4: the store, or a deletion of a media object, was in the way. It is no fault of the line.
-                self._refuse([(left[n - 1], f) for n, f in failures.items() if f["statusCode"] != 4])
-                left = [left[n - 1] for n, failure in sorted(failures.items()) if failure["statusCode"] == 4]
+                kept_out = [(left[n - 1], f) for n, f in failures.items() if f["statusCode"] != 4]
+                self._refuse(kept_out)
+                refused += len(kept_out)
+                again = _again(left, {n: failure["statusCode"] for n, failure in failures.items()})
+                # What was stored, and is posted again for the order, is counted again then.
+                self.updated -= len(again) - (len(failures) - len(kept_out))
+                left = again
                 if not left:
-                    return
+                    return refused
                 why = next(failure["statusMessage"] for failure in failures.values() if failure["statusCode"] == 4)
             if retry_after:
                 await asyncio.sleep(min(retry_after, backoff.seconds_left))
@@ -267,12 +282,29 @@ class _Importer:
                 file.write(msgspec.json.encode(told) + b"\n")
 
 
-class _StateFile:
-    """Notes how far a file was imported; standard input has none."""
+def _again(lines: Sequence[_Line], codes: Mapping[int, int]) -> list[_Line]:
+    """Returns the lines to post again after some failed with these codes: those that were held up (code 4).
 
-    def __init__(self, file: str, *, restart: bool) -> None:
+    The later lines of their recordings follow once more, so that each recording says what its last line says.
+    """
+    again: list[_Line] = []
+    ids: set[str | None] = set()
+    for number, line in enumerate(lines, 1):
+        code = codes.get(number, 0)
+        if code == 4:
+            ids.add(_id_of(line.text))
+        if code == 4 or (code == 0 and ids and _id_of(line.text) in ids):
+            again.append(line)
+    return again
+
+
+class _StateFile:
+    """Notes how far a file was imported to an address; standard input has none."""
+
+    def __init__(self, file: str, address: str, *, restart: bool) -> None:
         self._path = None if file == "-" else Path(f"{file}.import-state")
-        self.size = self._modified = self.lines = 0
+        self._address = address
+        self.size = self._modified = self.lines = self.refused = 0
         if self._path is None:
             return
         status = Path(file).stat()
@@ -290,12 +322,20 @@ class _StateFile:
             raise ImportFailed(
                 f"{file} has changed since its import was interrupted; --restart begins at the first line"
             )
-        self.lines = state.lines
+        if state.address != address:
+            raise ImportFailed(
+                f"the interrupted import of {file} was to {state.address or 'another address'}, not to {address}; "
+                "--restart begins at the first line"
+            )
+        self.lines, self.refused = state.lines, state.refused
 
-    def save(self, lines: int) -> None:
+    def save(self, lines: int, refused: int) -> None:
+        """Notes that all lines up to this number are stored or refused, and how many more are refused."""
+        self.refused += refused
         if self._path is not None:
             new = self._path.with_name(f"{self._path.name}.new")
-            new.write_bytes(msgspec.json.encode(_State(self.size, self._modified, lines)))
+            state = _State(self.size, self._modified, lines, self._address, self.refused)
+            new.write_bytes(msgspec.json.encode(state))
             new.replace(self._path)
 
     def remove(self) -> None:

@@ -102,20 +102,20 @@ def run(
     docs/operations.md describes the file, and docs/examples/retention.toml is one. The exit status is 0 only if
     every rule was a success.
     """
-    chosen = _chosen(context, rules, names)
+    all_rules, chosen = _chosen(context, rules, names)
     if watch and dry_run:
         raise click.UsageError("argument --dry-run: not allowed with argument --watch", context)
     if watch and (timeless := [rule.name for rule in chosen if rule.at is None]):
         raise click.UsageError(f"--watch needs a time (at) in each rule; {', '.join(timeless)} has none", context)
     with configured(level=logging.ERROR) as settings, closing(AuditLog(settings.audit_log)) as audit:
-        runner = _Runner(chosen, report, metrics, dry_run=dry_run)
+        runner = _Runner(all_rules, chosen, report, metrics, dry_run=dry_run)
         completed = asyncio.run(runner.run(patient(settings), audit, watch=watch, rate=rate, patience=patience))
     if not completed:
         sys.exit(1)
 
 
-def _chosen(context: click.Context, path: Path, names: Sequence[str]) -> tuple[Rule, ...]:
-    """Returns the rules to run; ends the process with an error for a file that cannot be used."""
+def _chosen(context: click.Context, path: Path, names: Sequence[str]) -> tuple[Sequence[Rule], Sequence[Rule]]:
+    """Returns the rules of a file, and those to run; ends the process with an error for one that cannot be used."""
     try:
         found = parse_rules(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -126,13 +126,22 @@ def _chosen(context: click.Context, path: Path, names: Sequence[str]) -> tuple[R
     for name in names:
         if name not in known:
             raise click.UsageError(f"argument --rule: no rule is called {name}; there are {', '.join(known)}", context)
-    return tuple(rule for rule in found if not names or rule.name in names)
+    return found, [rule for rule in found if not names or rule.name in names]
 
 
 class _Runner:
     """Runs the rules, and says what became of them. `stop` ends it after what is in flight."""
 
-    def __init__(self, rules: Sequence[Rule], report: Path | None, metrics: Path | None, *, dry_run: bool) -> None:
+    def __init__(
+        self,
+        all_rules: Sequence[Rule],
+        rules: Sequence[Rule],
+        report: Path | None,
+        metrics: Path | None,
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._all_rules = all_rules
         self._rules = rules
         self._report = report
         self._metrics = metrics
@@ -234,15 +243,17 @@ class _Runner:
         ended = gauge("last_run_timestamp_seconds", "When the rule's last run came to its end.")
         succeeded = gauge("last_success_timestamp_seconds", "When the rule's last run that was a success ended, or 0.")
         recordings = gauge("last_run_recordings", "How many recordings of the last run had the outcome.", "outcome")
-        failed = gauge("failed", "1 if the rule is no success in the last call of the command, else 0.")
+        failed = gauge("failed", "1 if the rule's last run is no success, else 0.")
         outcomes = {result.name: result.outcome for result in report.rules}
-        for rule in self._rules:
+        for rule in self._all_rules:
             if rule.name in outcomes:
                 failed.labels(rule.name).set(outcomes[rule.name] not in {"success", "done already"})
             try:
                 state = await store.state(rule.name)
             except RecallError:
                 continue  # without its times, an alert about a rule that did not run goes off
+            if rule.name not in outcomes and state.ended:
+                failed.labels(rule.name).set(state.failed)
             ended.labels(rule.name).set(state.ended / 1000)
             succeeded.labels(rule.name).set(state.succeeded / 1000)
             for outcome, count in state.counts.items():

@@ -6,7 +6,7 @@ time, which holds its lease.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from hashlib import sha256
 from typing import Any, Literal
@@ -212,9 +212,12 @@ class Retention:
     async def _unknown_exclusion(self, rule: Rule) -> str | None:
         """Returns an excluded label that no contact center of the rule defines or uses. It may be misspelt."""
         excluded = [label for task in rule.tasks if task.kind == "purge" for label in task.exclude_labels]
-        for label in excluded if rule.contact_centers else ():
+        contact_centers: Collection[str] = rule.contact_centers
+        if excluded and not contact_centers:  # all of them
+            contact_centers = await self._repositories["recordings"].contact_centers(self._settings.region)
+        for label in excluded if contact_centers else ():
             key = name_key(label)
-            for contact_center in rule.contact_centers:
+            for contact_center in contact_centers:
                 if key in await self._labelling.definitions(contact_center):
                     break
                 if await self._repositories["recordings"].carry_label(contact_center, key):

@@ -1,17 +1,21 @@
 """Users change when the configuration file does, without a restart."""
 
 import asyncio
+import errno
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import certifi
 import httpx
 import msgspec
 import pytest
 
 import app.auth.throttle
 import app.auth.users_file
+import app.settings
 from app.auth.passwords import Authenticator
 from app.embedded.servers import to_toml
 from app.errors import NotAuthenticated, TooManyAttempts
@@ -251,6 +255,27 @@ async def test_unusable_file_keeps_the_users_and_is_logged_once_per_change(
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 
+@pytest.mark.parametrize("unreadable", ["the file", "a ca_file that it names"])
+async def test_a_changed_file_that_cannot_be_read_now_is_read_later(
+    service: Service, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, unreadable: str
+) -> None:
+    """As without a free descriptor: a user that it no longer has must go all the same."""
+    ca_file = file.with_name("ca.pem")
+
+    def fails(_: Path) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        if unreadable == "the file":
+            patch.setattr(app.settings, "_read", fails)
+        replace(file, f"{toml([OPS])}\n[[storage.webdav]]\nbase_url = 'https://a.example'\nca_file = '{ca_file}'")
+        await logged(caplog, "the users stay as they were")
+        assert (await service.client("admin").get(PATH)).status_code == 404
+        shutil.copy(certifi.where(), ca_file)
+    await answers(service, "admin", "admin-password", 401)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
 async def test_other_changes_need_a_restart_which_is_logged(
     service: Service, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -289,7 +314,8 @@ async def test_failed_attempts_are_counted_across_a_reload(monkeypatch: pytest.M
     authenticator = Authenticator(USERS)
     for _ in range(20):
         authenticator._throttle._count("admin", "10.0.0.1")
-    authenticator._throttle._attempts["admin", "10.0.0.1"].next = authenticator._clock() + 1_000
+    (attempts,) = authenticator._throttle._attempts.values()
+    attempts.next = authenticator._clock() + 1_000
     authenticator.replace_users((OPS, ADMIN))
     with pytest.raises(TooManyAttempts) as refused:
         await authenticator.authenticate(basic("admin", "guess"), "10.0.0.1")

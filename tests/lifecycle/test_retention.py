@@ -198,6 +198,9 @@ async def test_a_label_that_is_to_keep_recordings_must_exist(runs: Runs, store: 
     result = await runs.run(misspelt, datetime.now(UTC))
     assert (result.outcome, result.tasks, await store.left()) == ("failed", [], {"held", "free"})
     assert result.error == 'exclude_labels: no contact center of the rule has the label "hodl"'
+    everywhere = ours(PURGE | {"exclude_labels": ["hodl"]}, contact_centers=["*"])
+    result = await runs.run(everywhere, datetime.now(UTC))
+    assert (result.outcome, result.tasks, await store.left()) == ("failed", [], {"held", "free"})
     # One whose definition was deleted is still on recordings.
     forced = await store.admin.delete("/api/v2/recording-label-definitions/hold", params={"force": "*"})
     assert forced.status_code == 200
@@ -497,6 +500,14 @@ async def test_command_reports_what_each_rule_took(script: Command) -> None:
     metrics = script.metrics.read_text()
     assert success in metrics
     assert 'recall_retention_failed{rule="old"} 1.0' in metrics
+    # It is still told when another rule runs.
+    script.write(ours({"kind": "backup", "location": str(script.rules)}), ours(PURGE, name="second"))
+    status, _, err = await script.retain("--rule", "second", "--metrics", str(script.metrics))
+    assert status == 0, err
+    metrics = script.metrics.read_text()
+    assert success in metrics
+    assert 'recall_retention_failed{rule="old"} 1.0' in metrics
+    assert 'recall_retention_failed{rule="second"} 0.0' in metrics
 
 
 def test_wrong_arguments_and_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -585,7 +596,7 @@ async def test_watch_runs_each_rule_once_a_day_at_its_time(
     started: list[tuple[Any, asyncio.Task[bool]]] = []
 
     def start() -> None:
-        runner = command._Runner(rules, report, None, dry_run=False)
+        runner = command._Runner(rules, rules, report, None, dry_run=False)
         audit = AuditLog(str(tmp_path / "audit.log"))
         started.append((runner, asyncio.create_task(runner.run(settings, audit, watch=True, rate=None, patience=5))))
 
