@@ -178,7 +178,7 @@ async def watch_event_loop(registry: CollectorRegistry) -> None:
         registry=registry,
         buckets=_DELAYS,
     )
-    tasks = Gauge("recall_tasks", "Tasks of the event loop.", registry=registry)
+    tasks = Gauge("recall_tasks", "Tasks of the event loop.", registry=registry, multiprocess_mode="livesum")
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + _LOOK_SECONDS

@@ -78,9 +78,9 @@ class _Marker:
     def name(self, value: str, criterion: str = "userName") -> Marked:
         """The words of a name are compared too, each by itself."""
         pieces: list[Piece] = list(self._marked(value, fold_name, criterion))
-        if any(piece.is_marked for piece in pieces) or not value.split():
+        if criterion not in self._terms or any(piece.is_marked for piece in pieces):
             return pieces
-        return [piece for word in _words(value) for piece in self._marked(word, fold_name, criterion)]
+        return _cut(piece for word in _words(value) for piece in self._marked(word, fold_name, criterion))
 
     def text(self, value: str) -> Marked:
         return self._marked(value, fold_text, "userData")

@@ -269,6 +269,7 @@ class Protocol(HttpToolsProtocol):
         del self._unread[:length]
         if body.is_complete:
             self._body = None
+            self._stop_timer()
         if self.cycle is not None and self.cycle.response_complete:
             self._unwanted += length
             if self._unwanted > self._limits.unwanted_body_bytes:
@@ -295,6 +296,10 @@ class Protocol(HttpToolsProtocol):
             # The parser sees a request where we see a body. It never should; whatever the reason, nothing follows.
             raise ValueError
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_feeding:  # what comes after a body are trailers, which no proxy has checked
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         scope = self.scope
@@ -341,6 +346,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._watch_what_is_left()
             return
         self.flow.resume_reading()
         if self._body is None and not self._unread:
@@ -375,6 +381,9 @@ class Protocol(HttpToolsProtocol):
             # The time of a head runs from its first bytes, however slowly the others come.
             self._has_begun = True
             self._set_timer(self._limits.head_seconds, self._end_slow_head)
+        elif not self._unread and not self._has_request() and self not in self._pool.idle:
+            # What came was ends of lines, which are no request.
+            self._become_idle(self.timeout_keep_alive)
 
     def _end_slow_head(self) -> None:
         self._refuse(RequestTimeout(), "slow request")
@@ -398,6 +407,11 @@ class Protocol(HttpToolsProtocol):
         self._stop_write_timer()
         if self._unread:
             self.loop.call_soon(self._continue)
+
+    def _watch_what_is_left(self) -> None:
+        """Bounds the time in which a client takes what it has not read of a connection that is being closed."""
+        if self._write_timer is None and self.transport.get_write_buffer_size():
+            self._watch_writing()
 
     def _watch_writing(self) -> None:
         left = self.transport.get_write_buffer_size()
@@ -446,6 +460,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(_answer(error))
         # Closed immediately, a client that is still sending would get a reset instead of the answer.
         self.transport.write_eof()
+        self._watch_what_is_left()
         self._set_timer(_LINGER_SECONDS, self.transport.close)
 
 

@@ -149,12 +149,20 @@ class _Supervisor:
 
     def _start(self, worker: _Worker) -> None:
         context = multiprocessing.get_context("spawn")
-        worker.messages, messages = context.Pipe(duplex=False)
-        arguments = (self._settings, self._addresses, worker.number, messages)
-        worker.process = context.Process(target=_work, args=arguments, name=f"recall-worker-{worker.number}")
-        worker.process.start()
+        try:
+            received, messages = context.Pipe(duplex=False)
+            arguments = (self._settings, self._addresses, worker.number, messages)
+            process = context.Process(target=_work, args=arguments, name=f"recall-worker-{worker.number}")
+            process.start()
+        except OSError as error:  # without memory, or a free process or descriptor
+            if not self._started:
+                raise
+            pause = worker.pauses.next_wait() or 0.0
+            worker.next_start = time.monotonic() + pause
+            log.error("worker %d cannot be started, again in %.1f s: %s", worker.number, pause, error)
+            return
         messages.close()
-        worker.since = time.monotonic()
+        worker.process, worker.messages, worker.since = process, received, time.monotonic()
 
     def _wait(self) -> None:
         """Returns when a worker has started or ended, a signal has come, or it is time for a start."""
@@ -206,9 +214,8 @@ class _Supervisor:
     def _end(self) -> None:
         """Waits until the workers, which the signal was passed on to, have ended."""
         running = [worker.process for worker in self._workers if worker.process is not None]
-        if not self.captured:
-            for process in running:
-                process.terminate()
+        for process in running:
+            process.terminate()  # a signal that came while it was started has not reached it
         deadline = time.monotonic() + self._settings.shutdown_seconds + _GRACE_SECONDS
         for process in running:
             process.join(max(deadline - time.monotonic(), 0.0))

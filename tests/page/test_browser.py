@@ -3,11 +3,13 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from playwright.async_api import Error as PlaywrightError
 from playwright.async_api import Page, expect
 
 from app.errors import ElasticsearchUnavailable
@@ -124,6 +126,47 @@ async def test_times_are_picked_in_the_zone_and_sent_in_utc(page: Page) -> None:
     await expect(picker).to_have_value("2026-03-01T12:01:30")
     await page.reload()
     await expect(page.locator("#recordings time").last).to_have_text("2026-03-01 12:03:00")
+
+
+async def test_the_zone_is_that_of_the_times(page: Page) -> None:
+    """In winter and in summer it has different names."""
+    await page.evaluate(
+        """async (script) => {
+            for (const time of document.querySelectorAll("tbody time")) time.dateTime = "2026-01-10T08:00:00Z";
+            (await import(script)).showTimes();
+        }""",
+        await script(page, "times.js"),
+    )
+    winter, summer = await zone_names(page, "2026-01-10T08:00:00Z", "2026-07-10T08:00:00Z")
+    assert winter != summer
+    await expect(page.locator("th [data-zone]")).to_have_text(winter)
+
+
+async def script(page: Page, name: str) -> str:
+    """The address of a script that the page has loaded."""
+    found: list[str] = await page.evaluate("performance.getEntriesByType('resource').map((each) => each.name)")
+    (address,) = [each for each in found if each.partition("?")[0].endswith(f"/{name}")]
+    return address
+
+
+async def zone_names(page: Page, *times: str) -> list[str]:
+    names: list[str] = await page.evaluate(
+        "async ([script, times]) => { const { zoneName } = await import(script);"
+        "return times.map((time) => zoneName(Date.parse(time))); }",
+        [await script(page, "times.js"), times],
+    )
+    return names
+
+
+async def test_a_time_of_which_a_part_is_missing_is_told_and_not_searched_for(page: Page) -> None:
+    picker = page.get_by_label("Started after")
+    await picker.focus()
+    await page.keyboard.type("03012026")
+    assert await picker.evaluate("(picker) => picker.validity.badInput")
+    address = page.url
+    await page.get_by_role("button", name="Search", exact=True).click()
+    await expect(picker).to_be_focused()
+    assert page.url == address
 
 
 async def test_days_begin_at_local_midnight(page: Page) -> None:
@@ -256,6 +299,66 @@ async def test_all_that_match_are_protected_after_they_were_counted(page: Page, 
     assert operation["criteria"] == {"startTime": "0", "dialedPhoneNumber": "+4901*"}
     assert (operation["reason"], operation["by"]) == ("LegalHold#246", "admin")
     await admin.post("/api/v2/recording-operations", json={"operationName": "unapplyNonDelete", "criteria": ALL_MANY})
+
+
+class Held:
+    """Holds requests of the page until they are let go."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._free = asyncio.Event()
+
+    async def hold(self, route: Any) -> None:
+        self.count += 1
+        async with asyncio.timeout(30):
+            await self._free.wait()
+        with suppress(PlaywrightError):  # the page has given it up
+            await route.continue_()
+
+    def let_go(self) -> None:
+        self._free.set()
+
+
+async def test_a_count_that_comes_late_changes_no_other_dialog(page: Page) -> None:
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4901*&limit=3")
+    held = Held()
+    await page.route("**/ui/api/recordings?*", held.hold)
+    await page.get_by_text("All that match", exact=True).click()
+    await page.get_by_role("button", name="Protect all that match…", exact=True).click()
+    await eventually(lambda: held.count == 1)
+    async with page.expect_event("requestfailed", lambda request: "total=" in request.url):
+        await page.get_by_role("button", name="Cancel").click()
+    held.let_go()
+    await page.locator("tbody input").first.check()
+    await page.get_by_role("button", name="Unprotect…", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Unprotect 1 recording")
+    await expect(dialog.locator("#act-go")).to_have_text("Unprotect")
+    await expect(dialog.locator("#act-text")).not_to_contain_text("match")
+
+
+async def test_an_operation_on_all_whose_dialog_is_closed_before_it_has_begun_is_stopped(
+    page: Page, service: Service
+) -> None:
+    await page.goto(f"{ALL}&dialedPhoneNumber=%2B4902*")
+    held = Held()
+    await page.route("**/ui/api/recording-operations", held.hold)
+    await page.get_by_text("All that match", exact=True).click()
+    await page.get_by_role("button", name="Protect all that match…", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Protect all that match")
+    await dialog.get_by_role("button", name="Protect 10 recordings").click()
+    await eventually(lambda: held.count == 1)
+    await dialog.get_by_role("button", name="Cancel").click()
+    await page.locator("tbody input").first.check()
+    await page.get_by_role("button", name="Unprotect…", exact=True).click()
+    async with page.expect_request(lambda request: request.method == "DELETE"):
+        held.let_go()
+    await expect(page.locator(".toast")).to_contain_text("stopped")
+    other = page.get_by_role("dialog", name="Unprotect 1 recording")
+    await expect(other.get_by_role("button", name="Unprotect", exact=True)).to_be_enabled()
+    await expect(other.locator("#act-reason-field")).to_be_visible()
+    await service.client("admin").post(
+        "/api/v2/recording-operations", json={"operationName": "unapplyNonDelete", "criteria": ALL_MANY}
+    )
 
 
 async def test_an_operation_on_all_that_match_can_be_stopped_with_the_keyboard(

@@ -104,6 +104,11 @@ async def service(
             call(sound, "call/2 ü#?"),
             call(hour, "hour", minutes=59),
             call({"storage": "webDAV", "path": f"{sounds.url}/a.wav"}, "away"),
+            a_recording("short", mediaFiles=[of_seconds(sound, 0, 30)]),
+            a_recording("no length", mediaFiles=[of_seconds(sound, 0, 0)]),
+            a_recording("parts", mediaFiles=[
+                of_seconds(sound, 0, 120, paused=(10, 60)), of_seconds(hour, 0, 120, paused=(40, 100)),
+            ]),
             a_recording("encrypted", mediaFiles=[encrypted]),
             a_recording("missing", mediaFiles=[missing]),
             a_recording("text", mediaFiles=[text]),
@@ -128,6 +133,14 @@ async def service(
         await ops.post(f"{OPS_PATH}/hostile/labels", json={"name": "x", "comment": HOSTILE_COMMENT})
         yield service
         await service.stop()
+
+
+def of_seconds(descriptor: dict[str, Any], start: int, stop: int, paused: tuple[int, int] | None = None) -> Any:
+    """A media file with these times, and a period in which it was paused."""
+    first, last = (at(*divmod(second, 60)) for second in (start, stop))
+    kinds = dict(zip(("pause", "resume"), paused or (), strict=False))
+    masks = [{"time": at(*divmod(second, 60)), "type": kind} for kind, second in kinds.items()]
+    return a_media_file(mediaDescriptor=descriptor, type="audio/wav", startTime=first, stopTime=last, masks=masks)
 
 
 def path_of(encoded: str) -> str:
@@ -206,6 +219,57 @@ async def test_the_right_tone_is_heard_after_a_seek_and_the_bytes_before_are_not
     assert len({line["listen"] for line in lines}) == 1
     # The 3,000 seconds before have 48 MB.
     assert sum(line.get("bytesSent", 0) for line in lines) < 40_000_000
+
+
+@pytest.mark.parametrize("recording_id", ["short", "no%20length"])
+async def test_sound_is_heard_to_its_end_whatever_the_recorder_says(
+    service: Service, new_context: NewContext, recording_id: str
+) -> None:
+    """Of both the file has two minutes."""
+    page = await opened(service, new_context, path_of(recording_id))
+    await expect(slider(page)).to_have_attribute("aria-valuemax", "120")
+    await page.evaluate("location.hash = 't=118'")
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await until(page, f"{SECONDS} >= 119")
+
+
+async def test_a_file_without_a_length_is_played_before_its_waveform_is_known(
+    service: Service, new_context: NewContext
+) -> None:
+    page = await opened(service, new_context, path_of("encrypted"))
+    none = {"statusCode": 0, "peaks": None, "reason": "decoder", "message": "The decoder is not installed."}
+    await page.route("**/peaks/**", lambda route: route.fulfill(json=none))
+    await page.goto(path_of("no%20length"))
+    await expect(slider(page)).to_have_attribute("aria-valuemax", "0.0")
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await until(page, f"{SECONDS} >= 1")
+    await expect(slider(page)).to_have_attribute("aria-valuemax", "120")
+
+
+async def test_only_what_is_paused_in_every_file_is_skipped(service: Service, new_context: NewContext) -> None:
+    page = await opened(service, new_context, path_of("parts#t=12"))
+    await page.get_by_label("Skip pauses and silence").check()
+    await page.get_by_role("button", name="Play", exact=True).click()
+    await until(page, f"{SECONDS} >= 13")
+    assert await position(page) < 30  # the other file is not paused yet
+    await page.evaluate("location.hash = 't=39'")
+    await until(page, f"{SECONDS} >= 60")
+    await expect(page.locator("#status")).to_contain_text("Skipped")
+
+
+async def test_a_download_that_fails_leaves_the_page(service: Service, new_context: NewContext) -> None:
+    page = await opened(service, new_context, path_of("missing"))
+    address = page.url
+    await page.get_by_role("link", name="Download").first.click()
+    await page.get_by_role("dialog", name="Download").get_by_role("button", name="Download").click()
+
+    def was_asked_for() -> bool:
+        lines = lines_but_posts(Path(service.settings.audit_log or ""))
+        return any(line["recordingId"] == "missing" and line.get("download") for line in lines)
+
+    await eventually(was_asked_for)
+    await expect(page.get_by_role("dialog", name="Download")).to_be_hidden()
+    assert page.url == address
 
 
 async def test_it_skips_a_pause_and_loops(service: Service, new_context: NewContext) -> None:

@@ -29,11 +29,13 @@ class Echo:
     def __init__(self) -> None:
         self.requests = 0
         self.disconnects = 0
+        self.headers: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         self.requests += 1
+        self.headers = scope["headers"]
         path = scope["raw_path"]
         if path == b"/refuse":  # before the body is read
             await answer(send, 401, b"no")
@@ -46,6 +48,8 @@ class Echo:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
+        if path == b"/slow":
+            await asyncio.sleep(3 * QUICK.body_stall_seconds)
         if path == b"/stream":  # of unknown length
             await send({"type": "http.response.start", "status": 200, "headers": []})
             for part in (b"one,", b"two,", b"three"):
@@ -421,6 +425,48 @@ async def test_stalled_body_times_out_and_the_application_is_told(serve: Serve) 
     await eventually(lambda: served.app.disconnects == 1)
 
 
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"], ids=["at once", "after 100"])
+async def test_a_body_that_has_arrived_stalls_no_more(serve: Serve, expects: bytes) -> None:
+    served = await serve(QUICK)
+    async with served.connect() as (reader, writer):
+        writer.write(b"POST /slow HTTP/1.1\r\n" + HOST + expects + b"Content-Length: 4\r\n\r\n")
+        await eventually(lambda: served.app.requests == 1)
+        writer.write(b"body")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        if expects:
+            assert b" 100 " in head
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert b" 200 " in head
+    assert served.app.disconnects == served.refused("slow request") == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"body"], ids=["head", "body"])
+@pytest.mark.parametrize("more", [b"\r\n", b"\r\n" * 50], ids=["one", "many"])
+async def test_ends_of_lines_after_a_request_leave_its_connection_idle(serve: Serve, body: bytes, more: bytes) -> None:
+    """Others need its place, and it is closed after a while."""
+    served = await serve()
+    async with served.connect() as (reader, writer):
+        length = b"Content-Length: %d\r\n\r\n" % len(body)
+        writer.write(b"POST / HTTP/1.1\r\n" + HOST + length + body + more)
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        await eventually(lambda: len(served.pool.idle) == 1)
+        [connection] = served.pool.idle
+        assert connection._timer is not None
+        writer.write(more)
+        writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_trailers_are_no_headers(serve: Serve) -> None:
+    """No proxy has checked them, as it does the address of the client."""
+    served = await serve()
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    body = b"4\r\nbody\r\n0\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
+    data = await served.talk(head + body)
+    assert responses(data)[0][0] == 200
+    assert {name for name, _ in served.app.headers} == {b"host", b"transfer-encoding"}
+
+
 async def test_idle_connection_without_a_request_is_closed(serve: Serve) -> None:
     served = await serve(QUICK)
     async with served.connect() as (reader, _):
@@ -476,6 +522,22 @@ async def test_client_that_reads_nothing_is_disconnected(serve: Serve) -> None:
         writer.write(b"GET /large/50000000 HTTP/1.1\r\n" + HOST + b"\r\n")
         await eventually(lambda: served.refused("slow reader") == 1)
         await eventually(lambda: not served.server.server_state.connections)
+
+
+async def test_client_that_asked_for_the_end_and_reads_nothing_is_disconnected(serve: Serve) -> None:
+    """Also with so little left that the application did not have to wait."""
+    served = await serve(QUICK)
+    for size in range(100_000, 20_000_000, 50_000):
+        async with served.connect() as (_, writer):
+            writer.write(b"GET /large/%d HTTP/1.1\r\n" % size + HOST + b"Connection: close\r\n\r\n")
+            await eventually(lambda: served.app.requests > 0)
+            served.app.requests = 0
+            left = [one.transport.get_write_buffer_size() for one in served.server.server_state.connections]
+            if any(left):
+                await eventually(lambda: not served.server.server_state.connections)
+                break
+    assert 0 < left[0] <= 64 * 1024
+    assert served.refused("slow reader") == 1
 
 
 async def test_client_that_reads_slowly_is_not_disconnected(serve: Serve) -> None:

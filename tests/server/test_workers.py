@@ -1,6 +1,7 @@
 """Several worker processes on one port (RECALL_WORKERS), as processes that a test may kill."""
 
 import asyncio
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 
+from app.server import supervisor as supervising
 from app.settings import Settings, StorageConfig, WebDavConfig
 from tests.support.faults import CountingStorage
 from tests.support.processes import AppProcess, Scripts
@@ -247,6 +250,25 @@ async def test_a_first_worker_that_cannot_start_ends_it_all(settings: Settings, 
     status, _, err = await Scripts(changed, tmp_path).run("-m", "app")
     assert status == 1
     assert err.count("the audit log cannot be opened") == 1
+
+
+async def test_a_worker_that_cannot_be_started_again_is_tried_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without memory, which is short when a worker has been killed for it."""
+
+    def fails(_: SpawnProcess) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(SpawnProcess, "start", fails)
+    supervisor = supervising._Supervisor(msgspec.structs.replace(settings, workers=WORKERS), [], "", "")
+    worker = supervisor._workers[0]
+    with pytest.raises(OSError, match="memory"):  # the first one ends it all
+        supervisor._start(worker)
+    supervisor._started = True
+    supervisor._start(worker)
+    assert worker.process is None
+    assert worker.next_start > time.monotonic()
 
 
 async def test_lines_of_the_log_tell_the_worker(settings: Settings, tmp_path: Path) -> None:

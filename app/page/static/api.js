@@ -41,19 +41,21 @@ export function* waits(first = 1000, longest = 30_000) {
  *
  * @param {string} path
  * @param {(problem: string) => void} tell gets why there is no answer yet, and "" in the end
+ * @param {boolean} [isActivity] false if no user has caused it
  * @returns {Promise<any>} the envelope
  * @throws {ApiError} of what does not pass
  */
-export async function callUntilAnswered(path, tell) {
+export async function callUntilAnswered(path, tell, isActivity = true) {
   for (const wait of waits()) {
     try {
-      const answer = await call(path);
+      const answer = await call(path, { isActivity });
       tell("");
       return answer;
     } catch (error) {
       if (!(error instanceof ApiError) || !error.passes) throw error;
       tell(error.inTheMeantime);
     }
+    isActivity = false; // what is tried again by itself does not prolong the session
     await pause(wait);
   }
 }

@@ -6,10 +6,14 @@ const APART = 0.3;
 
 /**
  * @typedef {{element: HTMLMediaElement, start: number, duration: number, state: "good" | "waiting" | "failed"}} Track
- *   `start` and `duration` in seconds of the recording. One that waits is tried again, and the clock stands until then.
+ *   `start` and `duration` in seconds of the recording. The duration is Infinity until it is known. One that waits is
+ *   tried again, and the clock stands until then.
  */
 
-/** Plays tracks in step. `change` events tell of everything that is shown, `failed` of a track that is waiting now. */
+/**
+ * Plays tracks in step. `change` events tell of everything that is shown, `failed` of a track that is waiting now,
+ * `longer` of a track that ends after the recording.
+ */
 export class Player extends EventTarget {
   /** @param {number} seconds the length of the recording */
   constructor(seconds) {
@@ -33,10 +37,10 @@ export class Player extends EventTarget {
   /**
    * @param {HTMLMediaElement} element with its source, and `preload="none"`
    * @param {number} start
-   * @param {number} duration
+   * @param {number} duration as the recorder says; 0 or less tells nothing
    */
   add(element, start, duration) {
-    /** @type {Track} */ const track = { element, start, duration, state: "good" };
+    /** @type {Track} */ const track = { element, start, duration: duration > 0 ? duration : Infinity, state: "good" };
     element.preservesPitch = true;
     element.addEventListener("error", () => {
       track.state = "waiting";
@@ -44,10 +48,23 @@ export class Player extends EventTarget {
     });
     // Recorders round; what was recorded counts.
     element.addEventListener("durationchange", () => {
-      if (Number.isFinite(element.duration)) track.duration = element.duration;
+      if (Number.isFinite(element.duration)) this.learn(track, element.duration);
     });
     this.tracks.push(track);
     this.apply();
+  }
+
+  /**
+   * Takes what is known of a file: its sound is heard to the end, also beyond the recorder's stop time.
+   *
+   * @param {Track} track
+   * @param {number} duration
+   */
+  learn(track, duration) {
+    track.duration = duration;
+    if (track.start + duration < this.seconds + 0.5) return;
+    this.seconds = track.start + duration;
+    this.dispatchEvent(new Event("longer"));
   }
 
   toggle() {
@@ -179,7 +196,7 @@ export class Player extends EventTarget {
       this.position += passed;
     }
     this.jump();
-    if (this.position >= this.seconds) {
+    if (this.position >= this.seconds && !this.tracks.some((track) => track.duration === Infinity && this.isIn(track))) {
       this.position = this.seconds;
       this.pause();
       return;

@@ -74,14 +74,13 @@ function tellWhy(name, text) {
 }
 
 function addMedia() {
-  const silent = data.media.filter((media) => media.kind === "audio");
-  for (const media of silent) {
+  const sounds = data.media.filter((media) => media.kind === "audio");
+  for (const media of sounds) {
     const element = document.createElement("audio");
     element.preload = "none";
     const row = /** @type {HTMLElement} */ (document.querySelector(`.track[data-media="${CSS.escape(media.name)}"]`));
     const wave = new Wave(/** @type {HTMLCanvasElement} */ (row.querySelector("canvas")), media, data.seconds);
     waves.push(wave);
-    player.skipped.push(...media.masks);
     const state = /** @type {HTMLElement} */ (row.querySelector(".state"));
     if (media.encrypted) state.textContent = "encrypted";
     else if (element.canPlayType(media.type) === "" && !/wav|mpeg|ogg|flac|mp3/.test(media.type)) {
@@ -95,7 +94,8 @@ function addMedia() {
     }
     void load(wave, media, state);
   }
-  if (!silent.some((media) => !media.encrypted) && !data.media.some((media) => media.kind === "video")) {
+  player.skipped = unheard();
+  if (!sounds.some((media) => !media.encrypted) && !data.media.some((media) => media.kind === "video")) {
     /** @type {HTMLButtonElement} */ (byId("play")).disabled = true;
     tellProblem("There is nothing that can be played here. The media files say why.");
   }
@@ -115,8 +115,10 @@ async function recover(track) {
     tellWhy(name, why);
     tellProblem(why);
   };
+  /** @type {Record<string, string>} */ const headers = { Range: "bytes=0-0" };
   for (const wait of waits()) {
-    const response = await fetch(element.src, { headers: { Range: "bytes=0-0" } }).catch(() => null);
+    const response = await fetch(element.src, { headers }).catch(() => null);
+    headers["Recall-Activity"] = "none"; // what is tried again by itself does not prolong the session
     if (response?.ok) {
       void response.body?.cancel();
       // What fails twice although its bytes are there will fail again.
@@ -164,9 +166,11 @@ async function load(wave, media, state) {
   const tell = (/** @type {string} */ why) => {
     state.textContent = why && `No waveform: ${why}`;
   };
+  let isActivity = true;
   try {
     for (const wait of waits(2000)) {
-      const answer = await callUntilAnswered(path, tell);
+      const answer = await callUntilAnswered(path, tell, isActivity);
+      isActivity = false;
       if (answer.peaks) {
         showWave(wave, media, answer.peaks);
         return;
@@ -192,8 +196,11 @@ async function load(wave, media, state) {
  */
 function showWave(wave, media, peaks) {
   wave.show(peaks);
+  if (peaks.duration > media.duration + 0.5) media.duration = peaks.duration; // recorders round, or tell nothing
   silences.set(wave, wave.silences());
-  player.skipped = [...data.media.flatMap((each) => each.masks), ...common([...silences.values()])];
+  const track = player.tracks.find(({ element }) => element.dataset.name === media.name);
+  if (track && peaks.duration > 0) player.learn(track, peaks.duration);
+  player.skipped = unheard();
   const row = /** @type {HTMLElement} */ (document.querySelector(`.track[data-media="${CSS.escape(media.name)}"]`));
   for (const channel of row.querySelectorAll(".channel")) {
     /** @type {HTMLElement} */ (channel).hidden = peaks.channels.length < 2;
@@ -204,19 +211,45 @@ function showWave(wave, media, peaks) {
 }
 
 /**
- * Returns what is silent in every file.
+ * Returns when nothing is to be heard: each sound is paused, silent or elsewhere.
  *
- * @param {[number, number][][]} all
+ * @returns {[number, number][]}
  */
-function common(all) {
-  if (all.length < waves.filter((wave) => wave.media.duration > 0 && !wave.media.encrypted).length) return [];
-  return all.reduce((one, other) =>
-    one.flatMap(([a, b]) =>
-      other
-        .map(([c, d]) => /** @type {[number, number]} */ ([Math.max(a, c), Math.min(b, d)]))
-        .filter(([start, end]) => end - start > 1),
-    ),
-  );
+function unheard() {
+  const heard = waves.filter(({ media }) => media.duration > 0 && !media.encrypted);
+  if (!heard.length) return [];
+  return heard
+    .map((wave) => {
+      const { start, duration, masks } = wave.media;
+      /** @type {[number, number][]} */ const elsewhere = [[0, start], [start + duration, player.seconds]];
+      return joined([...elsewhere, ...masks, ...(silences.get(wave) ?? [])]);
+    })
+    .reduce((one, other) =>
+      one.flatMap(([a, b]) =>
+        other.map(([c, d]) => /** @type {[number, number]} */ ([Math.max(a, c), Math.min(b, d)])).filter(isLong),
+      ),
+    )
+    .filter(isLong);
+}
+
+/** @param {[number, number]} span */
+function isLong([start, end]) {
+  return end - start > 1;
+}
+
+/**
+ * Joins spans that overlap or touch.
+ *
+ * @param {[number, number][]} spans
+ */
+function joined(spans) {
+  /** @type {[number, number][]} */ const found = [];
+  for (const [start, end] of spans.filter(([from, to]) => to > from).sort(([one], [other]) => one - other)) {
+    const last = found.at(-1);
+    if (last && start <= last[1] + 0.1) last[1] = Math.max(last[1], end);
+    else found.push([start, end]);
+  }
+  return found;
 }
 
 /**
@@ -457,19 +490,26 @@ function watchTimeline() {
     player.seek(shown.start + ((event.clientX - box.left) / box.width) * (shown.end - shown.start));
   });
   const out = /** @type {HTMLButtonElement} */ (byId("zoom-out"));
-  const zoom = (/** @type {number} */ factor) => {
-    const length = Math.min(Math.max((shown.end - shown.start) * factor, Math.min(1, data.seconds)), data.seconds);
-    shown.start = Math.min(Math.max(player.position - length / 2, 0), data.seconds - length);
+  const scale = 1000 / (data.seconds || 1); // the lanes are drawn for the length that the recorder says
+  const look = (/** @type {number} */ wanted) => {
+    const length = Math.min(Math.max(wanted, Math.min(1, player.seconds)), player.seconds);
+    shown.start = Math.min(Math.max(player.position - length / 2, 0), player.seconds - length);
     shown.end = shown.start + length;
-    out.disabled = length >= data.seconds;
-    const scale = 1000 / (data.seconds || 1);
+    out.disabled = length >= player.seconds;
     for (const lane of tracks.querySelectorAll("svg.lane")) {
       lane.setAttribute("viewBox", `${shown.start * scale} 0 ${length * scale} 10`);
     }
     for (const wave of waves) void refine(wave);
-    status.textContent = `Shows ${clockText(shown.start)} to ${clockText(shown.end)}`;
     player.changed();
   };
+  const zoom = (/** @type {number} */ factor) => {
+    look((shown.end - shown.start) * factor);
+    status.textContent = `Shows ${clockText(shown.start)} to ${clockText(shown.end)}`;
+  };
+  player.addEventListener("longer", () => {
+    byId("position").setAttribute("aria-valuemax", String(player.seconds));
+    look(out.disabled ? player.seconds : shown.end - shown.start);
+  });
   byId("zoom-in").addEventListener("click", () => zoom(0.5));
   out.addEventListener("click", () => zoom(2));
   new ResizeObserver(() => {
@@ -486,7 +526,7 @@ function watchTimeline() {
  */
 async function refine(wave) {
   wave.look(shown.start, shown.end);
-  if (!wave.peaks || shown.end - shown.start > data.seconds / 4) return;
+  if (!wave.peaks || shown.end - shown.start > player.seconds / 4) return;
   const { start, end } = shown;
   const { path } = wave.media;
   const from = Math.max(start - wave.media.start, 0);
@@ -585,6 +625,9 @@ const WORDS = {
   },
 };
 
+/** How often something was asked: an answer that comes later is not for the dialog that is open then. */
+let questions = 0;
+
 /**
  * @param {Words} words
  * @param {(text: string) => Promise<void>} act
@@ -604,14 +647,20 @@ function ask(words, act, value = "") {
   text.maxLength = words.most ?? 0;
   text.value = value;
   byId("act-cancel").onclick = () => dialog.close();
+  const question = (questions += 1);
+  const isAsked = () => dialog.open && question === questions;
   /** @type {HTMLFormElement} */ (byId("act-form")).onsubmit = async (event) => {
     event.preventDefault();
     go.disabled = true;
     try {
       await act(text.value.trim());
-      dialog.close();
+      if (isAsked()) dialog.close();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
+      if (!isAsked()) {
+        toast(error.message);
+        return;
+      }
       byId("act-problem").textContent = error.message;
       byId("act-problem").hidden = false;
       go.disabled = false;
@@ -674,7 +723,11 @@ function watchDownloads() {
     link.addEventListener("click", (event) => {
       event.preventDefault();
       ask(WORDS[link.dataset.download || "download"], async () => {
-        location.assign(link.href);
+        // A download that fails leaves this page as it is.
+        const download = document.createElement("a");
+        download.href = link.href;
+        download.download = "";
+        download.click();
       });
     });
   }

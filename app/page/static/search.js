@@ -14,6 +14,16 @@ onKey("/", () => {
   /** @type {HTMLElement | null} */ (form.querySelector(".fields input"))?.focus();
 });
 
+// A time of which a part is missing is empty for a form, and would be no criterion.
+form.addEventListener("submit", (event) => {
+  const pickers = [.../** @type {NodeListOf<HTMLInputElement>} */ (form.querySelectorAll("input[type=datetime-local]"))];
+  const unfinished = pickers.find((picker) => picker.validity.badInput);
+  if (!unfinished) return;
+  event.preventDefault();
+  form.classList.remove("folded");
+  unfinished.reportValidity();
+});
+
 // The address is the query: an empty field is no criterion.
 form.addEventListener("formdata", (event) => {
   for (const [name, value] of [...event.formData]) if (!String(value).trim()) event.formData.delete(name);
@@ -148,7 +158,7 @@ const REASON = "Reason (optional, kept with the lock and in the audit log)";
  * What can be done with many recordings. `body` is of the reason, or the comment, and the name of the label.
  *
  * @typedef {{title: string, text: string, done: string, asks: string, most: number, isLabel: boolean,
- *   body: (reason: string, label: string) => object, show: (row: HTMLElement) => void}} Action
+ *   body: (reason: string, label: string) => object, show: (row: HTMLElement, label: string) => void}} Action
  * @type {Record<string, Action>}
  */
 const ACTIONS = {
@@ -184,15 +194,17 @@ const ACTIONS = {
   },
 };
 
-/** @param {HTMLElement} row */
-function showLabel(row) {
-  const chosen = /** @type {HTMLSelectElement} */ (document.getElementById("act-label")).selectedOptions[0];
+/**
+ * @param {HTMLElement} row
+ * @param {string} chosen what the label is called
+ */
+function showLabel(row, chosen) {
   const cell = /** @type {HTMLElement} */ (row.querySelector(".c-labels"));
-  if ([...cell.querySelectorAll(".label")].some((label) => label.textContent === chosen.text)) return;
+  if ([...cell.querySelectorAll(".label")].some((label) => label.textContent === chosen)) return;
   const label = document.createElement("span");
   label.className = "label";
   const name = document.createElement("bdi");
-  name.textContent = chosen.text;
+  name.textContent = chosen;
   label.append(name);
   cell.append(label);
 }
@@ -201,16 +213,19 @@ function showLabel(row) {
  * Fills the choice of labels.
  *
  * @param {HTMLElement} text says so if there are none
+ * @param {AbortSignal} signal of the dialog
  * @returns {Promise<boolean>} whether there is one
  */
-async function offerLabels(text) {
+async function offerLabels(text, signal) {
   const select = /** @type {HTMLSelectElement} */ (document.getElementById("act-label"));
   select.replaceChildren();
   try {
-    const { labelDefinitions } = await call("/recording-label-definitions");
+    const { labelDefinitions } = await call("/recording-label-definitions", { signal });
+    if (signal.aborted) return false;
     for (const { name, displayName } of labelDefinitions) select.add(new Option(displayName ?? name, name));
     if (!labelDefinitions.length) text.textContent = "No label is defined in this contact center yet.";
   } catch (error) {
+    if (signal.aborted) return false;
     text.textContent = error instanceof ApiError ? error.message : String(error);
   }
   return select.length > 0;
@@ -281,13 +296,17 @@ function watchAll() {
 /** @param {string} name */
 const part = (name) => /** @type {HTMLElement} */ (document.getElementById(`act-${name}`));
 
+/** Ends when the dialog asks something else. */
+let asked = new AbortController();
+
 /**
- * Opens the dialog, which asks whether and why.
+ * Opens the dialog, which asks whether and why. The signal ends when it is closed: what comes later is not for it.
  *
  * @param {Action} action
  * @param {string} title
  * @param {string} text
- * @returns {{dialog: HTMLDialogElement, go: HTMLButtonElement, progress: HTMLProgressElement, body: () => object}}
+ * @returns {{dialog: HTMLDialogElement, go: HTMLButtonElement, progress: HTMLProgressElement, body: () => object,
+ *   label: () => string, signal: AbortSignal}} `label` is what the chosen label is called
  */
 function openDialog(action, title, text) {
   const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("act"));
@@ -313,10 +332,14 @@ function openDialog(action, title, text) {
   go.textContent = action.title;
   reason.value = "";
   dialog.onclose = null;
+  asked.abort();
+  const mine = (asked = new AbortController());
+  dialog.addEventListener("close", () => dialog.open || mine.abort(), { signal: mine.signal });
   dialog.showModal();
-  const body = () =>
-    action.body(reason.value.trim(), /** @type {HTMLSelectElement} */ (document.getElementById("act-label")).value);
-  return { dialog, go, progress, body };
+  const select = /** @type {HTMLSelectElement} */ (document.getElementById("act-label"));
+  const body = () => action.body(reason.value.trim(), select.value);
+  const label = () => select.selectedOptions[0]?.text ?? "";
+  return { dialog, go, progress, body, label, signal: mine.signal };
 }
 
 /** The dialog asks nothing any more. */
@@ -333,7 +356,7 @@ function showProgress() {
  */
 async function ask(action, rows, show) {
   const recordings = rows.length === 1 ? "1 recording" : `${rows.length} recordings`;
-  const { dialog, go, progress, body } = openDialog(action, `${action.title} ${recordings}`, action.text);
+  const { dialog, go, progress, body, label, signal } = openDialog(action, `${action.title} ${recordings}`, action.text);
   /** @type {HTMLFormElement} */ (part("form")).onsubmit = async (event) => {
     event.preventDefault();
     go.disabled = true;
@@ -342,10 +365,15 @@ async function ask(action, rows, show) {
     progress.hidden = false;
     progress.removeAttribute("value");
     const byId = new Map(rows.map((row) => [/** @type {string} */ (row.dataset.id), row]));
+    const chosen = label();
     let result;
     try {
       result = await operate([...byId.keys()], body());
     } catch (error) {
+      if (signal.aborted) {
+        tell(error instanceof ApiError ? error.message : String(error));
+        return;
+      }
       progress.hidden = true;
       part("cancel").focus();
       go.hidden = true;
@@ -354,15 +382,19 @@ async function ask(action, rows, show) {
     }
     for (const id of result.succeeded) {
       const row = /** @type {HTMLElement} */ (byId.get(id));
-      action.show(row);
+      action.show(row, chosen);
       /** @type {HTMLInputElement} */ (row.querySelector("input[name=pick]")).checked = false;
     }
     show();
     const told = `${result.succeeded.length} ${action.done}`;
     if (!result.failed.length) {
-      dialog.close();
+      if (!signal.aborted) dialog.close();
       status.textContent = told;
       tell(told);
+      return;
+    }
+    if (signal.aborted) {
+      tell(`${told}, ${result.failed.length} failed`);
       return;
     }
     progress.hidden = true;
@@ -370,9 +402,9 @@ async function ask(action, rows, show) {
     part("cancel").focus();
     const hint = "They stay selected, so that you can try again.";
     showFailures(part("result"), `${told}, ${result.failed.length} failed`, result.failed, hint);
-    if (!dialog.open) tell(`${told}, ${result.failed.length} failed`);
   };
-  go.disabled = action.isLabel && !(await offerLabels(part("text")));
+  const canGo = !action.isLabel || (await offerLabels(part("text"), signal));
+  if (!signal.aborted) go.disabled = !canGo;
 }
 
 /**
@@ -382,7 +414,7 @@ async function ask(action, rows, show) {
  * @param {Record<string, string>} criteria
  */
 async function askForAll(action, criteria) {
-  const { dialog, go, progress, body } = openDialog(action, `${action.title} all that match`, "…");
+  const { dialog, go, progress, body, signal } = openDialog(action, `${action.title} all that match`, "…");
   const leave = /** @type {HTMLButtonElement} */ (part("cancel"));
   /** @type {HTMLFormElement} */ (part("form")).onsubmit = async (event) => {
     event.preventDefault();
@@ -391,9 +423,16 @@ async function askForAll(action, criteria) {
     try {
       path = await operateOnAll(criteria, body());
     } catch (error) {
+      if (signal.aborted) return; // nothing was begun, as who closed the dialog expects
       part("cancel").focus();
       go.hidden = true;
       part("result").textContent = error instanceof ApiError ? error.message : String(error);
+      return;
+    }
+    if (signal.aborted) {
+      // Who pressed "Cancel" meanwhile did not want it.
+      const stopped = await cancel(path).then(() => true, () => false);
+      tell(stopped ? "It had begun, and was stopped: see Operations." : "It goes on and could not be stopped: see Operations.");
       return;
     }
     showProgress();
@@ -411,11 +450,8 @@ async function askForAll(action, criteria) {
         part("result").textContent = error instanceof ApiError ? error.message : String(error);
       }
     };
-    const stop = new AbortController();
-    dialog.onclose = () => {
-      stop.abort();
-      tell("It goes on by itself: see Operations.");
-    };
+    const tellThatItGoesOn = () => tell("It goes on by itself: see Operations.");
+    signal.addEventListener("abort", tellThatItGoesOn);
     let over;
     try {
       over = await follow(
@@ -425,13 +461,15 @@ async function askForAll(action, criteria) {
           progress.value = succeeded + failed;
           part("result").textContent = `${many(succeeded + failed)} of ${many(matched)}`;
         },
-        stop.signal,
+        signal,
       );
     } catch (error) {
+      if (signal.aborted) return;
       part("result").textContent = error instanceof ApiError ? error.message : String(error);
       return;
     }
     if (!over) return;
+    signal.removeEventListener("abort", tellThatItGoesOn);
     dialog.onclose = () => location.reload();
     progress.hidden = true;
     part("goes-on").hidden = true;
@@ -446,13 +484,16 @@ async function askForAll(action, criteria) {
   };
   try {
     const query = new URLSearchParams({ ...criteria, limit: "1", total: "*" });
-    const { total, totalIsExact } = await call(`/recordings?${query}`);
+    const { total, totalIsExact } = await call(`/recordings?${query}`, { signal });
+    if (signal.aborted) return;
     const count = totalIsExact ? many(total) : `more than ${many(total)}`;
     part("text").textContent =
       `${count} ${total === 1 ? "recording matches" : "recordings match"}, on all pages of the result. ${action.text}`;
     go.textContent = `${action.title} ${count} ${total === 1 ? "recording" : "recordings"}`;
-    go.disabled = action.isLabel && !(await offerLabels(part("text")));
+    const canGo = !action.isLabel || (await offerLabels(part("text"), signal));
+    if (!signal.aborted) go.disabled = !canGo;
   } catch (error) {
+    if (signal.aborted) return;
     part("text").textContent = error instanceof ApiError ? error.message : String(error);
   }
 }

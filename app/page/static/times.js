@@ -47,6 +47,18 @@ export function zoneName(instant) {
   return `UTC${minutes < 0 ? "−" : "+"}${hours}:${String(size % 60).padStart(2, "0")}`;
 }
 
+/**
+ * Returns the name of the zone of all times in an element: summer and winter have different ones.
+ *
+ * @param {Element} element
+ */
+function zoneOf(element) {
+  const times = [.../** @type {NodeListOf<HTMLTimeElement>} */ (element.querySelectorAll("time[datetime]"))];
+  const names = new Set(times.map((time) => zoneName(Date.parse(time.dateTime))));
+  if (names.size > 1) return "local time";
+  return [...names][0] ?? zoneName(Date.now());
+}
+
 /** Shows every `<time datetime>` below `root` in the chosen zone, with the other one on hover. */
 export function showTimes(root = document.body) {
   for (const element of root.querySelectorAll("time[datetime]")) {
@@ -57,7 +69,7 @@ export function showTimes(root = document.body) {
       : `${format(instant, true)} UTC`;
   }
   for (const element of root.querySelectorAll("[data-zone]")) {
-    element.textContent = zoneName(Date.now());
+    element.textContent = zoneOf(element.closest("table") ?? element.parentElement ?? element);
   }
 }
 
