@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.folding import fold_name, fold_number, fold_text
+from app.page import rows
 from app.search.fields import CALLER_PHONE_NUMBER, USER_DATA, USER_NAMES
 from app.search.marks import matched_spans
 from app.search.parsers import number, words, words_with_and
@@ -62,3 +63,11 @@ def test_something_is_marked_exactly_when_a_named_part_matches(pattern: str, val
     text = "".join(value[start:end] for start, end in spans)
     assert not spans or text == pattern.replace("*", "")
     assert all(one[1] < other[0] for one, other in pairwise(spans))
+
+
+@pytest.mark.parametrize("query", [None, "b*", "a"])
+def test_a_name_of_very_many_words_is_cut(query: str | None) -> None:
+    """Whether its words are looked at or not: each would be an element of the page."""
+    terms = {} if query is None else {"userName": words(USER_NAMES)(query)}
+    pieces = rows._Marker(terms).name("a " * 100_000)
+    assert sum(len(piece.text) for piece in pieces) <= rows._LONGEST + 1
