@@ -140,8 +140,6 @@ class Retention:
             result.outcome, result.error = "refused", f"{error}; it is running this rule"
         except LeaseError as error:
             result.outcome, result.error = "failed", f"another process may run the rule now: {error}"
-        except ArchiveFailed as error:
-            result.outcome, result.error = "failed", str(error)
         except RecallError as error:
             result.outcome, result.error = "failed", _why(error)
         except Exception as error:
@@ -180,7 +178,11 @@ class Retention:
             return
         if not dry_run:
             for location in {task.location for task in rule.tasks if task.require_backup and task.location}:
-                await self._find_backup(location)
+                try:
+                    await self._find_backup(location)
+                except ArchiveFailed as error:
+                    result.outcome, result.error = "failed", str(error)
+                    return
         for task in rule.tasks:
             for contact_center in rule.contact_centers or (None,):
                 for resource in task.resources:
