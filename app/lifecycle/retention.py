@@ -172,17 +172,12 @@ class Retention:
 
     async def _run_tasks(self, rule: Rule, now: int, result: RuleResult, *, dry_run: bool) -> None:
         """Runs the tasks in their order. After a failure only a purge goes on that asks the backup by itself."""
-        if (unknown := await self._unknown_exclusion(rule)) is not None:
-            result.outcome = "failed"
-            result.error = f'exclude_labels: no contact center of the rule has the label "{unknown}"'
+        objection = await self._unknown_exclusion(rule)
+        if objection is None and not dry_run:
+            objection = await self._unbegun_backup(rule)
+        if objection is not None:
+            result.outcome, result.error = "failed", objection
             return
-        if not dry_run:
-            for location in {task.location for task in rule.tasks if task.require_backup and task.location}:
-                try:
-                    await self._find_backup(location)
-                except ArchiveFailed as error:
-                    result.outcome, result.error = "failed", str(error)
-                    return
         for task in rule.tasks:
             for contact_center in rule.contact_centers or (None,):
                 for resource in task.resources:
@@ -199,20 +194,24 @@ class Retention:
                         result.outcome = done.outcome
                         result.error = result.error or done.error
 
-    async def _find_backup(self, location: str) -> None:
-        """Raises ArchiveFailed if a purge is to ask a backup that nobody has begun.
+    async def _unbegun_backup(self, rule: Rule) -> str | None:
+        """Returns why a purge cannot ask a backup, such as one that nobody has begun.
 
         A rule that begins it would delete what is then only in a folder over which the real disk is mounted later.
         """
-        async with open_archive(location, self._settings.storage.s3, to_write=False, connections=1) as archive:
+        for location in {task.location for task in rule.tasks if task.require_backup and task.location}:
             try:
-                await archive.read(CONTENTS)
+                async with open_archive(location, self._settings.storage.s3, to_write=False, connections=1) as archive:
+                    await archive.read(CONTENTS)
             except FileMissing:
                 why = "is its disk mounted? Make the first one by hand, with `recall backup`"
-                raise ArchiveFailed(f"{location} has no backup, which require_backup asks: {why}") from None
+                return f"{location} has no backup, which require_backup asks: {why}"
+            except ArchiveFailed as error:
+                return str(error)
+        return None
 
     async def _unknown_exclusion(self, rule: Rule) -> str | None:
-        """Returns an excluded label that no contact center of the rule defines or uses. It may be misspelt."""
+        """Returns why a purge must not run: its excluded label, which no contact center has, may be misspelt."""
         excluded = [label for task in rule.tasks if task.kind == "purge" for label in task.exclude_labels]
         contact_centers: Collection[str] = rule.contact_centers
         if excluded and not contact_centers:  # all of them
@@ -225,7 +224,7 @@ class Retention:
                 if await self._repositories["recordings"].carry_label(contact_center, key):
                     break
             else:
-                return label
+                return f'exclude_labels: no contact center of the rule has the label "{label}"'
         return None
 
     async def _run_task(

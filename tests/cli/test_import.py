@@ -39,6 +39,15 @@ class Import:
     async def run(self, *arguments: str, password: str = "ops-password") -> tuple[int, str, str]:
         return await self.scripts.end(await self.start(*arguments, password=password))
 
+    async def interrupt(self, *files: str) -> int:
+        """Begins an import, and kills it within the last file. Returns up to which line of that it has come."""
+        process = await self.start("--lines", "3", *files)
+        state = self.folder / f"{files[-1]}.import-state"
+        await eventually(lambda: state.exists() or process.returncode is not None)
+        process.kill()
+        await process.wait()
+        return int(json.loads(state.read_bytes())["lines"])
+
     def refused(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
 
@@ -93,12 +102,8 @@ async def test_refused_lines_are_written_to_a_file_with_the_reason(importer: Imp
 
 async def test_an_import_that_was_killed_goes_on_where_it_stopped(importer: Import, ops: httpx.AsyncClient) -> None:
     importer.write("a.ndjson", [a_recording(f"a{i}") for i in range(400)])
-    process = await importer.start("--lines", "3", "a.ndjson")
+    lines = await importer.interrupt("a.ndjson")
     state = importer.folder / "a.ndjson.import-state"
-    await eventually(lambda: state.exists() or process.returncode is not None)
-    process.kill()
-    await process.wait()
-    lines = json.loads(state.read_bytes())["lines"]
     assert 0 < lines < 400
 
     status, out, err = await importer.run("a.ndjson")
@@ -123,12 +128,7 @@ async def test_a_file_that_is_done_is_not_posted_again_before_the_others_are(
     importer.write("monday.ndjson", [a_recording(f"a{i}", note="monday") for i in range(5)])
     importer.write("tuesday.ndjson", [a_recording(f"a{i % 5}", note="tuesday") for i in range(300)])
     files = ("monday.ndjson", "tuesday.ndjson")
-    process = await importer.start("--lines", "3", *files)
-    state = importer.folder / "tuesday.ndjson.import-state"
-    await eventually(lambda: state.exists() or process.returncode is not None)
-    process.kill()
-    await process.wait()
-    begun = json.loads(state.read_bytes())["lines"]
+    begun = await importer.interrupt(*files)
     assert 0 < begun < 300
     status, out, _ = await importer.run(*files)
     assert status == 0
