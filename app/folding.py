@@ -20,7 +20,8 @@ def fold_name(text: str) -> str:
     """Folds a name: NFKC_Casefold, with the Turkish dotless i (U+0131) and the i with a dot (U+0069 U+0307) as `i`."""
     if text.isascii():
         return text.lower()
-    folded = normalize("NFC", "".join(map(_nfkc_casefold, text)))
+    # NFD first (Unicode's definition D147): U+0345 stands behind other marks there, and becomes a letter.
+    folded = normalize("NFC", "".join(map(_nfkc_casefold, normalize("NFD", text))))
     return normalize("NFC", _DOTTED_I.sub("i", folded.replace("\u0131", "i")))
 
 
