@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.audit import write_refused_request
 from app.api.authentication import BACKENDS
@@ -43,7 +44,8 @@ class Origins:
         pattern = "|".join(_pattern(origin) for origin in allowed)
         self._allowed = re.compile(pattern) if allowed else None
         self._cors = CORSMiddleware(
-            _Answering(app),
+            # Beyond it an answer to an unexpected error would lack its headers.
+            ServerErrorMiddleware(app, handler=unexpected),
             allow_origin_regex=pattern,
             allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
             allow_headers=("Authorization", "Content-Type", *_OF_PLAYS),
@@ -86,28 +88,6 @@ class Origins:
         except ValueError:  # a bracket that is not closed
             return False
         return origin in {self._public_origin, asked}
-
-
-class _Answering:
-    """Answers unexpected errors before the server does, whose answer would lack the headers of CORS."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        except Exception as error:
-            if not has_begun:
-                await (await unexpected(Request(scope), error))(scope, receive, send)
-            raise  # the server logs it
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -77,7 +77,7 @@ class _Users:
                 if not settings.users:
                     raise ConfigurationError("it has no [[users]]")
             except ConfigurationError as error:
-                # What cannot be read now is tried again: a user that it no longer has must go.
+                # The next look reads the file again: a user whom it no longer has must lose access.
                 if not _is_of_the_system(error):
                     self._taken = seen
                 if seen != self._told:

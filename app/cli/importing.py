@@ -239,7 +239,7 @@ class _Importer:
                 self._refuse(kept_out)
                 refused += len(kept_out)
                 again = _again(left, {n: failure["statusCode"] for n, failure in failures.items()})
-                # What was stored, and is posted again for the order, is counted again then.
+                # The next answer counts the stored lines again that are posted again for the order.
                 self.updated -= len(again) - (len(failures) - len(kept_out))
                 left = again
                 if not left:

@@ -630,7 +630,7 @@ class Operations:
 
 
 def new_operation_id() -> str:
-    """Returns an id for an operation that nobody has used."""
+    """Returns a new id for an operation."""
     return uuid4().hex
 
 

@@ -132,7 +132,7 @@ class _Wanted:
 
 
 class _Differs(Exception):
-    """Somebody has stored a recording meanwhile that says otherwise."""
+    """Another client has stored the recording during the restore, and it says otherwise."""
 
 
 class _NotRestored(Exception):

@@ -195,7 +195,7 @@ class Retention:
                         result.error = result.error or done.error
 
     async def _unbegun_backup(self, rule: Rule) -> str | None:
-        """Returns why a purge cannot ask a backup, such as one that nobody has begun.
+        """Returns why a purge of the rule cannot ask its backup, None if all can.
 
         A rule that begins it would delete what is then only in a folder over which the real disk is mounted later.
         """

@@ -81,7 +81,7 @@ async def roll_back(client: AsyncElasticsearch, settings: Settings, lease: Migra
             await _carry_over(client, last, changes, has_recordings=has_recordings)
             for _id in deletions:
                 await with_retries(client.options(ignore_status=404).delete, index=last.previous, id=_id)
-            # Whoever asks after the swap which recordings refer to a media object finds what was carried over.
+            # A deletion that asks after the swap which recordings refer to a media object must find all of them.
             await with_retries(client.indices.refresh, index=last.previous)
             await swap(client, name, last.target, last.previous)
         else:

@@ -606,6 +606,15 @@ async def test_health_is_answered_when_all_connections_are_in_use(serve: Serve) 
     assert_envelope(refused, 503, 4)
     assert b"retry-after: " in refused.lower()
     assert responses(await served.talk(b"GET /health/live HTTP/1.1\r\n" + close))[0][0] == 200
+    # Beyond the reserve a new connection gets no answer.
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"POST /health/a HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\n")
+        busy.append((reader, writer))
+    await eventually(lambda: served.app.requests == 9)
+    refusals = served.refused("connections")
+    assert await served.talk(b"GET /health/live HTTP/1.1\r\n" + close) == b""
+    assert served.refused("connections") == refusals + 1
     for _, writer in busy:
         writer.close()
     await eventually(lambda: not served.server.server_state.connections)
@@ -627,6 +636,7 @@ def test_uvicorn_still_has_what_the_protocol_replaces() -> None:
         "connection_lost",
         "data_received",
         "on_message_begin",
+        "on_header",
         "on_headers_complete",
         "on_body",
         "on_message_complete",
